@@ -1,0 +1,68 @@
+"""VGG."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from bench.models.layers import Output, conv, geometry, init_kaiming
+
+# table 1 of the paper: channels of the 3×3 convolutions, block by block; a 2×2 max pooling ends each block
+BLOCKS: dict[int, tuple[tuple[int, ...], ...]] = {
+    11: ((64,), (128,), (256,) * 2, (512,) * 2, (512,) * 2),  # A
+    13: ((64,) * 2, (128,) * 2, (256,) * 2, (512,) * 2, (512,) * 2),  # B
+    16: ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3),  # D
+    19: ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4),  # E
+}
+PAPER = dict(side=7, width=4096)  # 224 → 112 → 56 → 28 → 14 → 7
+SMALL = dict(side=1, width=512)  # 32 → 16 → 8 → 4 → 2 → 1
+
+
+class VGG(nn.Module):
+    """VGG-11, 13, 16 and 19: (N, in_channels, S, S) → ``Output(logits=(N, num_classes))``.
+
+    Simonyan, Zisserman, "Very deep convolutional networks for large-scale image recognition", ICLR 2015, table 1,
+    configurations A, B, D and E; dropout on the first two fully connected layers (section 3.1).
+
+    Geometries: the five blocks are the same in both; ``paper`` has the 7×7×512 → 4096 → 4096 head, ``small`` a
+    1×1×512 → 512 → 512 head. Other sizes are average pooled to 7×7 or 1×1.
+
+    Deviations: Kaiming initialisation instead of N(0, 0.01) with the deeper networks started from a trained A;
+    batch norm (which the paper has not) behind every convolution if asked for.
+
+    Raises:
+        ValueError: ``depth`` is not 11, 13, 16 or 19.
+    """
+
+    def __init__(
+        self,
+        depth: int = 16,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        image_size: int = 224,
+        batch_norm: bool = False,
+        dropout: float = 0.5,
+    ):
+        super().__init__()
+        if depth not in BLOCKS:
+            raise ValueError(f"depth={depth}: choose one of {', '.join(map(str, BLOCKS))}")
+        shape = PAPER if geometry(image_size) == "paper" else SMALL
+        layers: list[nn.Module] = []
+        c = in_channels
+        for block in BLOCKS[depth]:
+            for width in block:
+                layers += conv(c, width, 3, padding=1, batch_norm=batch_norm)
+                c = width
+            layers += [nn.MaxPool2d(2)]
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(shape["side"]))
+        width = shape["width"]
+        classifier = nn.Linear(width, num_classes)
+        self.classifier = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(c * shape["side"] ** 2, width), nn.ReLU(inplace=True), nn.Dropout(dropout),
+            nn.Linear(width, width), nn.ReLU(inplace=True), nn.Dropout(dropout),
+            classifier,
+        )  # fmt: skip
+        init_kaiming(self, [classifier])
+
+    def forward(self, x: Tensor) -> Output:
+        return Output(self.classifier(self.features(x)))
