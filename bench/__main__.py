@@ -1,0 +1,66 @@
+"""The ``bench`` command: train one cell, or with ``-m`` a sweep of them.
+
+Nothing heavy is imported before a cell is about to run, so that help, completion and mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from bench import config
+from bench.config import ConfigError
+
+CELL_FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+
+
+@hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
+def cell(cfg: DictConfig) -> str:
+    """Train one cell; returns the status of its record. Outside a sweep any status but ``ok`` ends the program.
+
+    It ends by SystemExit because Hydra would print a notice of its own about an exception.
+    """
+    settings = HydraConfig.get()
+    in_sweep = settings.mode == RunMode.MULTIRUN
+    try:
+        if not in_sweep:  # a sweep's cells have been checked before the first one ran
+            config.check(cfg)  # before the seconds that importing PyTorch takes
+        from bench.train import run
+
+        record = run(cfg, sweep=Path(settings.sweep.dir).name if in_sweep else None)
+    except ConfigError as error:
+        sys.exit(_complain(str(error), USAGE_ERROR))
+    if record.status != "ok" and not in_sweep:
+        sys.exit(_complain(f"{record.run_id} failed: {record.error}", CELL_FAILED))
+    return record.status
+
+
+def main() -> None:
+    """Run the command line; exit with 0, 1 (a cell failed), 2 (a mistake in the call) or 130 (stopped by the user)."""
+    debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
+    try:
+        cell()
+    except (HydraException, OmegaConfBaseException) as error:
+        if debug:
+            raise
+        sys.exit(_complain(config.explain(error), USAGE_ERROR))
+    except KeyboardInterrupt:
+        sys.exit(_complain("stopped", INTERRUPTED))
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"bench: {text}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""The composed configuration: where it lies, what is allowed in it, what names a run."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bench.store import RUN_ID
+
+PACKAGE = Path(__file__).parent
+CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
+"""The configuration folder: inside an installed package, beside it in a checkout."""
+
+DEFAULT_DATA = "data"
+
+NOT_IDENTITY = ("paths", "logger", "force", "progress")
+"""Top-level settings that change no result, and so do not count for a run's identity."""
+
+
+class ConfigError(Exception):
+    """A mistake in what the user asked for; its text is one line that names the value and what is allowed."""
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, all interpolations resolved."""
+    values = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(values, dict)
+    return values  # type: ignore[return-value]
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a resolved configuration that decides a result."""
+    return {key: _without_paths(value) for key, value in config.items() if key not in NOT_IDENTITY}
+
+
+def _without_paths(value: Any) -> Any:
+    """Values that say where data lie are no part of what they are."""
+    if isinstance(value, dict):
+        return {key: _without_paths(item) for key, item in value.items() if key not in ("root", "cache_dir", "download")}
+    return value
+
+
+def run_id(config: Mapping[str, Any]) -> str:
+    """``<dataset>-<model>-s<seed>-<10 hex>``: the name of the run that a resolved configuration describes."""
+    digest = hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:10]
+    name = f"{config['data']['name']}-{config['model']['name']}-s{config['seed']}-{digest}"
+    return name.replace("/", "-")
+
+
+def _whole(least: int) -> tuple[Callable[[Any], bool], str]:
+    return lambda v: type(v) is int and v >= least, f"a whole number, {least} or more"
+
+
+def _number(text: str, allowed: Callable[[float], bool]) -> tuple[Callable[[Any], bool], str]:
+    return lambda v: type(v) in (int, float) and allowed(v), text
+
+
+def _choice(*options: Any) -> tuple[Callable[[Any], bool], str]:
+    return lambda v: any(v is option or (type(v) is type(option) and v == option) for option in options), (
+        "one of " + ", ".join("null" if option is None else str(option).lower() for option in options)
+    )
+
+
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": _whole(0),
+    "force": _choice(True, False),
+    "progress": _choice("auto", "bar", "lines", "none"),
+    "data.image_size": _whole(8),
+    "data.in_channels": _choice(1, 3),
+    "data.num_classes": _whole(2),
+    "data.val_size": _whole(0),
+    "data.batch_size": _whole(1),
+    "loss.aux_weight": _number("a number, 0 or more", lambda v: v >= 0),
+    "optimizer.lr": _number("a number above 0", lambda v: v > 0),
+    "trainer.max_epochs": _whole(1),
+    "loss.label_smoothing": _number("a number in [0, 1)", lambda v: 0 <= v < 1),
+    "trainer.clip_norm": (lambda v: v is None or (type(v) in (int, float) and v > 0), "null or a number above 0"),
+    "trainer.precision": _choice("auto", "32-true", "bf16-mixed"),
+    "trainer.channels_last": _choice(True, False),
+}
+
+
+def check(cfg: DictConfig) -> dict[str, Any]:
+    """Check a composed configuration; returns it resolved.
+
+    Raises:
+        ConfigError: a value is not allowed, the data folder is missing, or the results folder cannot be written.
+    """
+    try:
+        config = resolved(cfg)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_first_line(error)) from error
+    for key, (allowed, text) in RULES.items():
+        value = _select(config, key)
+        if not allowed(value):
+            raise ConfigError(f"{key}={value}: must be {text}")
+    if not RUN_ID.fullmatch(run_id(config)):
+        raise ConfigError(f"data.name={config['data']['name']}, model.name={config['model']['name']}: letters, digits, . _ - only")
+    _check_folders(config)
+    return config
+
+
+def _select(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise ConfigError(f"{key}: missing from the configuration")
+        value = value[part]
+    return value
+
+
+def _check_folders(config: Mapping[str, Any]) -> None:
+    data, results = (Path(config["paths"][key]).expanduser() for key in ("data", "results"))
+    # the default folder is made by the first download; one that was named must be there
+    if "root" in config["data"]["source"] and str(data) != DEFAULT_DATA and not data.is_dir():
+        raise ConfigError(f"paths.data={data}: no such folder")
+    check_writable(results)
+
+
+def check_writable(results: Path) -> None:
+    """Raise ConfigError if files cannot be made in the folder, or the folder itself, without making anything."""
+    ancestor = next(path for path in (results, *results.absolute().parents) if path.exists())
+    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
+        why = "not a folder" if not ancestor.is_dir() else "not writable"
+        raise ConfigError(f"paths.results={results}: {ancestor} is {why}")
+
+
+def explain(error: Exception) -> str:
+    """One or two lines for an error that Hydra or OmegaConf raised while composing: what was wrong, what is allowed."""
+    options = getattr(error, "options", None)
+    if options is not None:  # a group's option that does not exist
+        group, _, name = str(getattr(error, "missing_cfg_file", "")).rpartition("/")
+        return f"{group}={name}: no such option{_near(name, options)}; choose one of {', '.join(options)}"
+    text = str(error) or str(error.__cause__)
+    if match := re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text):
+        return f"{match[1]}: no such setting{_near(match[1], [*groups(), *_settings()])}; groups are {', '.join(groups())}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(lines[:2])
+
+
+def groups() -> list[str]:
+    """The configuration groups, such as ``model``."""
+    return sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+
+
+def _settings() -> Iterator[str]:
+    """Dotted names of all settings in the configuration files."""
+
+    def walk(node: Any, prefix: str) -> Iterator[str]:
+        for key, value in node.items() if isinstance(node, Mapping) else ():
+            yield f"{prefix}{key}"
+            yield from walk(value, f"{prefix}{key}.")
+
+    for file in sorted(CONF.rglob("*.yaml")):
+        group = file.parent.relative_to(CONF).parts
+        if group[:1] != ("hydra",):
+            yield from walk(OmegaConf.to_container(OmegaConf.load(file)), "".join(f"{part}." for part in group))
+
+
+def _near(word: str, words: Any) -> str:
+    close = difflib.get_close_matches(word, list(words), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

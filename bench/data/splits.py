@@ -1,0 +1,28 @@
+"""Stratified splits that do not move with the run's seed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+SPLIT_SEED = 0
+"""Every split is drawn with this seed, whatever the run's: all runs see the same validation images."""
+
+
+def hold_out(labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw ``size`` of the samples with (n,) ``labels``, each class in proportion.
+
+    Returns:
+        Positions of the others and of those drawn, both ascending; together every position once.
+
+    Raises:
+        ValueError: ``size`` is negative, or it or the rest has no room for one sample a class.
+    """
+    n, classes = len(labels), len(np.unique(labels))
+    if size == 0:
+        return np.arange(n), np.arange(0)
+    if not classes <= size <= n - classes:
+        raise ValueError(f"cannot hold out {size} of {n} samples in {classes} classes: allowed are 0 and {classes} … {n - classes}")
+    from sklearn.model_selection import train_test_split
+
+    rest, drawn = train_test_split(np.arange(n), test_size=size, stratify=labels, random_state=SPLIT_SEED)
+    return np.sort(rest), np.sort(drawn)

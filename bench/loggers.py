@@ -1,0 +1,144 @@
+"""Loggers: metrics.csv always, others as extras that are all made with the same argument about the run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+
+from bench.config import ConfigError
+from bench.store import write_atomically
+
+Row = dict[str, float]
+
+
+class MetricsTable(Logger):
+    """One row an epoch: ``rows`` in memory and a CSV file on disk.
+
+    Columns: ``epoch`` (from 1), ``seconds`` since the first was asked for, and all that is logged in the epoch, in
+    alphabetical order, ``/`` as ``_``. What the test stage logs is left to the record.
+    """
+
+    def __init__(self, path: Path, on_row: Callable[[Row], None] = lambda row: None):
+        super().__init__()
+        self.path, self.on_row = path, on_row
+        self.rows: list[Row] = []
+        self._pending: Row = {}
+        self._start = time.perf_counter()
+
+    @property
+    def name(self) -> str:  # noqa: D102
+        return "metrics"
+
+    @property
+    def version(self) -> int:  # noqa: D102
+        return 0
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the record holds the configuration."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # noqa: ARG002
+        """Collect validation metrics, which come first, and training metrics, which complete the row."""
+        if any(name.startswith("test/") for name in metrics):
+            return
+        self._pending |= {name.replace("/", "_"): float(value) for name, value in metrics.items() if name != "epoch"}
+        if any(name.startswith("train/") for name in metrics):
+            head = {"epoch": int(metrics["epoch"]) + 1, "seconds": round(time.perf_counter() - self._start, 3)}
+            self.rows.append(head | dict(sorted(self._pending.items())))
+            self._pending = {}
+            self._write()
+            self.on_row(self.rows[-1])
+
+    def _write(self) -> None:
+        text = io.StringIO()
+        table = csv.DictWriter(text, fieldnames=self.rows[0].keys())
+        table.writeheader()
+        table.writerows(self.rows)
+        write_atomically(self.path, text.getvalue())
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a logger is told of the run: ``group`` is the sweep's name, None outside one."""
+
+    run_id: str
+    group: str | None
+    tags: tuple[str, ...]
+    config: dict[str, Any]
+    workspace: Path
+
+
+def none(run: RunInfo) -> None:  # noqa: ARG001 - the factories' one signature
+    """No logger; metrics.csv is written in any case."""
+
+
+def tensorboard(run: RunInfo) -> Logger:
+    """TensorBoard event files in the run's directory."""
+    _need("tensorboard")
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(run.workspace, name="", version="tensorboard")
+
+
+def wandb(run: RunInfo, project: str, entity: str | None, mode: str) -> Logger:
+    """Weights & Biases, one run a cell, in the run's directory; ``mode`` is online, offline or disabled.
+
+    Raises:
+        ConfigError: ``mode`` is another, or it is online and there is no API key.
+    """
+    modes = ("online", "offline", "disabled")
+    if mode not in modes:
+        raise ConfigError(f"logger.mode={mode}: choose one of {', '.join(modes)}")
+    _need("wandb")
+    import wandb as api
+    from lightning.pytorch.loggers import WandbLogger
+
+    try:
+        experiment = api.init(
+            project=project, entity=entity, mode=mode, dir=run.workspace, name=run.run_id,
+            group=run.group, tags=run.tags, config=run.config, reinit="finish_previous",
+            settings=api.Settings(silent=True, console="off"),
+        )  # fmt: skip
+    except api.errors.UsageError as error:
+        raise ConfigError(f"logger=wandb: {error}; or use logger.mode=offline") from error
+    return WandbLogger(experiment=experiment)
+
+
+def _need(package: str) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(f"logger={package}: not installed; pip install 'convbench[{package}]'")
+
+
+@contextmanager
+def finishing() -> Iterator[None]:
+    """End the W&B run, if one was begun, however the block is left: else the next cell's metrics join it."""
+    import sys
+
+    failed = 1
+    try:
+        yield
+        failed = 0
+    finally:
+        if (api := sys.modules.get("wandb")) is not None and api.run is not None:
+            api.finish(exit_code=failed)
+
+
+def summarise(logger: Logger | None, results: Mapping[str, Any]) -> None:
+    """Hand the record's numbers to the logger, if there is one, as the run's summary."""
+    if logger is None:
+        return
+    numbers = {f"{split}/{name}": value for split, values in results["metrics"].items() for name, value in values.items()}
+    numbers |= {name: value for name, value in results.items() if isinstance(value, int | float)}
+    if type(logger).__name__ == "WandbLogger":
+        logger.experiment.summary.update(numbers)
+    else:
+        logger.log_metrics({f"summary/{name}": value for name, value in numbers.items()})

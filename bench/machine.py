@@ -1,0 +1,144 @@
+"""The machine a run stands on: memory allocator, precision, peak memory, description."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import gc
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+import bench
+
+ACCELERATORS = ("auto", "gpu", "mps", "cpu")
+PRECISIONS = ("auto", "32-true", "bf16-mixed")
+
+
+def keep_freed_pages() -> bool:
+    """Tell glibc's allocator to keep the pages of freed tensors; True where the C library has the call.
+
+    By default glibc maps every large activation anew and unmaps it at once; the page faults then cost a third of
+    a training step on a CPU. Call before the first large tensor.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None:
+        return False
+    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+    return bool(mallopt(m_mmap_max, 0) and mallopt(m_trim_threshold, 2**31 - 1))
+
+
+def release_freed_pages() -> None:
+    """Give the pages of an earlier cell back, so that its memory does not count for the next one."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+def device(accelerator: str) -> torch.device:
+    """The device to train on; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        ValueError: ``accelerator`` is not one of ACCELERATORS, or is not on this machine.
+    """
+    there = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if accelerator not in ACCELERATORS:
+        raise ValueError(f"trainer.accelerator={accelerator}: choose one of {', '.join(ACCELERATORS)}")
+    chosen = next(name for name in there if there[name]) if accelerator == "auto" else accelerator
+    if not there[chosen]:
+        raise ValueError(f"trainer.accelerator={accelerator}: this machine has only {', '.join(n for n in there if there[n])}")
+    return torch.device("cuda" if chosen == "gpu" else chosen)
+
+
+def precision(wanted: str, device: torch.device) -> str:
+    """Lightning's name of the precision to train in; ``auto`` is bf16 autocast where the hardware multiplies bf16.
+
+    Raises:
+        ValueError: ``wanted`` is not one of PRECISIONS.
+    """
+    if wanted not in PRECISIONS:
+        raise ValueError(f"trainer.precision={wanted}: choose one of {', '.join(PRECISIONS)}")
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        # 8.0 (Ampere) is the first generation with bf16 tensor cores; older ones only emulate it
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        native = device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+    return "bf16-mixed" if native else "32-true"
+
+
+class PeakMemory:
+    """Peak memory since construction, in bytes: of the GPU's allocator on CUDA, else resident memory of the process.
+
+    On Linux the kernel's high-water mark is reset first, so that each cell of a sweep has its own peak; elsewhere
+    the mark is that of the process so far.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        elif sys.platform == "linux":
+            Path("/proc/self/clear_refs").write_text("5")  # 5: reset VmHWM, proc(5)
+
+    def read(self) -> int:
+        """Peak in bytes."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        if sys.platform == "linux":
+            status = Path("/proc/self/status").read_text()
+            return int(status.split("VmHWM:")[1].split()[0]) * 1024
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+@functools.cache
+def hardware() -> dict[str, Any]:
+    """Processor, cores, memory (bytes), GPUs, operating system."""
+    listing = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.+)", listing.read_text()) if listing.exists() else []
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "os": platform.platform(),
+    }
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
+    packages = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy", "scikit-learn")
+    own = {"python": platform.python_version(), "convbench": bench.__version__}
+    return own | {name: importlib.metadata.version(name) for name in packages}
+
+
+@functools.cache
+def git_sha() -> str | None:
+    """Commit of the checkout the package runs from, with ``-dirty`` behind it if it has changes; None outside one."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        tracked = subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False)
+        if tracked.returncode != 0:
+            return None
+        sha = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return sha + ("-dirty" if status.stdout.strip() else "")

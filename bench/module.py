@@ -1,0 +1,179 @@
+"""The one LightningModule."""
+
+from __future__ import annotations
+
+import math
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from bench.data.loader import Batch
+from bench.models import Output
+from bench.optim import OptimizerFactory, SchedulerFactory, parameter_groups
+
+FLUSH_SAMPLES = 2048
+
+
+class EpochMetrics(nn.Module):
+    """Top-1, top-5 and mean cross entropy over an epoch, each sample counted once.
+
+    Logits are collected and handed to torchmetrics some thousand samples at a time: an update a step would cost
+    a small network a tenth of its speed.
+    """
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.accuracy = MetricCollection(
+            {
+                f"top{k}": MulticlassAccuracy(num_classes, top_k=min(k, num_classes), average="micro", validate_args=False)
+                for k in (1, 5)
+            }
+        )
+        self.loss = MeanMetric()
+        self._logits: list[Tensor] = []
+        self._labels: list[Tensor] = []
+
+    def reset(self) -> None:
+        """Forget all samples."""
+        self.accuracy.reset()
+        self.loss.reset()
+        self._logits, self._labels = [], []
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch: logits (B, num_classes), labels (B,)."""
+        self._logits.append(logits.detach())
+        self._labels.append(labels)
+        if len(self._logits) * len(labels) >= FLUSH_SAMPLES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._logits:
+            return
+        logits, labels = torch.cat(self._logits).float(), torch.cat(self._labels)
+        self.accuracy.update(logits, labels)
+        self.loss.update(F.cross_entropy(logits, labels, reduction="none"))
+        self._logits, self._labels = [], []
+
+    def compute(self) -> dict[str, float]:
+        """``top1``, ``top5``, ``loss`` over all samples (of all devices) since the last reset."""
+        self._flush()
+        return {name: value.item() for name, value in [*self.accuracy.compute().items(), ("loss", self.loss.compute())]}
+
+
+class Classifier(L.LightningModule):
+    """Trains and measures any network that returns an ``Output``.
+
+    The loss is the cross entropy of the logits plus ``aux_weight`` times that of each auxiliary head (Szegedy et al.
+    2015, section 5: 0.3), both with ``label_smoothing``. Reported losses are plain cross entropies of the logits.
+
+    Logged once an epoch: ``{train,val,test}/{top1,top5,loss}``, ``train/aux<i>_top1`` for each auxiliary head,
+    counted from 1 in the order of depth, and ``lr``.
+
+    Args:
+        model: (N, C, S, S) → Output; one that has auxiliary heads holds them in ``aux_heads``.
+        num_classes: width of the logits.
+        optimizer: makes the optimizer from parameter groups.
+        scheduler: makes the schedule, stepped once a batch, from the optimizer and the number of steps.
+        label_smoothing: in [0, 1).
+        aux_weight: of each auxiliary head's loss, 0 or more.
+        clip_norm: gradients are scaled down to this global norm; None for no clipping.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        num_classes: int,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory,
+        label_smoothing: float = 0.0,
+        aux_weight: float = 0.3,
+        clip_norm: float | None = 1.0,
+    ):
+        super().__init__()
+        self.model = model
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.num_classes, self.label_smoothing, self.aux_weight = num_classes, label_smoothing, aux_weight
+        self.clip_norm = clip_norm
+        self.train_metrics = EpochMetrics(num_classes)
+        self.val_metrics = EpochMetrics(num_classes)
+        self.test_metrics = EpochMetrics(num_classes)
+        heads = getattr(model, "aux_heads", ())
+        self.aux_metrics = nn.ModuleList(EpochMetrics(num_classes) for _ in heads)
+        self.test_logits: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Output:
+        """(N, C, S, S) → Output."""
+        return self.model(images)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
+        """The loss of a batch, a scalar."""
+        out: Output = self.model(batch.images)
+        loss = self.loss(out.logits, batch.labels)
+        for head in out.aux:
+            loss = loss + self.aux_weight * self.loss(head, batch.labels)
+        self.train_metrics.update(out.logits, batch.labels)
+        for metrics, head in zip(self.aux_metrics, out.aux, strict=True):
+            metrics.update(head, batch.labels)
+        return loss
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy with label smoothing, the mean over the batch."""
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Count a validation batch."""
+        self.val_metrics.update(self.model(batch.images).logits, batch.labels)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Count a test batch and keep its logits."""
+        logits = self.model(batch.images).logits
+        self.test_metrics.update(logits, batch.labels)
+        self.test_logits.append(logits.float().cpu())
+
+    def on_train_epoch_start(self) -> None:  # noqa: D102
+        for metrics in (self.train_metrics, *self.aux_metrics):
+            metrics.reset()
+
+    def on_validation_epoch_start(self) -> None:  # noqa: D102
+        self.val_metrics.reset()  # what Lightning's sanity check counted goes with it
+
+    def on_test_epoch_start(self) -> None:  # noqa: D102
+        self.test_metrics.reset()
+        self.test_logits = []
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch; raises FloatingPointError where the loss is no longer a number."""
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        aux = {f"train/aux{i}_top1": head.compute()["top1"] for i, head in enumerate(self.aux_metrics, start=1)}
+        train = self._log_epoch("train", self.train_metrics, aux | {"lr": lr})
+        if not math.isfinite(train["loss"]):
+            raise FloatingPointError(f"the training loss is {train['loss']} in epoch {self.current_epoch + 1}")
+
+    def on_validation_epoch_end(self) -> None:  # noqa: D102
+        if not self.trainer.sanity_checking:
+            self._log_epoch("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:  # noqa: D102
+        self._log_epoch("test", self.test_metrics)
+
+    def _log_epoch(
+        self, split: str, metrics: EpochMetrics, extra: dict[str, float] | None = None
+    ) -> dict[str, float]:
+        values = metrics.compute()
+        # already summed over devices by torchmetrics
+        self.log_dict({f"{split}/{name}": value for name, value in values.items()} | (extra or {}))
+        return values
+
+    def configure_optimizers(self):  # noqa: ANN201, D102
+        optimizer = self.make_optimizer(parameter_groups(self.model))
+        scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer) -> None:  # noqa: ANN001, ARG002
+        """Clip gradients; here because Lightning's own clipping refuses fused optimizers under autocast."""
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)

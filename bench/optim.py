@@ -1,0 +1,51 @@
+"""Parameter groups and learning rate schedules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+
+OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
+SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
+
+
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Two groups: weights, which decay, and biases and normalisation, which do not (as in the papers' Caffe models)."""
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    return [group for group in ({"params": weights}, {"params": others, "weight_decay": 0.0}) if group["params"]]
+
+
+def one_cycle(optimizer: Optimizer, total_steps: int, warmup: float = 0.25) -> LRScheduler:
+    """Cosine up from lr/25 over the ``warmup`` share of the steps, cosine down to about 0 (Smith, Topin 2018)."""
+    lrs = [group["lr"] for group in optimizer.param_groups]
+    return OneCycleLR(optimizer, lrs, total_steps=total_steps, pct_start=warmup, cycle_momentum=False)
+
+
+def cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05) -> LRScheduler:
+    """Linear up over the ``warmup`` share of the steps, half a cosine down to 0 (Loshchilov, Hutter 2017)."""
+    first = max(1, round(warmup * total_steps))
+
+    def factor(step: int) -> float:
+        if step < first:
+            return (step + 1) / first
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - first) / max(1, total_steps - first))))
+
+    return LambdaLR(optimizer, factor)
+
+
+def step(
+    optimizer: Optimizer, total_steps: int, milestones: tuple[float, ...] = (0.5, 0.75), gamma: float = 0.1
+) -> LRScheduler:
+    """The rate times ``gamma`` at each milestone, a share of the steps (Krizhevsky et al. 2012, section 5)."""
+    return LambdaLR(optimizer, lambda step: gamma ** sum(step >= share * total_steps for share in milestones))
+
+
+def constant(optimizer: Optimizer, total_steps: int) -> LRScheduler:  # noqa: ARG001 - the factories' one signature
+    """The rate as it is."""
+    return LambdaLR(optimizer, lambda _: 1.0)

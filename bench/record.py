@@ -1,0 +1,85 @@
+"""The record of one cell: what was run, what came out, on what."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "failed", "interrupted"]
+Metrics = dict[str, dict[str, float]]
+"""Split (train, val, test) → top1, top5 (fractions in [0, 1]) and loss (mean cross entropy, nats)."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One trained (or failed) cell. Fields that a failed cell never learnt are None.
+
+    Attributes:
+        run_id: the cell's name and directory.
+        status: ``ok``, ``failed`` or ``interrupted``.
+        error: one line that says why a cell is not ok.
+        protocol: which images train, validate and test; numbers of different protocols never share a table.
+        epochs: epochs trained.
+        selected_epoch: the epoch, counted from 1, whose weights were tested: the best on validation data.
+        train_size, val_size, test_size: samples.
+        metrics: of the selected epoch; ``train`` as measured while training (augmented images, dropout on).
+        params, macs: of the network as evaluated, for one image; auxiliary heads do not count.
+        train_images_per_s: median over epochs, validation excluded.
+        fit_seconds: wall time of training and validation.
+        peak_memory_bytes: of the GPU's allocator, or resident memory of the process.
+        config: the resolved configuration.
+    """
+
+    run_id: str
+    status: Status
+    model: str
+    dataset: str
+    protocol: str
+    seed: int
+    image_size: int
+    created_at: str
+    config: dict[str, Any]
+    error: str | None = None
+    epochs: int | None = None
+    selected_epoch: int | None = None
+    train_size: int | None = None
+    val_size: int | None = None
+    test_size: int | None = None
+    metrics: Metrics = field(default_factory=dict)
+    params: int | None = None
+    macs: int | None = None
+    train_images_per_s: float | None = None
+    fit_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    precision: str | None = None
+    device: str | None = None
+    hardware: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    git_sha: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """The record as JSON, keys sorted, no NaN."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> RunRecord:
+        """Read a record.
+
+        Raises:
+            ValueError: not JSON, of another schema version, or with fields missing or unknown.
+        """
+        values = json.loads(text)
+        if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
+            version = values.get("schema_version") if isinstance(values, dict) else None
+            raise ValueError(f"schema_version={version}: this program reads version {SCHEMA_VERSION}")
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(values.keys() - known):
+            raise ValueError(f"unknown fields {', '.join(unknown)}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"fields are missing: {error}") from error

@@ -1,0 +1,111 @@
+"""A sweep seen as a whole: checked before it starts, told of after each cell, judged at its end.
+
+Works through Hydra's callbacks and files alone, so it is the same for every launcher: the sweep's folder,
+``<results>/sweeps/<time>/``, holds ``plan.json``, the run ids of its cells; what became of them is in their records.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from bench import config, console
+from bench.config import ConfigError
+from bench.record import RunRecord
+from bench.store import Store, write_atomically
+
+PLAN = "plan.json"
+
+
+class SweepCallback(Callback):
+    """Hydra's hooks of a sweep. Hydra only warns of an exception in a hook, so the hooks end the program by SystemExit."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check every cell before the first one runs, and write the plan; exit code 2 where one is wrong."""
+        try:
+            cells = plan(config, kwargs["config_name"])
+        except (ConfigError, HydraException, OmegaConfBaseException) as error:
+            print(f"bench: {explained(error)}", file=sys.stderr)
+            sys.exit(2)
+        folder = Path(config.hydra.sweep.dir)
+        folder.mkdir(parents=True)
+        write_atomically(folder / PLAN, json.dumps({"cells": cells, "started": time.time()}, indent=2) + "\n")
+        console.say(f"{len(cells)} cells, records in {config.paths.results}/runs")
+
+    def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
+        """One line for the cell that has ended, and what is left."""
+        sweep_plan = Path(config.hydra.sweep.dir) / PLAN
+        store = Store(config.paths.results)
+        record = store.load(this_run(job_return.cfg))
+        if record is not None:
+            left = remaining(store, sweep_plan) if sweep_plan.exists() else None
+            console.say(cell_line(record, left))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Say which cells are not ok; exit code 1 if there are any."""
+        sweep_plan = json.loads((Path(config.hydra.sweep.dir) / PLAN).read_text())
+        store = Store(config.paths.results)
+        records = {run_id: store.load(run_id) for run_id in sweep_plan["cells"]}
+        bad = {run_id: record for run_id, record in records.items() if record is None or record.status != "ok"}
+        console.say(f"{len(records) - len(bad)} of {len(records)} cells ok, {time.time() - sweep_plan['started']:.0f} s")
+        for run_id, record in bad.items():
+            why = "left no record" if record is None else f"{record.status}: {record.error}"
+            console.say(f"  {run_id}  {why}")
+        if bad:
+            sys.exit(1)
+
+
+def explained(error: Exception) -> str:
+    """What was wrong with the call, in a line or two."""
+    return str(error) if isinstance(error, ConfigError) else config.explain(error)
+
+
+def this_run(cfg: DictConfig) -> str:
+    """The run id of a composed configuration."""
+    return config.run_id(config.resolved(cfg))
+
+
+def plan(master: DictConfig, config_name: str) -> list[str]:
+    """The run ids of a sweep's cells, each checked, in the order Hydra's sweeper runs them.
+
+    Raises:
+        ConfigError, HydraException, OmegaConfBaseException: a cell is wrong.
+    """
+    grid = [f"{key}={value}" for key, value in (master.hydra.sweeper.get("params") or {}).items()]
+    overrides = OverridesParser.create().parse_overrides([*grid, *master.hydra.overrides.task])
+    (cells,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    return [config.run_id(config.check(compose(config_name, list(cell)))) for cell in cells]
+
+
+def remaining(store: Store, sweep_plan: Path) -> list[str]:
+    """Run ids of the plan whose cells have not ended since the sweep started."""
+    state = json.loads(sweep_plan.read_text())
+    return [run_id for run_id in state["cells"] if not _ended(store, run_id, state["started"])]
+
+
+def _ended(store: Store, run_id: str, started: float) -> bool:
+    file = store.path(run_id) / "record.json"
+    record = store.load(run_id)
+    return record is not None and (record.status == "ok" or file.stat().st_mtime >= started)
+
+
+def cell_line(record: RunRecord, left: list[str] | None) -> str:
+    """``nin on digits, seed 0: test 96.1 %, 28 s; 2 left``: a finished cell in a line."""
+    name = f"{record.model} on {record.dataset}, seed {record.seed}"
+    if record.status == "ok":
+        splits = [f"{split} {record.metrics[split]['top1']:.1%}" for split in ("val", "test") if split in record.metrics]
+        outcome = f"{', '.join(splits)} top-1 in {record.fit_seconds:.0f} s"
+    else:
+        outcome = f"{record.status}, {record.error}"
+    return f"{name}: {outcome}" + ("" if left is None else f"; {len(left)} left")

@@ -1,0 +1,290 @@
+"""Train, select, test and record one cell."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import io
+import logging
+import shutil
+import signal
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import lightning as L
+import numpy as np
+import torch
+from hydra.errors import InstantiationException
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from bench import callbacks, config, console, loggers, machine, profile
+from bench.config import ConfigError
+from bench.data.module import ImageData
+from bench.module import Classifier
+from bench.record import RunRecord, Status
+from bench.store import Store, write_atomically
+
+
+def run(cfg: DictConfig, sweep: str | None = None) -> RunRecord:
+    """Train the cell that ``cfg`` describes, unless its record is there; returns the record, which is then on disk.
+
+    A cell that fails is recorded as ``failed``, its traceback in ``error.txt``. ``sweep`` names the sweep the cell
+    belongs to.
+
+    Raises:
+        ConfigError: the configuration is wrong; nothing is written. In a sweep such a cell is recorded as failed.
+        KeyboardInterrupt: the user stopped the run; it is recorded as ``interrupted``.
+    """
+    resolved = config.check(cfg)
+    run_id = config.run_id(resolved)
+    store = Store(resolved["paths"]["results"])
+    done = store.load(run_id)
+    if done is not None and done.status == "ok" and not resolved["force"]:
+        console.say(f"{run_id}: already there, left alone (force=true runs it again)")
+        return done
+
+    work = store.workspace(run_id)
+    about = describe(resolved)
+    try:
+        record = RunRecord(status="ok", **about, **train(cfg, resolved, work, sweep))
+    except ConfigError as error:
+        if sweep is None:
+            shutil.rmtree(work)
+            raise
+        record = failure("failed", about, str(error), work)
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        record = failure("failed", about, f"{type(cause).__name__}: {cause}", work)
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns the first into the second and ignores SIGINT
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        store.publish(failure("interrupted", about, "stopped by the user", work), force=resolved["force"])
+        raise KeyboardInterrupt from stop
+    store.publish(record, force=resolved["force"])
+    return record
+
+
+def train(cfg: DictConfig, resolved: Mapping[str, Any], work: Path, sweep: str | None) -> dict[str, Any]:
+    """Fit, select on validation data, test once; returns what the record holds beyond the description.
+
+    Writes ``config.yaml``, ``metrics.csv``, ``predictions.npz`` and ``checkpoints/selected.ckpt`` into ``work``.
+    """
+    write_atomically(work / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(resolved))))
+    device = prepare_machine(resolved)
+    peak = machine.PeakMemory(device)
+    data, module = build(cfg, resolved)
+    shape = (resolved["data"]["in_channels"], resolved["data"]["image_size"])
+    cost = {"params": profile.parameters(module.model), "macs": profile.macs(module.model, *shape)}
+
+    throughput = callbacks.Throughput()
+    bar, on_row = progress(resolved)
+    table = loggers.MetricsTable(work / "metrics.csv", on_row)
+    checkpoint = selection(work / "checkpoints", validated=len(data.val) > 0)
+    with loggers.finishing(), quiet():
+        logger = make_logger(cfg, resolved, work, sweep)
+        all_loggers = [table] if logger is None else [table, logger]
+        trainer = make_trainer(resolved, device, all_loggers, [throughput, checkpoint, *bar], len(data.train_dataloader()))
+        start = time.perf_counter()
+        trainer.fit(module, datamodule=data)
+        fit_seconds = time.perf_counter() - start
+        selected_epoch = load_selected(module, Path(checkpoint.best_model_path))
+        test = trainer.test(module, data.test_dataloader(), verbose=False)[0]
+        save_predictions(work / "predictions.npz", module, data)
+        results = {
+            "epochs": trainer.current_epoch,
+            "selected_epoch": selected_epoch,
+            "train_size": len(data.train),
+            "val_size": len(data.val),
+            "test_size": len(data.test),
+            "metrics": collect_metrics(table.rows[selected_epoch - 1] | test),
+            **cost,
+            "train_images_per_s": throughput.median(),
+            "fit_seconds": fit_seconds,
+            "peak_memory_bytes": peak.read(),
+            "precision": str(trainer.precision),
+            "device": str(device),
+        }
+        loggers.summarise(logger, results)
+    return results
+
+
+def describe(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a record that are known before training."""
+    return {
+        "run_id": config.run_id(resolved),
+        "model": resolved["model"]["name"],
+        "dataset": resolved["data"]["name"],
+        "protocol": resolved["data"]["protocol"],
+        "seed": resolved["seed"],
+        "image_size": resolved["data"]["image_size"],
+        "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "config": dict(resolved),
+        "hardware": machine.hardware(),
+        "versions": machine.versions(),
+        "git_sha": machine.git_sha(),
+    }
+
+
+def failure(status: Status, about: Mapping[str, Any], reason: str, work: Path) -> RunRecord:
+    """The record of a cell that did not end well; call while its exception is handled."""
+    write_atomically(work / "error.txt", traceback.format_exc())
+    return RunRecord(status=status, error=reason.splitlines()[0], **about)
+
+
+def prepare_machine(resolved: Mapping[str, Any]) -> torch.device:
+    """Allocator, TF32 and random state; returns the device to train on."""
+    machine.keep_freed_pages()
+    machine.release_freed_pages()
+    torch.set_float32_matmul_precision("high")  # TF32 where there is a GPU that has it
+    L.seed_everything(resolved["seed"], verbose=False)
+    return machine.device(resolved["trainer"]["accelerator"])
+
+
+def build(cfg: DictConfig, resolved: Mapping[str, Any]) -> tuple[ImageData, Classifier]:
+    """The data and the module that the configuration describes.
+
+    Raises:
+        ConfigError: a constructor refuses its arguments, or the data are not there.
+    """
+    with mistakes():
+        settings = resolved["data"]
+        data = ImageData(
+            source=hydra.utils.instantiate(cfg.data.source),
+            augment=hydra.utils.instantiate(cfg.augment),
+            seed=resolved["seed"],
+            **{key: settings[key] for key in ("image_size", "in_channels", "num_classes", "val_size", "batch_size")},
+        )
+        model = hydra.utils.instantiate(cfg.model.net)
+        if resolved["trainer"]["channels_last"]:
+            model = model.to(memory_format=torch.channels_last)
+        module = Classifier(
+            model,
+            num_classes=settings["num_classes"],
+            optimizer=hydra.utils.instantiate(cfg.optimizer),
+            scheduler=hydra.utils.instantiate(cfg.scheduler),
+            clip_norm=resolved["trainer"]["clip_norm"],
+            **resolved["loss"],
+        )
+    return data, module
+
+
+@contextlib.contextmanager
+def mistakes() -> Iterator[None]:
+    """Turn what constructors say of their arguments into ConfigError."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(str(error)) from error
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError | FileNotFoundError | TypeError | ImportError):
+            raise ConfigError(str(error.__cause__)) from error
+        raise
+
+
+def selection(folder: Path, validated: bool) -> ModelCheckpoint:
+    """Keeps the weights of the epoch with the best validation top-1, the first of equals; without validation the last."""
+    return ModelCheckpoint(
+        folder, "selected", monitor="val/top1" if validated else None, mode="max", save_weights_only=True,
+        save_on_train_epoch_end=not validated, enable_version_counter=False,
+    )  # fmt: skip
+
+
+def load_selected(module: Classifier, path: Path) -> int:
+    """Load the selected weights; returns their epoch, counted from 1."""
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    module.load_state_dict(saved["state_dict"])
+    return int(saved["epoch"]) + 1
+
+
+def make_logger(cfg: DictConfig, resolved: Mapping[str, Any], work: Path, sweep: str | None) -> Logger | None:
+    """The configured logger, told about the run; None for metrics.csv alone."""
+    info = loggers.RunInfo(
+        run_id=config.run_id(resolved),
+        group=sweep,
+        tags=(resolved["model"]["name"], resolved["data"]["name"]),
+        config=dict(resolved),
+        workspace=work,
+    )
+    return hydra.utils.instantiate(cfg.logger)(info)
+
+
+def progress(resolved: Mapping[str, Any]) -> tuple[list[L.Callback], Callable[[loggers.Row], None]]:
+    """How a run shows where it is: a bar on a terminal, or a line an epoch; the second is called with each row."""
+    model, epochs = resolved["model"]["name"], resolved["trainer"]["max_epochs"]
+    shown = resolved["progress"]
+    if shown == "auto":
+        shown = "bar" if console.live() else "lines"
+
+    def line(row: loggers.Row) -> None:
+        val = f", val {row['val_top1']:.1%}" if "val_top1" in row else ""
+        rate = f"{row['train_images_per_s']:,.0f} images/s"
+        console.say(f"  {model} epoch {row['epoch']}/{epochs}: train {row['train_top1']:.1%}{val}, {rate}")
+
+    def nothing(row: loggers.Row) -> None:
+        pass
+
+    return [callbacks.progress_bar()] if shown == "bar" else [], line if shown == "lines" else nothing
+
+
+def make_trainer(
+    resolved: Mapping[str, Any],
+    device: torch.device,
+    all_loggers: list[Logger],
+    watchers: list[L.Callback],
+    steps_per_epoch: int,
+) -> L.Trainer:
+    """Lightning's Trainer, with nothing of its own but the loop."""
+    options = resolved["trainer"]
+    return L.Trainer(
+        max_epochs=options["max_epochs"],
+        accelerator="gpu" if device.type == "cuda" else device.type,
+        devices=options["devices"],
+        precision=machine.precision(options["precision"], device),
+        deterministic=options["deterministic"],
+        callbacks=watchers,
+        logger=all_loggers,
+        log_every_n_steps=steps_per_epoch,  # nothing is logged more often than once an epoch
+        limit_val_batches=1.0 if resolved["data"]["val_size"] else 0,
+        num_sanity_val_steps=options["num_sanity_val_steps"],
+        enable_progress_bar=any(isinstance(watcher, ProgressBar) for watcher in watchers),
+        enable_model_summary=False,
+    )
+
+
+def save_predictions(path: Path, module: Classifier, data: ImageData) -> None:
+    """``logits`` (n, num_classes) float16, ``labels`` (n,) int64 and ``ids`` (n,) str of the test samples."""
+    logits = torch.cat(module.test_logits).numpy().astype(np.float16)
+    content = io.BytesIO()
+    dataset = data.dataset
+    np.savez_compressed(content, logits=logits, labels=dataset.labels[data.test], ids=dataset.ids[data.test])
+    write_atomically(path, content.getvalue())
+
+
+def collect_metrics(logged: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """``{split}/{name}`` or ``{split}_{name}`` → split → name, for the record; without validation no ``val``."""
+    metrics: dict[str, dict[str, float]] = {}
+    for key, value in logged.items():
+        split, _, name = key.replace("/", "_").partition("_")
+        if split in ("train", "val", "test") and name in ("top1", "top5", "loss"):
+            metrics.setdefault(split, {})[name] = value
+    return metrics
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Lightning's notices, and a warning about PyTorch's internals that only Lightning can mend."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
+            yield
+    finally:
+        log.setLevel(level)
