@@ -16,24 +16,29 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from bench import config
+from bench import config, console
 from bench.config import ConfigError
+from bench.record import run_id
+from bench.store import Store
 
 CELL_FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
 def cell(cfg: DictConfig) -> str:
-    """Train one cell; returns the status of its record. Outside a sweep any status but ``ok`` ends the program.
+    """Train one cell; returns the status of its record, or ``skipped`` where an ok record was there before.
 
-    It ends by SystemExit because Hydra would print a notice of its own about an exception.
+    Outside a sweep a cell that is not ok ends the program, by SystemExit: Hydra would add to an exception's text.
     """
     settings = HydraConfig.get()
     in_sweep = settings.mode == RunMode.MULTIRUN
     try:
-        if not in_sweep:  # a sweep's cells have been checked before the first one ran
-            config.check(cfg)  # before the seconds that importing PyTorch takes
-        from bench.train import run
+        resolved = config.check(cfg)
+        done = Store(resolved["paths"]["results"]).load(run_id(resolved))
+        if done is not None and done.status == "ok" and not resolved["force"]:
+            console.say(f"{done.run_id}: already there, left alone (force=true runs it again)")
+            return "skipped"
+        from bench.train import run  # only now: importing PyTorch takes seconds
 
         record = run(cfg, sweep=Path(settings.sweep.dir).name if in_sweep else None)
     except ConfigError as error:

@@ -1,10 +1,8 @@
-"""The composed configuration: where it lies, what is allowed in it, what names a run."""
+"""The composed configuration: where it lies, what is allowed in it."""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bench.record import run_id
 from bench.store import RUN_ID
 
 PACKAGE = Path(__file__).parent
@@ -21,10 +20,6 @@ CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path
 """The configuration folder: inside an installed package, beside it in a checkout."""
 
 DEFAULT_DATA = "data"
-
-NOT_IDENTITY = ("paths", "logger", "force", "progress")
-"""Top-level settings that change no result, and so do not count for a run's identity."""
-
 
 class ConfigError(Exception):
     """A mistake in what the user asked for; its text is one line that names the value and what is allowed."""
@@ -35,25 +30,6 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
     return values  # type: ignore[return-value]
-
-
-def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a resolved configuration that decides a result."""
-    return {key: _without_paths(value) for key, value in config.items() if key not in NOT_IDENTITY}
-
-
-def _without_paths(value: Any) -> Any:
-    """Values that say where data lie are no part of what they are."""
-    if isinstance(value, dict):
-        return {key: _without_paths(item) for key, item in value.items() if key not in ("root", "cache_dir", "download")}
-    return value
-
-
-def run_id(config: Mapping[str, Any]) -> str:
-    """``<dataset>-<model>-s<seed>-<10 hex>``: the name of the run that a resolved configuration describes."""
-    digest = hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:10]
-    name = f"{config['data']['name']}-{config['model']['name']}-s{config['seed']}-{digest}"
-    return name.replace("/", "-")
 
 
 def _whole(least: int) -> tuple[Callable[[Any], bool], str]:

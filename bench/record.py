@@ -1,8 +1,10 @@
-"""The record of one cell: what was run, what came out, on what."""
+"""The record of one cell: what it is called, what was run, what came out, on what."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -11,6 +13,30 @@ SCHEMA_VERSION = 1
 Status = Literal["ok", "failed", "interrupted"]
 Metrics = dict[str, dict[str, float]]
 """Split (train, val, test) → top1, top5 (fractions in [0, 1]) and loss (mean cross entropy, nats)."""
+
+NOT_IDENTITY = ("paths", "logger", "force", "progress")
+"""Top-level settings that change no result, and so do not count for a run's identity."""
+
+LOCATIONS = ("root", "cache_dir", "download")
+"""Settings of a data source that say where the images lie, not what they are."""
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a resolved configuration that decides a result."""
+
+    def what(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: what(item) for key, item in value.items() if key not in LOCATIONS}
+        return value
+
+    return {key: what(value) for key, value in config.items() if key not in NOT_IDENTITY}
+
+
+def run_id(config: Mapping[str, Any]) -> str:
+    """``<dataset>-<model>-s<seed>-<10 hex>``: the name of the run that a resolved configuration describes."""
+    digest = hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:10]
+    name = f"{config['data']['name']}-{config['model']['name']}-s{config['seed']}-{digest}"
+    return name.replace("/", "-")
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,10 @@ class Store:
         except FileNotFoundError:
             return None
 
+    def written(self, run_id: str) -> float:
+        """When the published record was written, in seconds since the epoch."""
+        return (self.path(run_id) / "record.json").stat().st_mtime
+
     def load_all(self) -> list[RunRecord]:
         """All readable records, by run id; an unreadable one is skipped with a warning that names it."""
         records = []

@@ -20,9 +20,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from bench import config, console
-from bench.config import ConfigError
-from bench.record import RunRecord
+from bench import console, report
+from bench.config import ConfigError, check, explain, resolved
+from bench.record import RunRecord, run_id
 from bench.store import Store, write_atomically
 
 PLAN = "plan.json"
@@ -36,7 +36,7 @@ class SweepCallback(Callback):
         try:
             cells = plan(config, kwargs["config_name"])
         except (ConfigError, HydraException, OmegaConfBaseException) as error:
-            print(f"bench: {explained(error)}", file=sys.stderr)
+            print(f"bench: {error if isinstance(error, ConfigError) else explain(error)}", file=sys.stderr)
             sys.exit(2)
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True)
@@ -45,35 +45,25 @@ class SweepCallback(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
         """One line for the cell that has ended, and what is left."""
-        sweep_plan = Path(config.hydra.sweep.dir) / PLAN
         store = Store(config.paths.results)
-        record = store.load(this_run(job_return.cfg))
-        if record is not None:
+        record = store.load(run_id(resolved(job_return.cfg)))
+        if record is not None and job_return.return_value != "skipped":
+            sweep_plan = Path(config.hydra.sweep.dir) / PLAN
             left = remaining(store, sweep_plan) if sweep_plan.exists() else None
             console.say(cell_line(record, left))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Say which cells are not ok; exit code 1 if there are any."""
+        """Write the leaderboard, show the tables the sweep has part in, name the cells that are not ok; exit code 1 if any."""
         sweep_plan = json.loads((Path(config.hydra.sweep.dir) / PLAN).read_text())
         store = Store(config.paths.results)
-        records = {run_id: store.load(run_id) for run_id in sweep_plan["cells"]}
-        bad = {run_id: record for run_id, record in records.items() if record is None or record.status != "ok"}
+        records = {cell: store.load(cell) for cell in sweep_plan["cells"]}
+        report.build(store, show=[record for record in records.values() if record is not None])
+        bad = {cell: record for cell, record in records.items() if record is None or record.status != "ok"}
         console.say(f"{len(records) - len(bad)} of {len(records)} cells ok, {time.time() - sweep_plan['started']:.0f} s")
-        for run_id, record in bad.items():
-            why = "left no record" if record is None else f"{record.status}: {record.error}"
-            console.say(f"  {run_id}  {why}")
+        for cell, record in bad.items():
+            console.say(f"  {cell}  {'left no record' if record is None else f'{record.status}: {record.error}'}")
         if bad:
             sys.exit(1)
-
-
-def explained(error: Exception) -> str:
-    """What was wrong with the call, in a line or two."""
-    return str(error) if isinstance(error, ConfigError) else config.explain(error)
-
-
-def this_run(cfg: DictConfig) -> str:
-    """The run id of a composed configuration."""
-    return config.run_id(config.resolved(cfg))
 
 
 def plan(master: DictConfig, config_name: str) -> list[str]:
@@ -85,19 +75,19 @@ def plan(master: DictConfig, config_name: str) -> list[str]:
     grid = [f"{key}={value}" for key, value in (master.hydra.sweeper.get("params") or {}).items()]
     overrides = OverridesParser.create().parse_overrides([*grid, *master.hydra.overrides.task])
     (cells,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-    return [config.run_id(config.check(compose(config_name, list(cell)))) for cell in cells]
+    return [run_id(check(compose(config_name, list(cell)))) for cell in cells]
 
 
 def remaining(store: Store, sweep_plan: Path) -> list[str]:
     """Run ids of the plan whose cells have not ended since the sweep started."""
     state = json.loads(sweep_plan.read_text())
-    return [run_id for run_id in state["cells"] if not _ended(store, run_id, state["started"])]
+    return [cell for cell in state["cells"] if not _ended(store, cell, state["started"])]
 
 
-def _ended(store: Store, run_id: str, started: float) -> bool:
-    file = store.path(run_id) / "record.json"
-    record = store.load(run_id)
-    return record is not None and (record.status == "ok" or file.stat().st_mtime >= started)
+def _ended(store: Store, cell: str, started: float) -> bool:
+    record = store.load(cell)
+    # a record that is not ok may be from before this sweep, which then runs the cell again
+    return record is not None and (record.status == "ok" or store.written(cell) >= started)
 
 
 def cell_line(record: RunRecord, left: list[str] | None) -> str:

@@ -28,29 +28,24 @@ from bench import callbacks, config, console, loggers, machine, profile
 from bench.config import ConfigError
 from bench.data.module import ImageData
 from bench.module import Classifier
-from bench.record import RunRecord, Status
+from bench.record import RunRecord, Status, run_id
 from bench.store import Store, write_atomically
 
 
 def run(cfg: DictConfig, sweep: str | None = None) -> RunRecord:
-    """Train the cell that ``cfg`` describes, unless its record is there; returns the record, which is then on disk.
+    """Train the cell that ``cfg`` describes; returns its record, which is then on disk.
 
     A cell that fails is recorded as ``failed``, its traceback in ``error.txt``. ``sweep`` names the sweep the cell
     belongs to.
 
     Raises:
         ConfigError: the configuration is wrong; nothing is written. In a sweep such a cell is recorded as failed.
+        FileExistsError: the cell has an ok record and ``force`` is not set.
         KeyboardInterrupt: the user stopped the run; it is recorded as ``interrupted``.
     """
     resolved = config.check(cfg)
-    run_id = config.run_id(resolved)
     store = Store(resolved["paths"]["results"])
-    done = store.load(run_id)
-    if done is not None and done.status == "ok" and not resolved["force"]:
-        console.say(f"{run_id}: already there, left alone (force=true runs it again)")
-        return done
-
-    work = store.workspace(run_id)
+    work = store.workspace(run_id(resolved))
     about = describe(resolved)
     try:
         record = RunRecord(status="ok", **about, **train(cfg, resolved, work, sweep))
@@ -117,7 +112,7 @@ def train(cfg: DictConfig, resolved: Mapping[str, Any], work: Path, sweep: str |
 def describe(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a record that are known before training."""
     return {
-        "run_id": config.run_id(resolved),
+        "run_id": run_id(resolved),
         "model": resolved["model"]["name"],
         "dataset": resolved["data"]["name"],
         "protocol": resolved["data"]["protocol"],
@@ -205,7 +200,7 @@ def load_selected(module: Classifier, path: Path) -> int:
 def make_logger(cfg: DictConfig, resolved: Mapping[str, Any], work: Path, sweep: str | None) -> Logger | None:
     """The configured logger, told about the run; None for metrics.csv alone."""
     info = loggers.RunInfo(
-        run_id=config.run_id(resolved),
+        run_id=run_id(resolved),
         group=sweep,
         tags=(resolved["model"]["name"], resolved["data"]["name"]),
         config=dict(resolved),
