@@ -1,14 +1,22 @@
-"""What watches a run: its throughput and its progress bar."""
+"""What watches a run: its throughput and what it shows in the terminal."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import statistics
 import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
+
+from bench import console
+from bench.data.loader import Batch
 
 
 class Throughput(L.Callback):
@@ -21,17 +29,19 @@ class Throughput(L.Callback):
         self.rates: list[float] = []
         self._images, self._start = 0, 0.0
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         _wait(pl_module.device)
         self._images, self._start = 0, time.perf_counter()
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # noqa: ANN001, D102
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
         self._images += len(batch.labels)
         if trainer.is_last_batch:  # before validation, which Lightning runs inside the training epoch
             _wait(pl_module.device)
             self.rates.append(self._images * trainer.world_size / (time.perf_counter() - self._start))
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         pl_module.log("train_images_per_s", self.rates[-1])
 
     def median(self) -> float | None:
@@ -44,7 +54,36 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def progress_bar() -> RichProgressBar:
-    """Lightning's bar, quiet about module names and versions."""
+def progress(shown: str, model: str, epochs: int) -> tuple[list[L.Callback], Callable[[Mapping[str, float]], None]]:
+    """How a run shows where it is: ``bar``, ``lines`` (one an epoch), ``none``, or ``auto``, a bar on a terminal.
+
+    Returns Lightning callbacks and what is to be called with each row of the metrics table.
+    """
+    if shown == "auto":
+        shown = "bar" if console.live() else "lines"
+
+    def line(row: Mapping[str, float]) -> None:
+        val = f", val {row['val_top1']:.1%}" if "val_top1" in row else ""
+        rate = f"{row['train_images_per_s']:,.0f} images/s"
+        console.say(f"  {model} epoch {row['epoch']}/{epochs}: train {row['train_top1']:.1%}{val}, {rate}")
+
+    def nothing(row: Mapping[str, float]) -> None:
+        pass
+
     theme = RichProgressBarTheme(metrics_format=".3f", progress_bar="green", progress_bar_finished="green")
-    return RichProgressBar(refresh_rate=20, leave=False, theme=theme)
+    bar: list[L.Callback] = [RichProgressBar(refresh_rate=20, leave=False, theme=theme)] if shown == "bar" else []
+    return bar, line if shown == "lines" else nothing
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Lightning's notices, and a warning about PyTorch's internals that only Lightning can mend."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
+            yield
+    finally:
+        log.setLevel(level)

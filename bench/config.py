@@ -21,6 +21,7 @@ CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path
 
 DEFAULT_DATA = "data"
 
+
 class ConfigError(Exception):
     """A mistake in what the user asked for; its text is one line that names the value and what is allowed."""
 
@@ -60,6 +61,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "trainer.max_epochs": _whole(1),
     "loss.label_smoothing": _number("a number in [0, 1)", lambda v: 0 <= v < 1),
     "trainer.clip_norm": (lambda v: v is None or (type(v) in (int, float) and v > 0), "null or a number above 0"),
+    "trainer.accelerator": _choice("auto", "gpu", "mps", "cpu"),
+    "trainer.devices": _whole(1),
     "trainer.precision": _choice("auto", "32-true", "bf16-mixed"),
     "trainer.channels_last": _choice(True, False),
 }
@@ -80,7 +83,9 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         if not allowed(value):
             raise ConfigError(f"{key}={value}: must be {text}")
     if not RUN_ID.fullmatch(run_id(config)):
-        raise ConfigError(f"data.name={config['data']['name']}, model.name={config['model']['name']}: letters, digits, . _ - only")
+        raise ConfigError(
+            f"data.name={config['data']['name']}, model.name={config['model']['name']}: letters, digits, . _ - only"
+        )
     _check_folders(config)
     return config
 
@@ -118,7 +123,9 @@ def explain(error: Exception) -> str:
         return f"{group}={name}: no such option{_near(name, options)}; choose one of {', '.join(options)}"
     text = str(error) or str(error.__cause__)
     if match := re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text):
-        return f"{match[1]}: no such setting{_near(match[1], [*groups(), *_settings()])}; groups are {', '.join(groups())}"
+        return (
+            f"{match[1]}: no such setting{_near(match[1], [*groups(), *_settings()])}; groups are {', '.join(groups())}"
+        )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join(lines[:2])
 

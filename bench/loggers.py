@@ -34,17 +34,17 @@ class MetricsTable(Logger):
         self._start = time.perf_counter()
 
     @property
-    def name(self) -> str:  # noqa: D102
+    def name(self) -> str:
         return "metrics"
 
     @property
-    def version(self) -> int:  # noqa: D102
+    def version(self) -> int:
         return 0
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the record holds the configuration."""
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # noqa: ARG002
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Collect validation metrics, which come first, and training metrics, which complete the row."""
         if any(name.startswith("test/") for name in metrics):
             return
@@ -75,7 +75,7 @@ class RunInfo:
     workspace: Path
 
 
-def none(run: RunInfo) -> None:  # noqa: ARG001 - the factories' one signature
+def none(run: RunInfo) -> None:
     """No logger; metrics.csv is written in any case."""
 
 
@@ -87,7 +87,7 @@ def tensorboard(run: RunInfo) -> Logger:
     return TensorBoardLogger(run.workspace, name="", version="tensorboard")
 
 
-def wandb(run: RunInfo, project: str, entity: str | None, mode: str) -> Logger:
+def wandb(run: RunInfo, project: str, entity: str | None, mode: Any) -> Logger:
     """Weights & Biases, one run a cell, in the run's directory; ``mode`` is online, offline or disabled.
 
     Raises:
@@ -136,9 +136,12 @@ def summarise(logger: Logger | None, results: Mapping[str, Any]) -> None:
     """Hand the record's numbers to the logger, if there is one, as the run's summary."""
     if logger is None:
         return
-    numbers = {f"{split}/{name}": value for split, values in results["metrics"].items() for name, value in values.items()}
+    numbers = {
+        f"{split}/{name}": value for split, values in results["metrics"].items() for name, value in values.items()
+    }
     numbers |= {name: value for name, value in results.items() if isinstance(value, int | float)}
-    if type(logger).__name__ == "WandbLogger":
-        logger.experiment.summary.update(numbers)
+    summary = getattr(getattr(logger, "experiment", None), "summary", None)
+    if summary is not None:  # W&B has one
+        summary.update(numbers)
     else:
         logger.log_metrics({f"summary/{name}": value for name, value in numbers.items()})

@@ -57,7 +57,9 @@ def device(accelerator: str) -> torch.device:
         raise ValueError(f"trainer.accelerator={accelerator}: choose one of {', '.join(ACCELERATORS)}")
     chosen = next(name for name in there if there[name]) if accelerator == "auto" else accelerator
     if not there[chosen]:
-        raise ValueError(f"trainer.accelerator={accelerator}: this machine has only {', '.join(n for n in there if there[n])}")
+        raise ValueError(
+            f"trainer.accelerator={accelerator}: this machine has only {', '.join(n for n in there if there[n])}"
+        )
     return torch.device("cuda" if chosen == "gpu" else chosen)
 
 

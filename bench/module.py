@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -29,7 +30,9 @@ class EpochMetrics(nn.Module):
         super().__init__()
         self.accuracy = MetricCollection(
             {
-                f"top{k}": MulticlassAccuracy(num_classes, top_k=min(k, num_classes), average="micro", validate_args=False)
+                f"top{k}": MulticlassAccuracy(
+                    num_classes, top_k=min(k, num_classes), average="micro", validate_args=False
+                )
                 for k in (1, 5)
             }
         )
@@ -109,71 +112,73 @@ class Classifier(L.LightningModule):
         """(N, C, S, S) → Output."""
         return self.model(images)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch, a scalar."""
         out: Output = self.model(batch.images)
-        loss = self.loss(out.logits, batch.labels)
+        loss = self.criterion(out.logits, batch.labels)
         for head in out.aux:
-            loss = loss + self.aux_weight * self.loss(head, batch.labels)
+            loss = loss + self.aux_weight * self.criterion(head, batch.labels)
         self.train_metrics.update(out.logits, batch.labels)
-        for metrics, head in zip(self.aux_metrics, out.aux, strict=True):
+        for metrics, head in zip(self.heads(), out.aux, strict=True):
             metrics.update(head, batch.labels)
         return loss
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def criterion(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross entropy with label smoothing, the mean over the batch."""
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+    def heads(self) -> list[EpochMetrics]:
+        """The auxiliary heads' metrics, in the order of depth."""
+        return [metrics for metrics in self.aux_metrics if isinstance(metrics, EpochMetrics)]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a validation batch."""
         self.val_metrics.update(self.model(batch.images).logits, batch.labels)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a test batch and keep its logits."""
         logits = self.model(batch.images).logits
         self.test_metrics.update(logits, batch.labels)
         self.test_logits.append(logits.float().cpu())
 
-    def on_train_epoch_start(self) -> None:  # noqa: D102
-        for metrics in (self.train_metrics, *self.aux_metrics):
+    def on_train_epoch_start(self) -> None:
+        for metrics in (self.train_metrics, *self.heads()):
             metrics.reset()
 
-    def on_validation_epoch_start(self) -> None:  # noqa: D102
+    def on_validation_epoch_start(self) -> None:
         self.val_metrics.reset()  # what Lightning's sanity check counted goes with it
 
-    def on_test_epoch_start(self) -> None:  # noqa: D102
+    def on_test_epoch_start(self) -> None:
         self.test_metrics.reset()
         self.test_logits = []
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch; raises FloatingPointError where the loss is no longer a number."""
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        aux = {f"train/aux{i}_top1": head.compute()["top1"] for i, head in enumerate(self.aux_metrics, start=1)}
+        aux = {f"train/aux{i}_top1": head.compute()["top1"] for i, head in enumerate(self.heads(), start=1)}
         train = self._log_epoch("train", self.train_metrics, aux | {"lr": lr})
         if not math.isfinite(train["loss"]):
             raise FloatingPointError(f"the training loss is {train['loss']} in epoch {self.current_epoch + 1}")
 
-    def on_validation_epoch_end(self) -> None:  # noqa: D102
+    def on_validation_epoch_end(self) -> None:
         if not self.trainer.sanity_checking:
             self._log_epoch("val", self.val_metrics)
 
-    def on_test_epoch_end(self) -> None:  # noqa: D102
+    def on_test_epoch_end(self) -> None:
         self._log_epoch("test", self.test_metrics)
 
-    def _log_epoch(
-        self, split: str, metrics: EpochMetrics, extra: dict[str, float] | None = None
-    ) -> dict[str, float]:
+    def _log_epoch(self, split: str, metrics: EpochMetrics, extra: dict[str, float] | None = None) -> dict[str, float]:
         values = metrics.compute()
         # already summed over devices by torchmetrics
         self.log_dict({f"{split}/{name}": value for name, value in values.items()} | (extra or {}))
         return values
 
-    def configure_optimizers(self):  # noqa: ANN201, D102
+    def configure_optimizers(self):
         optimizer = self.make_optimizer(parameter_groups(self.model))
         scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def on_before_optimizer_step(self, optimizer) -> None:  # noqa: ANN001, ARG002
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip gradients; here because Lightning's own clipping refuses fused optimizers under autocast."""
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)

@@ -46,6 +46,6 @@ def step(
     return LambdaLR(optimizer, lambda step: gamma ** sum(step >= share * total_steps for share in milestones))
 
 
-def constant(optimizer: Optimizer, total_steps: int) -> LRScheduler:  # noqa: ARG001 - the factories' one signature
+def constant(optimizer: Optimizer, total_steps: int) -> LRScheduler:
     """The rate as it is."""
     return LambdaLR(optimizer, lambda _: 1.0)

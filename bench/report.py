@@ -2,7 +2,7 @@
 
     bench-report [paths.results=results/local] [data=NAME] [protocol=NAME]
 
-Writes leaderboard.md and leaderboard.csv into the folder and prints the tables; data and protocol choose which to print.
+Writes leaderboard.md and leaderboard.csv into the folder and prints the tables that data and protocol choose.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SETTINGS = ("paths.results", "data", "protocol")
 
 
 def build(store: Store, show: Sequence[RunRecord] | None = None) -> None:
-    """Write the leaderboard of all records of the store; print the tables that the records ``show`` belong to, or all."""
+    """Write the leaderboard of all records; print the tables that the records ``show`` belong to, or all."""
     tables = leaderboard.tables(store.load_all())
     if store.root.is_dir():
         write_atomically(store.root / "leaderboard.md", leaderboard.to_markdown(tables))
@@ -52,7 +52,8 @@ def main() -> None:
     show = [
         record
         for record in records
-        if record.dataset == settings.get("data", record.dataset) and record.protocol == settings.get("protocol", record.protocol)
+        if record.dataset == settings.get("data", record.dataset)
+        and record.protocol == settings.get("protocol", record.protocol)
     ]
     if not show:
         there = sorted({f"data={record.dataset} protocol={record.protocol}" for record in records})

@@ -20,11 +20,14 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 def write_atomically(path: Path, data: str | bytes) -> None:
     """Write a file whole or not at all: temporary file, fsync, rename."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        file.write(data.encode() if isinstance(data, str) else data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 class Store:
@@ -53,9 +56,15 @@ class Store:
         except FileNotFoundError:
             return None
 
-    def written(self, run_id: str) -> float:
-        """When the published record was written, in seconds since the epoch."""
-        return (self.path(run_id) / "record.json").stat().st_mtime
+    def outcome(self, run_id: str, since: float = 0.0) -> RunRecord | None:
+        """What became of the cell's last try that ended after ``since`` (seconds since the epoch), or an ok record."""
+        for kind in ("work", "runs"):
+            file = self._path(kind, run_id) / "record.json"
+            if file.exists():
+                record = RunRecord.from_json(file.read_text())
+                if record.status == "ok" or file.stat().st_mtime >= since:
+                    return record
+        return None
 
     def load_all(self) -> list[RunRecord]:
         """All readable records, by run id; an unreadable one is skipped with a warning that names it."""
@@ -75,18 +84,21 @@ class Store:
         return work
 
     def publish(self, record: RunRecord, force: bool = False) -> Path:
-        """Add ``record.json`` to the cell's workspace and rename it into place; returns the new directory.
+        """Add ``record.json`` to the cell's workspace and rename it into place; returns the cell's directory.
 
-        A published cell that is not ok is replaced, one that is ok only with ``force``.
+        A published cell that is not ok is replaced; one that is ok only by another that is, and with ``force``. What
+        did not end well beside an ok record stays in its workspace, where ``outcome`` finds it.
 
         Raises:
             FileExistsError: an ok record is there and ``force`` is not set; the workspace is left as it is.
         """
         target, work = self.path(record.run_id), self._path("work", record.run_id)
-        old = self.load(record.run_id) if target.exists() else None
+        old = self.load(record.run_id)
         if old is not None and old.status == "ok" and not force:
             raise FileExistsError(f"{target}: already holds an ok record")
         write_atomically(work / "record.json", record.to_json())
+        if old is not None and old.status == "ok" and record.status != "ok":
+            return work
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
             work.rename(target)

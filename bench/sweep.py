@@ -29,7 +29,7 @@ PLAN = "plan.json"
 
 
 class SweepCallback(Callback):
-    """Hydra's hooks of a sweep. Hydra only warns of an exception in a hook, so the hooks end the program by SystemExit."""
+    """Hydra's hooks of a sweep; they end the program by SystemExit, as Hydra only warns of a hook's exceptions."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check every cell before the first one runs, and write the plan; exit code 2 where one is wrong."""
@@ -46,20 +46,22 @@ class SweepCallback(Callback):
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
         """One line for the cell that has ended, and what is left."""
         store = Store(config.paths.results)
-        record = store.load(run_id(resolved(job_return.cfg)))
+        record = store.outcome(run_id(resolved(job_return.cfg)))
         if record is not None and job_return.return_value != "skipped":
             sweep_plan = Path(config.hydra.sweep.dir) / PLAN
             left = remaining(store, sweep_plan) if sweep_plan.exists() else None
             console.say(cell_line(record, left))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write the leaderboard, show the tables the sweep has part in, name the cells that are not ok; exit code 1 if any."""
+        """Write the leaderboard, show the sweep's part of it, name the cells that are not ok; exit code 1 if any."""
         sweep_plan = json.loads((Path(config.hydra.sweep.dir) / PLAN).read_text())
         store = Store(config.paths.results)
-        records = {cell: store.load(cell) for cell in sweep_plan["cells"]}
+        records = {cell: store.outcome(cell, sweep_plan["started"]) for cell in sweep_plan["cells"]}
         report.build(store, show=[record for record in records.values() if record is not None])
         bad = {cell: record for cell, record in records.items() if record is None or record.status != "ok"}
-        console.say(f"{len(records) - len(bad)} of {len(records)} cells ok, {time.time() - sweep_plan['started']:.0f} s")
+        console.say(
+            f"{len(records) - len(bad)} of {len(records)} cells ok, {time.time() - sweep_plan['started']:.0f} s"
+        )
         for cell, record in bad.items():
             console.say(f"  {cell}  {'left no record' if record is None else f'{record.status}: {record.error}'}")
         if bad:
@@ -79,22 +81,18 @@ def plan(master: DictConfig, config_name: str) -> list[str]:
 
 
 def remaining(store: Store, sweep_plan: Path) -> list[str]:
-    """Run ids of the plan whose cells have not ended since the sweep started."""
+    """Run ids of the plan's cells that have not ended since the sweep started, nor were ok before."""
     state = json.loads(sweep_plan.read_text())
-    return [cell for cell in state["cells"] if not _ended(store, cell, state["started"])]
-
-
-def _ended(store: Store, cell: str, started: float) -> bool:
-    record = store.load(cell)
-    # a record that is not ok may be from before this sweep, which then runs the cell again
-    return record is not None and (record.status == "ok" or store.written(cell) >= started)
+    return [cell for cell in state["cells"] if store.outcome(cell, state["started"]) is None]
 
 
 def cell_line(record: RunRecord, left: list[str] | None) -> str:
     """``nin on digits, seed 0: test 96.1 %, 28 s; 2 left``: a finished cell in a line."""
     name = f"{record.model} on {record.dataset}, seed {record.seed}"
     if record.status == "ok":
-        splits = [f"{split} {record.metrics[split]['top1']:.1%}" for split in ("val", "test") if split in record.metrics]
+        splits = [
+            f"{split} {record.metrics[split]['top1']:.1%}" for split in ("val", "test") if split in record.metrics
+        ]
         outcome = f"{', '.join(splits)} top-1 in {record.fit_seconds:.0f} s"
     else:
         outcome = f"{record.status}, {record.error}"

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import datetime
 import io
-import logging
 import shutil
 import signal
 import time
 import traceback
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from bench import callbacks, config, console, loggers, machine, profile
+from bench import callbacks, config, loggers, machine, profile
 from bench.config import ConfigError
 from bench.data.module import ImageData
 from bench.module import Classifier
@@ -78,13 +76,15 @@ def train(cfg: DictConfig, resolved: Mapping[str, Any], work: Path, sweep: str |
     cost = {"params": profile.parameters(module.model), "macs": profile.macs(module.model, *shape)}
 
     throughput = callbacks.Throughput()
-    bar, on_row = progress(resolved)
+    bar, on_row = callbacks.progress(resolved["progress"], resolved["model"]["name"], resolved["trainer"]["max_epochs"])
     table = loggers.MetricsTable(work / "metrics.csv", on_row)
     checkpoint = selection(work / "checkpoints", validated=len(data.val) > 0)
-    with loggers.finishing(), quiet():
+    with loggers.finishing(), callbacks.quiet():
         logger = make_logger(cfg, resolved, work, sweep)
-        all_loggers = [table] if logger is None else [table, logger]
-        trainer = make_trainer(resolved, device, all_loggers, [throughput, checkpoint, *bar], len(data.train_dataloader()))
+        all_loggers: list[Logger] = [table] if logger is None else [table, logger]
+        trainer = make_trainer(
+            resolved, device, all_loggers, [throughput, checkpoint, *bar], len(data.train_dataloader())
+        )
         start = time.perf_counter()
         trainer.fit(module, datamodule=data)
         fit_seconds = time.perf_counter() - start
@@ -97,7 +97,7 @@ def train(cfg: DictConfig, resolved: Mapping[str, Any], work: Path, sweep: str |
             "train_size": len(data.train),
             "val_size": len(data.val),
             "test_size": len(data.test),
-            "metrics": collect_metrics(table.rows[selected_epoch - 1] | test),
+            "metrics": collect_metrics({**table.rows[selected_epoch - 1], **test}),
             **cost,
             "train_images_per_s": throughput.median(),
             "fit_seconds": fit_seconds,
@@ -133,12 +133,17 @@ def failure(status: Status, about: Mapping[str, Any], reason: str, work: Path) -
 
 
 def prepare_machine(resolved: Mapping[str, Any]) -> torch.device:
-    """Allocator, TF32 and random state; returns the device to train on."""
+    """Allocator, TF32 and random state; returns the device to train on.
+
+    Raises:
+        ConfigError: the device asked for is not on this machine.
+    """
     machine.keep_freed_pages()
     machine.release_freed_pages()
     torch.set_float32_matmul_precision("high")  # TF32 where there is a GPU that has it
     L.seed_everything(resolved["seed"], verbose=False)
-    return machine.device(resolved["trainer"]["accelerator"])
+    with mistakes():
+        return machine.device(resolved["trainer"]["accelerator"])
 
 
 def build(cfg: DictConfig, resolved: Mapping[str, Any]) -> tuple[ImageData, Classifier]:
@@ -183,7 +188,7 @@ def mistakes() -> Iterator[None]:
 
 
 def selection(folder: Path, validated: bool) -> ModelCheckpoint:
-    """Keeps the weights of the epoch with the best validation top-1, the first of equals; without validation the last."""
+    """Keeps the weights of the epoch with the best validation top-1 (the first of equals), or of the last epoch."""
     return ModelCheckpoint(
         folder, "selected", monitor="val/top1" if validated else None, mode="max", save_weights_only=True,
         save_on_train_epoch_end=not validated, enable_version_counter=False,
@@ -209,24 +214,6 @@ def make_logger(cfg: DictConfig, resolved: Mapping[str, Any], work: Path, sweep:
     return hydra.utils.instantiate(cfg.logger)(info)
 
 
-def progress(resolved: Mapping[str, Any]) -> tuple[list[L.Callback], Callable[[loggers.Row], None]]:
-    """How a run shows where it is: a bar on a terminal, or a line an epoch; the second is called with each row."""
-    model, epochs = resolved["model"]["name"], resolved["trainer"]["max_epochs"]
-    shown = resolved["progress"]
-    if shown == "auto":
-        shown = "bar" if console.live() else "lines"
-
-    def line(row: loggers.Row) -> None:
-        val = f", val {row['val_top1']:.1%}" if "val_top1" in row else ""
-        rate = f"{row['train_images_per_s']:,.0f} images/s"
-        console.say(f"  {model} epoch {row['epoch']}/{epochs}: train {row['train_top1']:.1%}{val}, {rate}")
-
-    def nothing(row: loggers.Row) -> None:
-        pass
-
-    return [callbacks.progress_bar()] if shown == "bar" else [], line if shown == "lines" else nothing
-
-
 def make_trainer(
     resolved: Mapping[str, Any],
     device: torch.device,
@@ -240,7 +227,7 @@ def make_trainer(
         max_epochs=options["max_epochs"],
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=options["devices"],
-        precision=machine.precision(options["precision"], device),
+        precision=machine.precision(options["precision"], device),  # type: ignore[arg-type] # Lightning's literals
         deterministic=options["deterministic"],
         callbacks=watchers,
         logger=all_loggers,
@@ -269,17 +256,3 @@ def collect_metrics(logged: Mapping[str, float]) -> dict[str, dict[str, float]]:
         if split in ("train", "val", "test") and name in ("top1", "top5", "loss"):
             metrics.setdefault(split, {})[name] = value
     return metrics
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence Lightning's notices, and a warning about PyTorch's internals that only Lightning can mend."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
-            yield
-    finally:
-        log.setLevel(level)

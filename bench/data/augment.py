@@ -49,7 +49,9 @@ class RandomCrop:
         side = images.shape[1]
         place = torch.arange(side) - self.padding
         rows, cols = parameters[:, :1] + place, parameters[:, 1:] + place  # (B, S) each, outside [0, S) in the padding
-        cropped = images[torch.arange(len(images))[:, None, None], _fold(rows, side)[:, :, None], _fold(cols, side)[:, None]]
+        cropped = images[
+            torch.arange(len(images))[:, None, None], _fold(rows, side)[:, :, None], _fold(cols, side)[:, None]
+        ]
         if self.mode == "zero":
             inside = ((rows >= 0) & (rows < side))[:, :, None] & ((cols >= 0) & (cols < side))[:, None]
             cropped *= inside[..., None]

@@ -84,7 +84,9 @@ def cifar10(image_size: int, in_channels: int, root: str, cache_dir: str, downlo
     return Dataset(
         pixels=np.stack([cache.fit(image, image_size, in_channels) for image in pixels]),
         labels=np.concatenate([np.asarray(part.targets, dtype=np.int64) for part in parts]),
-        ids=np.array([f"{split}/{i:05d}" for split, n in zip(("train", "test"), counts, strict=True) for i in range(n)]),
+        ids=np.array(
+            [f"{split}/{i:05d}" for split, n in zip(("train", "test"), counts, strict=True) for i in range(n)]
+        ),
         classes=tuple(parts[0].classes),
         train=np.arange(counts[0]),
         test=np.arange(counts[0], sum(counts)),

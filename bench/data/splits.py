@@ -21,7 +21,9 @@ def hold_out(labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     if size == 0:
         return np.arange(n), np.arange(0)
     if not classes <= size <= n - classes:
-        raise ValueError(f"cannot hold out {size} of {n} samples in {classes} classes: allowed are 0 and {classes} … {n - classes}")
+        raise ValueError(
+            f"cannot hold out {size} of {n} samples in {classes} classes: allowed are 0 and {classes} … {n - classes}"
+        )
     from sklearn.model_selection import train_test_split
 
     rest, drawn = train_test_split(np.arange(n), test_size=size, stratify=labels, random_state=SPLIT_SEED)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
 from bench.models.layers import LocalResponseNorm, Output, conv, geometry, init_kaiming
 
 CHANNELS = (96, 256, 384, 384, 256)  # conv1 … conv5, figure 2 (both towers together)
 
-# kernel, stride and padding of conv1; side of the last feature map; width of fc6 and fc7
-PAPER = dict(conv1=dict(kernel=11, stride=4, padding=2), side=6, width=4096)  # 224 → 55 → 27 → 13 → 6
-SMALL = dict(conv1=dict(kernel=5, stride=1, padding=2), side=3, width=1024)  # 32 → 32 → 15 → 7 → 3
+
+class Shape(NamedTuple):
+    """conv1's kernel, stride and padding; the side of the last feature map; the width of fc6 and fc7."""
+
+    conv1: tuple[int, int, int]
+    side: int
+    width: int
+
+
+PAPER = Shape(conv1=(11, 4, 2), side=6, width=4096)  # 224 → 55 → 27 → 13 → 6
+SMALL = Shape(conv1=(5, 1, 2), side=3, width=1024)  # 32 → 32 → 15 → 7 → 3
 
 
 class AlexNet(nn.Module):
@@ -40,6 +50,7 @@ class AlexNet(nn.Module):
     ):
         super().__init__()
         shape = PAPER if geometry(image_size) == "paper" else SMALL
+        kernel, stride, padding = shape.conv1
         c1, c2, c3, c4, c5 = CHANNELS
 
         def norm(channels: int) -> list[nn.Module]:
@@ -47,18 +58,19 @@ class AlexNet(nn.Module):
             return [] if batch_norm else [LocalResponseNorm(channels, size=5, alpha=5 * 1e-4, beta=0.75, k=2.0)]
 
         self.features = nn.Sequential(
-            *conv(in_channels, c1, **shape["conv1"], batch_norm=batch_norm), *norm(c1), nn.MaxPool2d(3, 2),
+            *conv(in_channels, c1, kernel, stride=stride, padding=padding, batch_norm=batch_norm), *norm(c1),
+            nn.MaxPool2d(3, 2),
             *conv(c1, c2, 5, padding=2, groups=towers, batch_norm=batch_norm), *norm(c2), nn.MaxPool2d(3, 2),
             *conv(c2, c3, 3, padding=1, batch_norm=batch_norm),
             *conv(c3, c4, 3, padding=1, groups=towers, batch_norm=batch_norm),
             *conv(c4, c5, 3, padding=1, groups=towers, batch_norm=batch_norm), nn.MaxPool2d(3, 2),
-            nn.AdaptiveAvgPool2d(shape["side"]),  # the identity at 224 and at 32
+            nn.AdaptiveAvgPool2d(shape.side),  # the identity at 224 and at 32
         )  # fmt: skip
-        width = shape["width"]
+        width = shape.width
         classifier = nn.Linear(width, num_classes)
         self.classifier = nn.Sequential(
             nn.Flatten(),
-            nn.Dropout(dropout), nn.Linear(c5 * shape["side"] ** 2, width), nn.ReLU(inplace=True),  # fc6
+            nn.Dropout(dropout), nn.Linear(c5 * shape.side ** 2, width), nn.ReLU(inplace=True),  # fc6
             nn.Dropout(dropout), nn.Linear(width, width), nn.ReLU(inplace=True),  # fc7
             classifier,  # fc8
         )  # fmt: skip

@@ -42,7 +42,7 @@ class Inception(nn.Module):
         return torch.cat([self.branch1(x), self.branch3(x), self.branch5(x), self.pool(x)], dim=1)
 
 
-class AuxiliaryHead(nn.Sequential):
+class AuxiliaryHead(nn.Module):
     """Auxiliary classifier, section 5: (N, c_in, H, W) → logits (N, num_classes).
 
     5×5/3 average pooling (14×14 → 4×4, 8×8 → 2×2), 1×1 convolution to 128 channels, fully connected 1024,
@@ -50,16 +50,16 @@ class AuxiliaryHead(nn.Sequential):
     """
 
     def __init__(self, c_in: int, num_classes: int, side: int, batch_norm: bool, dropout: float):
-        super().__init__(
-            nn.AvgPool2d(5, 3),
-            *conv(c_in, 128, 1, batch_norm=batch_norm),
-            nn.AdaptiveAvgPool2d(side),  # the identity at 224 and at 32
-            nn.Flatten(),
-            nn.Linear(128 * side * side, 1024),
-            nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
-            nn.Linear(1024, num_classes),
-        )
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.AvgPool2d(5, 3), *conv(c_in, 128, 1, batch_norm=batch_norm),
+            nn.AdaptiveAvgPool2d(side), nn.Flatten(),  # pooling is the identity at 224 and at 32
+            nn.Linear(128 * side * side, 1024), nn.ReLU(inplace=True), nn.Dropout(dropout),
+        )  # fmt: skip
+        self.classifier = nn.Linear(1024, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features(x))
 
 
 class GoogLeNet(nn.Module):
@@ -93,7 +93,9 @@ class GoogLeNet(nn.Module):
         super().__init__()
         paper = geometry(image_size) == "paper"
         if aux_heads and image_size < 20:
-            raise ValueError(f"image_size={image_size}: the auxiliary heads need at least 20 pixels; or aux_heads=false")
+            raise ValueError(
+                f"image_size={image_size}: the auxiliary heads need at least 20 pixels; or aux_heads=false"
+            )
 
         def norm(channels: int) -> list[nn.Module]:
             return [] if batch_norm else [LocalResponseNorm(channels, size=5, alpha=1e-4, beta=0.75, k=1.0)]
@@ -109,16 +111,19 @@ class GoogLeNet(nn.Module):
         )  # fmt: skip
         self.inception = nn.ModuleDict()
         self.aux_heads = nn.ModuleDict()
+        aux_classifiers = []
         self.pool = pool()
         c = 192
         for name, table in INCEPTION.items():
             self.inception[name] = Inception(c, table, batch_norm)
             c = table[0] + table[2] + table[4] + table[5]
             if aux_heads and name in AUX_AFTER:
-                self.aux_heads[name] = AuxiliaryHead(c, num_classes, 4 if paper else 2, batch_norm, aux_dropout)
+                head = AuxiliaryHead(c, num_classes, 4 if paper else 2, batch_norm, aux_dropout)
+                self.aux_heads[name] = head
+                aux_classifiers.append(head.classifier)
         classifier = nn.Linear(c, num_classes)
         self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), classifier)
-        init_kaiming(self, [classifier, *(head[-1] for head in self.aux_heads.values())])
+        init_kaiming(self, [classifier, *aux_classifiers])
 
     def forward(self, x: Tensor) -> Output:
         x = self.stem(x)

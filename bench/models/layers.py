@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ class _LocalResponseNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, band: Tensor, alpha: float, beta: float, k: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, band: Tensor, alpha: float, beta: float, k: float) -> Tensor:
         s = F.conv2d(x * x, band).mul_(alpha).add_(k)
         # s^-3/4 by two square roots: several times faster than pow
         scale = (r := s.rsqrt()).mul_(r.sqrt()) if beta == 0.75 else s.pow(-beta)
@@ -49,7 +49,7 @@ class _LocalResponseNorm(torch.autograd.Function):
         return x * scale
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, s, scale, band = ctx.saved_tensors
         g = grad * scale
         window = F.conv2d((g * x).div_(s), band)
@@ -86,7 +86,7 @@ class LocalResponseNorm(nn.Module):
         return f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
 
 
-def conv(c_in: int, c_out: int, kernel: int, *, batch_norm: bool = False, **kwargs: int) -> list[nn.Module]:
+def conv(c_in: int, c_out: int, kernel: int, *, batch_norm: bool = False, **kwargs: Any) -> list[nn.Module]:
     """Convolution, batch norm if asked for, ReLU: (N, c_in, H, W) → (N, c_out, H', W')."""
     layer = nn.Conv2d(c_in, c_out, kernel, bias=not batch_norm, **kwargs)
     return [layer, *([nn.BatchNorm2d(c_out)] if batch_norm else []), nn.ReLU(inplace=True)]

@@ -6,9 +6,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from bench.models.layers import Output
+from bench.models.layers import Output, init_kaiming
 
 PAPER_SIZE = 32
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+POOLS: dict[str, type[nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
 
 class LeNet(nn.Module):
@@ -19,15 +21,12 @@ class LeNet(nn.Module):
 
     Deviations: C3 is connected to all maps of S2 (table I connects it in part); S2 and S4 have no trainable
     coefficients; plain instead of scaled tanh, or ReLU; a linear output instead of radial basis functions, trained
-    with cross entropy. 61,706 parameters at 1×32×32 and 10 classes against the paper's 60,000. Images larger than
-    32×32 widen the input of C5, which is written as a linear layer.
+    with cross entropy; Kaiming initialisation. 61,706 parameters at 1×32×32 and 10 classes against the paper's
+    60,000. Images larger than 32×32 widen the input of C5, which is written as a linear layer.
 
     Raises:
         ValueError: ``image_size`` is below 20, or ``activation`` or ``pool`` is not one of those allowed.
     """
-
-    ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
-    POOLS: dict[str, type[nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
     def __init__(
         self,
@@ -40,11 +39,11 @@ class LeNet(nn.Module):
         super().__init__()
         if image_size < 20:
             raise ValueError(f"image_size={image_size}: LeNet needs at least 20 pixels, so that C5 sees a 2×2 map")
-        if activation not in self.ACTIVATIONS:
-            raise ValueError(f"activation={activation}: choose one of {', '.join(self.ACTIVATIONS)}")
-        if pool not in self.POOLS:
-            raise ValueError(f"pool={pool}: choose one of {', '.join(self.POOLS)}")
-        act, down = self.ACTIVATIONS[activation], self.POOLS[pool]
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation={activation}: choose one of {', '.join(ACTIVATIONS)}")
+        if pool not in POOLS:
+            raise ValueError(f"pool={pool}: choose one of {', '.join(POOLS)}")
+        act, down = ACTIVATIONS[activation], POOLS[pool]
         side = ((image_size - 4) // 2 - 4) // 2  # 32 → 28 → 14 → 10 → 5
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, 6, 5), act(), down(2),  # C1, S2
@@ -56,11 +55,7 @@ class LeNet(nn.Module):
             nn.Linear(120, 84), act(),  # F6
             nn.Linear(84, num_classes),
         )  # fmt: skip
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                # the paper draws weights from a range that shrinks with the fan-in (appendix A)
-                nn.init.kaiming_uniform_(layer.weight, nonlinearity=activation)
-                nn.init.zeros_(layer.bias)
+        init_kaiming(self)
 
     def forward(self, x: Tensor) -> Output:
         return Output(self.classifier(self.features(x)))

@@ -43,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of one data set and protocol, by rank. ``ranked_by``: ``val_top1``, or ``test_top1`` without validation."""
+    """The rows of one data set and protocol, by rank; ``ranked_by`` is ``val_top1``, or else ``test_top1``."""
 
     dataset: str
     protocol: str
@@ -55,7 +55,11 @@ MEASURES = ("train_images_per_s", "fit_seconds", "peak_memory_bytes")
 
 
 def tables(records: Iterable[RunRecord]) -> list[Table]:
-    """Group the ok records; rows are ranked by validation top-1, so that test data choose nothing, or else by test top-1."""
+    """Group the ok records.
+
+    Rows are ranked by validation top-1, so that test data choose nothing, or by test top-1 where a record has no
+    validation numbers.
+    """
     by_protocol: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for record in records:
         if record.status == "ok":
@@ -71,7 +75,7 @@ def _table(dataset: str, protocol: str, records: Sequence[RunRecord]) -> Table:
     ranked_by = "val_top1" if all("val" in record.metrics for record in records) else "test_top1"
     measured = [(group[0].model, _stats(group), _variant(group[0], groups), group) for group in groups]
     measured.sort(key=lambda row: (-row[1][ranked_by].mean, row[0], row[2]))
-    rows = []
+    rows: list[Row] = []
     for position, (model, stats, variant, group) in enumerate(measured):
         equal = position > 0 and stats[ranked_by].mean == rows[-1].stats[ranked_by].mean
         rank = rows[-1].rank if equal else position + 1
@@ -133,7 +137,10 @@ def count(value: float | None) -> str:
     return f"{value:.0f}"
 
 
-COLUMNS = ("#", "model", "val top-1", "val top-5", "test top-1", "test top-5", "params", "MACs", "images/s", "fit s", "peak MiB")
+COLUMNS = (
+    *("#", "model", "val top-1", "val top-5", "test top-1", "test top-5"),
+    *("params", "MACs", "images/s", "fit s", "peak MiB"),
+)
 
 
 def _cells(row: Row) -> list[str]:
@@ -165,7 +172,7 @@ def to_rich(table: Table) -> RichTable:
     """For the terminal; fits 80 columns."""
     out = RichTable(title=f"{table.dataset} ({table.protocol})", caption=caption(table), box=None, padding=(0, 1, 0, 0))
     for name in COLUMNS:
-        out.add_column(name.replace(" ", "\n"), justify="left" if name == "model" else "right", no_wrap=name != "model")
+        out.add_column(name.replace(" ", "\n"), justify="left" if name == "model" else "right", overflow="fold")
     for row in table.rows:
         out.add_row(*_cells(row))
     return out
@@ -176,7 +183,10 @@ def to_markdown(all_tables: Sequence[Table]) -> str:
     lines = ["# Leaderboard", ""]
     for table in all_tables:
         lines += [f"## {table.dataset} ({table.protocol})", "", f"{caption(table).capitalize()}.", ""]
-        lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "|".join("---" if c == "model" else "--:" for c in COLUMNS) + "|"]
+        lines += [
+            "| " + " | ".join(COLUMNS) + " |",
+            "|" + "|".join("---" if c == "model" else "--:" for c in COLUMNS) + "|",
+        ]
         lines += ["| " + " | ".join(cell.replace("\n", "<br>") for cell in _cells(row)) + " |" for row in table.rows]
         lines.append("")
     return "\n".join(lines)
@@ -195,5 +205,7 @@ def to_csv(all_tables: Sequence[Table]) -> str:
             for name in names:
                 stat = row.stats.get(name)
                 numbers += [None, None] if stat is None else [stat.mean, stat.std]
-            out.writerow([table.dataset, table.protocol, row.rank, row.model, row.variant, row.n, row.params, row.macs, *numbers])
+            out.writerow(
+                [table.dataset, table.protocol, row.rank, row.model, row.variant, row.n, row.params, row.macs, *numbers]
+            )
     return text.getvalue()

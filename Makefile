@@ -1,0 +1,44 @@
+# make help lists the targets.
+DATA ?= digits
+MODELS ?= lenet,alexnet,nin,vgg16,googlenet
+SEEDS ?= 0
+ARGS ?=
+PYTHON ?= python3
+RESULTS ?= results/local
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup bench report test test-fast lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@printf '\nmake bench takes DATA=%s MODELS=%s SEEDS=%s\nand ARGS, more settings: make bench ARGS="trainer.max_epochs=2 optimizer=sgd"\n' '$(DATA)' '$(MODELS)' '$(SEEDS)'
+
+setup: $(READY) ## make .venv with everything in it
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+bench: $(READY) ## train the five networks, write and print the leaderboard
+	$(BIN)/bench -m 'model=$(MODELS)' 'data=$(DATA)' 'seed=$(SEEDS)' 'paths.results=$(RESULTS)' $(ARGS)
+
+report: $(READY) ## rebuild the leaderboard from the records
+	$(BIN)/bench-report 'paths.results=$(RESULTS)'
+
+test: $(READY) ## run all tests
+	$(BIN)/python -m pytest
+
+test-fast: $(READY) ## run the tests that take no more than a few seconds
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## remove the environment and caches, keep results and data
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,89 @@
+"""What the tests share."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from bench import config
+from bench.record import RunRecord
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def composed(tmp_path: Path) -> Iterator[Callable[..., DictConfig]]:
+    """Compose a configuration from overrides; results go to a folder of the test's own."""
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        yield lambda *overrides: compose("config", [f"paths.results={tmp_path / 'results'}", *overrides])
+
+
+@pytest.fixture
+def bench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Call the ``bench`` command in this process: arguments → exit code, standard output, standard error."""
+    from bench.__main__ import main
+
+    def call(*arguments: str, results: Path | str = tmp_path / "results") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bench", f"paths.results={results}", *arguments])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        GlobalHydra.instance().clear()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def make_record() -> Callable[..., RunRecord]:
+    """A record as a trained cell writes it, with any field replaced."""
+
+    def make(model: str = "lenet", seed: int = 0, val: float | None = 0.9, test: float = 0.8, **fields) -> RunRecord:
+        settings = {"model": {"name": model}, "data": {"name": "digits"}, "seed": seed, "optimizer": {"lr": 0.1}}
+        metrics = {"train": {"top1": 0.95, "top5": 1.0, "loss": 0.1}, "test": {"top1": test, "top5": 0.99, "loss": 0.3}}
+        if val is not None:
+            metrics["val"] = {"top1": val, "top5": 0.98, "loss": 0.2}
+        defaults = {
+            "run_id": f"digits-{model}-s{seed}-0123456789",
+            "status": "ok",
+            "model": model,
+            "dataset": "digits",
+            "protocol": "stratified",
+            "seed": seed,
+            "image_size": 32,
+            "created_at": "2026-01-02T03:04:05+00:00",
+            "config": settings,
+            "metrics": metrics,
+            "params": 61706,
+            "macs": 416520,
+            "train_images_per_s": 1000.0,
+            "fit_seconds": 2.0,
+            "peak_memory_bytes": 2**30,
+        }
+        return RunRecord(**(defaults | fields))
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def warnings_stay_errors() -> Iterator[None]:
+    """Libraries that change warning filters at import change them for their own test only."""
+    with warnings.catch_warnings():
+        yield

@@ -1,0 +1,89 @@
+import sys
+
+import pytest
+import torch
+
+from bench import machine
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="resets the kernel's high-water mark")
+
+
+@linux
+def test_peak_memory_is_that_since_construction():
+    size = 300 * 2**20
+    block = torch.ones(size, dtype=torch.uint8)
+    del block
+    machine.release_freed_pages()
+    peak = machine.PeakMemory(torch.device("cpu"))
+    before = peak.read()
+    block = torch.ones(size, dtype=torch.uint8)
+    del block
+    assert before + 0.9 * size < peak.read() < before + 1.2 * size
+
+
+@linux
+def test_pages_of_a_freed_tensor_are_given_back():
+    machine.keep_freed_pages()
+    block = torch.ones(300 * 2**20, dtype=torch.uint8)
+    held = machine.PeakMemory(torch.device("cpu")).read()
+    del block
+    machine.release_freed_pages()
+    assert machine.PeakMemory(torch.device("cpu")).read() < held - 200 * 2**20
+
+
+def test_the_wanted_precision_is_taken_and_auto_is_one_of_two():
+    cpu = torch.device("cpu")
+    assert machine.precision("32-true", cpu) == "32-true"
+    assert machine.precision("bf16-mixed", cpu) == "bf16-mixed"
+    assert machine.precision("auto", cpu) in ("bf16-mixed", "32-true")
+    with pytest.raises(ValueError, match="fp8.*auto"):
+        machine.precision("fp8", cpu)
+
+
+@pytest.mark.parametrize(("bf16", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_auto_precision_follows_the_processor(monkeypatch, bf16, precision):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    assert machine.precision("auto", torch.device("cpu")) == precision
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"), [((8, 0), "bf16-mixed"), ((9, 0), "bf16-mixed"), ((7, 5), "32-true")]
+)
+def test_auto_precision_follows_the_gpu(monkeypatch, capability, precision):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert machine.precision("auto", torch.device("cuda:0")) == precision
+
+
+def test_devices_are_chosen_by_what_is_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert machine.device("auto") == torch.device("cuda")
+    assert machine.device("gpu") == torch.device("cuda")
+    assert machine.device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert machine.device("auto") == torch.device("cpu")
+    with pytest.raises(ValueError, match="trainer.accelerator=gpu"):
+        machine.device("gpu")
+    with pytest.raises(ValueError, match="abacus.*auto, gpu, mps, cpu"):
+        machine.device("abacus")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_peak_memory_of_a_gpu_is_its_allocators():
+    device = torch.device("cuda")
+    peak = machine.PeakMemory(device)
+    block = torch.ones(2**20, device=device)
+    assert peak.read() >= block.numel() * 4
+
+
+def test_the_machine_is_described():
+    hardware, versions = machine.hardware(), machine.versions()
+    assert hardware["cpu"]
+    assert hardware["cores"] >= 1
+    assert hardware["memory_bytes"] > 2**28
+    assert versions["torch"] == torch.__version__.split("+")[0]
+
+
+def test_the_commit_is_that_of_the_checkout():
+    sha = machine.git_sha()
+    assert sha is None or len(sha.removesuffix("-dirty")) == 40

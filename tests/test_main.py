@@ -1,0 +1,206 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from common import SHORT
+
+from bench import config
+
+MODELS = sorted(file.stem for file in (config.CONF / "model").glob("*.yaml"))
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def one_line(err: str) -> str:
+    assert err.startswith("bench: ")
+    assert len(err.strip().splitlines()) <= 2
+    assert "Traceback" not in err
+    return err
+
+
+def test_a_cell_is_trained_recorded_and_then_left_alone(bench, tmp_path):
+    code, out, err = bench("model=lenet", *SHORT)
+    assert (code, err) == (0, "")
+    assert "lenet on digits, seed 0: val" in out
+    (folder,) = (tmp_path / "results/runs").iterdir()
+    before = (folder / "record.json").stat().st_mtime_ns
+    code, out, _ = bench("model=lenet", *SHORT)
+    assert code == 0
+    assert out == f"{folder.name}: already there, left alone (force=true runs it again)\n"
+    assert (folder / "record.json").stat().st_mtime_ns == before
+    code, out, _ = bench("model=lenet", *SHORT, "force=true")
+    assert code == 0
+    assert (folder / "record.json").stat().st_mtime_ns > before
+
+
+def test_an_unknown_option_is_answered_with_the_choices(bench, tmp_path):
+    code, _, err = bench("model=letnet")
+    assert code == 2
+    assert "model=letnet" in one_line(err)
+    assert "did you mean lenet?" in err
+    assert ", ".join(MODELS) in err
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("group", ["data", "optimizer", "scheduler", "trainer", "logger", "augment"])
+def test_every_group_names_its_choices(bench, group):
+    code, _, err = bench(f"{group}=nonsense")
+    assert code == 2
+    choices = sorted(file.stem for file in (config.CONF / group).glob("*.yaml"))
+    assert f"{group}=nonsense" in one_line(err)
+    assert ", ".join(choices) in err
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "meant"),
+    [("modle=nin", "model"), ("trainer.max_epoch=3", "trainer.max_epochs"), ("optimizer.ler=0.1", "optimizer.lr")],
+)
+def test_a_misspelt_setting_is_answered_with_the_nearest(bench, misspelt, meant):
+    code, _, err = bench(misspelt)
+    assert code == 2
+    assert f"did you mean {meant}?" in one_line(err)
+
+
+@pytest.mark.parametrize(
+    ("override", "allowed"),
+    [
+        ("trainer.max_epochs=-3", "1 or more"),
+        ("trainer.max_epochs=0", "1 or more"),
+        ("trainer.max_epochs=many", "whole number"),
+        ("seed=-1", "0 or more"),
+        ("seed=1.5", "whole number"),
+        ("data.batch_size=0", "1 or more"),
+        ("data.in_channels=2", "one of 1, 3"),
+        ("optimizer.lr=0", "above 0"),
+        ("loss.label_smoothing=1", "[0, 1)"),
+        ("loss.aux_weight=-0.1", "0 or more"),
+        ("trainer.precision=fp8", "auto, 32-true, bf16-mixed"),
+        ("trainer.accelerator=abacus", "auto, gpu, mps, cpu"),
+        ("force=perhaps", "true, false"),
+        ("progress=loud", "bar"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_named_with_what_is(bench, tmp_path, override, allowed):
+    code, _, err = bench(override)
+    assert code == 2
+    assert override in one_line(err)
+    assert allowed in err
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.val_size=1790", "1790"),
+        ("data.num_classes=7", "data.num_classes=7"),
+        ("data.image_size=12", "image_size=12"),
+        ("model.net.pool=median", "pool=median"),
+    ],
+)
+def test_what_a_constructor_refuses_is_a_usage_error_that_leaves_nothing(bench, tmp_path, override, said):
+    code, _, err = bench("model=lenet", override)
+    assert code == 2
+    assert said in one_line(err)
+    assert files(tmp_path) == []
+
+
+def test_syntax_errors_are_told_in_two_lines(bench):
+    code, _, err = bench("model=[")
+    assert code == 2
+    one_line(err)
+
+
+def test_a_missing_data_folder_is_named(bench, tmp_path):
+    code, _, err = bench("data=cifar10", f"paths.data={tmp_path / 'nowhere'}")
+    assert code == 2
+    assert f"paths.data={tmp_path / 'nowhere'}" in one_line(err)
+    assert files(tmp_path) == []
+
+
+def test_a_data_folder_without_the_data_is_named(bench, tmp_path):
+    code, _, err = bench("data=cifar10", f"paths.data={tmp_path}", "data.source.download=false")
+    assert code == 2
+    assert str(tmp_path) in one_line(err)
+    assert files(tmp_path) == []
+
+
+def test_a_results_path_that_is_a_file_is_named(bench, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = bench("model=lenet", results=tmp_path / "file/results")
+    assert code == 2
+    assert "not a folder" in one_line(err)
+
+
+def test_a_read_only_results_folder_is_named(bench, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o555)
+    root = os.geteuid() == 0
+    if root:  # whom permissions do not stop
+        tmp_path.chmod(0o755)
+        for parent in tmp_path.parents:
+            if str(parent).startswith("/tmp/pytest-of"):
+                parent.chmod(0o755)
+        os.seteuid(65534)
+    try:
+        code, _, err = bench("model=lenet", results=tmp_path / "locked")
+    finally:
+        if root:
+            os.seteuid(0)
+    assert code == 2
+    assert f"paths.results={tmp_path / 'locked'}" in one_line(err)
+    assert "not writable" in err
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["model=letnet"], ["trainer.max_epochs=-1"]])
+def test_help_and_mistakes_are_answered_without_importing_anything_heavy(arguments):
+    program = f"""
+import sys
+sys.argv = ["bench", *{arguments!r}]
+from bench.__main__ import main
+try:
+    main()
+except SystemExit:
+    pass
+heavy = sorted({{"torch", "lightning", "torchvision", "sklearn", "wandb", "numpy"}} & set(sys.modules))
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout or done.stderr
+
+
+def test_help_lists_groups_and_settings(bench):
+    code, out, _ = bench("--help")
+    assert code == 0
+    for text in ("model: " + ", ".join(MODELS), "data: cifar10, digits", "max_epochs", "label_smoothing"):
+        assert text in out
+
+
+def test_the_configuration_is_shown(bench):
+    code, out, _ = bench("model=googlenet", "data=cifar10", "--cfg", "job", "--resolve")
+    assert code == 0
+    assert "_target_: bench.models.googlenet.GoogLeNet" in out
+    assert "_target_: bench.data.augment.RandomCrop" in out  # CIFAR-10's usual augmentation
+    assert "hydra:" not in out
+
+
+def test_tab_completion_offers_the_options(monkeypatch, bench):
+    monkeypatch.setenv("COMP_LINE", "bench model=vgg1")
+    monkeypatch.setenv("COMP_POINT", "16")
+    code, out, _ = bench("-sc", "query=bash", results="unused")
+    assert code == 0
+    assert {"model=vgg11", "model=vgg16_bn"} <= set(out.split())
+
+
+def test_the_command_runs_as_a_module_from_any_folder(tmp_path):
+    package = str(Path(config.__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "seed=x"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": package}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "seed=x" in done.stderr

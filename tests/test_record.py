@@ -1,0 +1,84 @@
+import json
+
+import pytest
+
+from bench.record import SCHEMA_VERSION, RunRecord, identity, run_id
+
+CONFIG = {
+    "model": {"name": "lenet", "net": {"pool": "max"}},
+    "data": {"name": "digits", "source": {"_target_": "x", "root": "/a", "cache_dir": "/b", "download": True}},
+    "seed": 3,
+    "paths": {"data": "/a", "results": "/r"},
+    "logger": {"_target_": "y"},
+    "force": False,
+    "progress": "auto",
+}
+
+
+def test_a_record_survives_json(make_record):
+    record = make_record()
+    assert RunRecord.from_json(record.to_json()) == record
+
+
+def test_json_holds_no_nan(make_record):
+    with pytest.raises(ValueError, match="nan"):
+        make_record(fit_seconds=float("nan")).to_json()
+
+
+def test_other_schema_versions_are_refused(make_record):
+    values = json.loads(make_record().to_json()) | {"schema_version": SCHEMA_VERSION + 1}
+    with pytest.raises(ValueError, match=f"schema_version={SCHEMA_VERSION + 1}"):
+        RunRecord.from_json(json.dumps(values))
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "{not json", "3"])
+def test_what_is_no_record_is_refused(text):
+    with pytest.raises(ValueError):  # noqa: PT011 - json's own message for some
+        RunRecord.from_json(text)
+
+
+def test_unknown_and_missing_fields_are_named(make_record):
+    values = json.loads(make_record().to_json())
+    with pytest.raises(ValueError, match="surprise"):
+        RunRecord.from_json(json.dumps(values | {"surprise": 1}))
+    del values["model"]
+    with pytest.raises(ValueError, match="model"):
+        RunRecord.from_json(json.dumps(values))
+
+
+def test_a_run_is_named_after_data_model_seed_and_hash():
+    name = run_id(CONFIG)
+    assert name.startswith("digits-lenet-s3-")
+    assert len(name.rsplit("-", 1)[1]) == 10
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"paths": {"data": "/z"}}, {"logger": {"_target_": "wandb"}}, {"force": True}, {"progress": "none"}],
+)
+def test_paths_loggers_and_display_do_not_change_the_name(change):
+    assert run_id(CONFIG | change) == run_id(CONFIG)
+
+
+def test_where_the_images_lie_does_not_change_the_name():
+    moved = CONFIG["data"] | {"source": {"_target_": "x", "root": "/elsewhere", "cache_dir": "/c", "download": False}}
+    assert run_id(CONFIG | {"data": moved}) == run_id(CONFIG)
+
+
+@pytest.mark.parametrize("change", [{"seed": 4}, {"model": {"name": "lenet", "net": {"pool": "average"}}}])
+def test_what_decides_a_result_changes_the_name(change):
+    assert run_id(CONFIG | change) != run_id(CONFIG)
+
+
+def test_the_order_of_settings_does_not_change_the_name():
+    assert run_id(dict(reversed(CONFIG.items()))) == run_id(CONFIG)
+
+
+def test_a_slash_in_a_model_name_cannot_make_a_folder():
+    assert "/" not in run_id(CONFIG | {"model": {"name": "timm/resnet18"}})
+
+
+def test_identity_keeps_the_configuration_untouched():
+    before = json.dumps(CONFIG)
+    identity(CONFIG)
+    assert json.dumps(CONFIG) == before

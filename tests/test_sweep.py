@@ -1,0 +1,109 @@
+import csv
+import json
+
+import pytest
+from common import SHORT
+
+from bench import train
+from bench.store import Store
+
+
+def test_a_sweep_trains_every_combination_and_tells_what_is_left(bench, tmp_path):
+    code, out, err = bench("-m", "model=lenet", "seed=0,1", "optimizer.lr=0.001,0.003", *SHORT, "progress=none")
+    assert (code, err) == (0, "")
+    assert [line.rsplit("; ", 1)[1] for line in out.splitlines() if " left" in line] == [
+        "3 left", "2 left", "1 left", "0 left",
+    ]  # fmt: skip
+    assert "4 of 4 cells ok" in out
+    records = Store(tmp_path / "results").load_all()
+    assert sorted((record.seed, record.config["optimizer"]["lr"]) for record in records) == [
+        (0, 0.001), (0, 0.003), (1, 0.001), (1, 0.003),
+    ]  # fmt: skip
+    (plan,) = (tmp_path / "results/sweeps").glob("*/plan.json")
+    assert sorted(json.loads(plan.read_text())["cells"]) == [record.run_id for record in records]
+    with (tmp_path / "results/leaderboard.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["model"], row["n"]) for row in rows] == [("lenet", "2"), ("lenet", "2")]
+    assert {row["variant"] for row in rows} == {"optimizer.lr=0.001", "optimizer.lr=0.003"}
+    for row in rows:
+        assert f"{100 * float(row['test_top1']):.1f}±" in out
+
+
+def test_a_wrong_cell_is_refused_before_any_cell_runs(bench, tmp_path):
+    for wrong in (["model=lenet,letnet"], ["model=lenet", "trainer.max_epochs=1,-1"], ["model=lenet", "sed=1,2"]):
+        code, _, err = bench("-m", *wrong)
+        assert code == 2
+        assert err.startswith("bench: ")
+        assert len(err.strip().splitlines()) <= 2
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_failed_cell_is_recorded_and_the_others_go_on(bench, tmp_path, monkeypatch):
+    build = train.build
+
+    def fail_for_seed_1(cfg, resolved):
+        if cfg.seed == 1:
+            raise RuntimeError("the second cell breaks")
+        return build(cfg, resolved)
+
+    monkeypatch.setattr(train, "build", fail_for_seed_1)
+    code, out, _ = bench("-m", "model=lenet", "seed=0,1,2", *SHORT, "progress=none")
+    assert code == 1
+    assert "lenet on digits, seed 1: failed, RuntimeError: the second cell breaks; 1 left" in out
+    assert "2 of 3 cells ok" in out
+    records = {record.seed: record for record in Store(tmp_path / "results").load_all()}
+    assert [records[seed].status for seed in (0, 1, 2)] == ["ok", "failed", "ok"]
+    error = Store(tmp_path / "results").path(records[1].run_id) / "error.txt"
+    assert "the second cell breaks" in error.read_text()
+    assert "Traceback" in error.read_text()
+
+
+def test_a_cell_that_only_its_constructor_refuses_fails_alone(bench, tmp_path):
+    code, out, _ = bench("-m", "model=lenet", "data.image_size=12,32", *SHORT, "progress=none")
+    assert code == 1
+    assert "image_size=12" in out
+    assert sorted(record.status for record in Store(tmp_path / "results").load_all()) == ["failed", "ok"]
+
+
+def test_a_sweep_run_again_does_only_what_is_missing(bench, tmp_path, monkeypatch):
+    build, broken = train.build, True
+
+    def fail_once(cfg, resolved):
+        if broken and cfg.seed == 1:
+            raise RuntimeError("for now")
+        return build(cfg, resolved)
+
+    monkeypatch.setattr(train, "build", fail_once)
+    sweep = ("-m", "model=lenet", "seed=0,1", *SHORT, "progress=none")
+    assert bench(*sweep)[0] == 1
+    broken = False
+    code, out, _ = bench(*sweep)
+    assert code == 0
+    assert out.count("already there") == 1
+    assert "seed 1: val" in out
+    assert "; 0 left" in out
+    assert {record.status for record in Store(tmp_path / "results").load_all()} == {"ok"}
+
+
+def test_ctrl_c_stops_the_sweep_and_keeps_what_is_done(bench, tmp_path, monkeypatch):
+    build = train.build
+
+    def stop_at_seed_1(cfg, resolved):
+        if cfg.seed == 1:
+            raise KeyboardInterrupt
+        return build(cfg, resolved)
+
+    monkeypatch.setattr(train, "build", stop_at_seed_1)
+    code, _, err = bench("-m", "model=lenet", "seed=0,1,2", *SHORT, "progress=none")
+    assert code == 130
+    assert err == "bench: stopped\n"
+    assert [record.status for record in Store(tmp_path / "results").load_all()] == ["ok", "interrupted"]
+
+
+@pytest.mark.slow
+def test_the_five_networks_run_in_one_sweep(bench, tmp_path):
+    code, out, _ = bench("-m", "model=lenet,alexnet,nin,vgg16,googlenet", *SHORT, "progress=none")
+    assert code == 0, out
+    assert len(Store(tmp_path / "results").load_all()) == 5
+    table = out[out.index("digits (") :].splitlines()
+    assert max(map(len, table)) <= 80

@@ -1,0 +1,162 @@
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from common import SHORT
+from omegaconf import OmegaConf
+from torch.nn import functional as F
+
+from bench import train
+from bench.config import ConfigError
+from bench.data.module import ImageData
+from bench.models.lenet import LeNet
+from bench.module import Classifier
+from bench.store import Store
+
+QUIET = (*SHORT, "progress=none")
+
+
+def rows_of(folder):
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_cell_writes_what_its_record_says(composed, tmp_path):
+    record = train.run(composed("model=lenet", *QUIET, "trainer.max_epochs=2"))
+    folder = tmp_path / "results/runs" / record.run_id
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoints", "config.yaml", "metrics.csv", "predictions.npz", "record.json",
+    ]  # fmt: skip
+    assert list((tmp_path / "results/work").iterdir()) == []
+    assert Store(tmp_path / "results").load(record.run_id) == record
+    assert record.status == "ok"
+    assert (record.train_size, record.val_size, record.test_size) == (197, 100, 1500)
+    assert (record.epochs, record.params, record.device) == (2, 62006, "cpu")
+    assert record.macs == 651720  # 28²·6·75 + 10²·16·150 + 400·120 + 120·84 + 84·10
+    assert record.train_images_per_s > 0
+    assert record.fit_seconds > 0
+    assert record.peak_memory_bytes > 50 * 2**20
+    assert record.precision in ("bf16-mixed", "32-true")
+    assert {"top1", "top5", "loss"} == set(record.metrics["train"]) == set(record.metrics["val"])
+    assert OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")) == record.config
+    assert json.loads((folder / "record.json").read_text())["hardware"]["cores"] >= 1
+    assert [row["epoch"] for row in rows_of(folder)] == ["1", "2"]
+
+
+def test_test_metrics_are_those_of_the_predictions(composed, tmp_path):
+    record = train.run(composed("model=lenet", *QUIET))
+    saved = np.load(tmp_path / "results/runs" / record.run_id / "predictions.npz")
+    logits, labels = torch.tensor(saved["logits"]).float(), torch.tensor(saved["labels"])
+    assert saved["logits"].dtype == np.float16
+    assert logits.shape == (1500, 10)
+    assert len(set(saved["ids"])) == 1500
+    ranked = logits.argsort(dim=1, descending=True)
+    # float16 may tie what float32 told apart
+    assert record.metrics["test"]["top1"] == pytest.approx((ranked[:, 0] == labels).float().mean().item(), abs=2e-3)
+    top5 = (ranked[:, :5] == labels[:, None]).any(dim=1).float().mean().item()
+    assert record.metrics["test"]["top5"] == pytest.approx(top5, abs=2e-3)
+    assert record.metrics["test"]["loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), abs=2e-3)
+
+
+def test_the_tested_weights_are_those_of_the_best_validation_epoch(composed, tmp_path):
+    cfg = composed("model=lenet", *QUIET, "trainer.max_epochs=4", "scheduler=constant", "optimizer.lr=0.01")
+    record = train.run(cfg)
+    folder = tmp_path / "results/runs" / record.run_id
+    val = [float(row["val_top1"]) for row in rows_of(folder)]
+    assert record.selected_epoch == 1 + val.index(max(val))
+    assert record.metrics["val"]["top1"] == max(val)
+    saved = torch.load(folder / "checkpoints/selected.ckpt", weights_only=True)
+    assert saved["epoch"] + 1 == record.selected_epoch
+    model = LeNet(10, 3)
+    model.load_state_dict({key.removeprefix("model."): value for key, value in saved["state_dict"].items()})
+    data, _ = train.build(cfg, record.config)
+    model.eval()
+    with torch.no_grad():
+        predicted = torch.cat([model(batch.images).logits.argmax(1) for batch in data.test_dataloader()])
+    labels = torch.as_tensor(data.dataset.labels[data.test])
+    # trained and tested in bf16 where there is bf16
+    assert (predicted == labels).float().mean().item() == pytest.approx(record.metrics["test"]["top1"], abs=0.01)
+
+
+def test_test_images_are_read_once_and_after_training(composed, monkeypatch):
+    calls = []
+    fit, test_dataloader = train.L.Trainer.fit, ImageData.test_dataloader
+    monkeypatch.setattr(train.L.Trainer, "fit", lambda *a, **k: (fit(*a, **k), calls.append("fitted"))[0])
+    monkeypatch.setattr(ImageData, "test_dataloader", lambda self: (calls.append("test"), test_dataloader(self))[1])
+    train.run(composed("model=lenet", *QUIET))
+    assert calls == ["fitted", "test"]
+
+
+def test_without_validation_images_the_last_epoch_is_tested_and_no_number_reported(composed, tmp_path):
+    record = train.run(composed("model=lenet", *QUIET, "data.val_size=0", "trainer.max_epochs=2"))
+    assert (record.status, record.val_size, record.selected_epoch, record.train_size) == ("ok", 0, 2, 297)
+    assert set(record.metrics) == {"train", "test"}
+    assert not any(name.startswith("val") for name in rows_of(tmp_path / "results/runs" / record.run_id)[0])
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(composed, tmp_path):
+    def metrics(*overrides):
+        return train.run(composed("model=lenet", *QUIET, *overrides)).metrics
+
+    first = metrics(f"paths.results={tmp_path / 'a'}")
+    assert metrics(f"paths.results={tmp_path / 'b'}") == first
+    assert metrics(f"paths.results={tmp_path / 'c'}", "seed=1") != first
+
+
+def test_a_loss_that_is_no_number_fails_the_cell(composed, tmp_path):
+    cfg = composed("model=lenet", *QUIET, "optimizer=sgd", "optimizer.lr=1e20", "trainer.clip_norm=null")
+    record = train.run(cfg)
+    assert record.status == "failed"
+    assert "FloatingPointError: the training loss is" in record.error
+    assert record.metrics == {}
+    assert (tmp_path / "results/runs" / record.run_id / "error.txt").exists()
+
+
+def test_an_interrupted_cell_is_recorded_as_such(composed, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Classifier, "training_step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(composed("model=lenet", *QUIET))
+    (record,) = Store(tmp_path / "results").load_all()
+    assert (record.status, record.error) == ("interrupted", "stopped by the user")
+
+
+def test_a_refused_configuration_leaves_nothing(composed, tmp_path):
+    with pytest.raises(ConfigError, match="image_size=12"):
+        train.run(composed("model=lenet", *QUIET, "data.image_size=12"))
+    assert not list((tmp_path / "results").rglob("*.*"))
+
+
+def test_auxiliary_heads_are_trained_and_their_accuracy_logged(composed, tmp_path):
+    record = train.run(composed("model=googlenet", *QUIET, "data.source.test_size=1600", "data.val_size=50"))
+    assert record.status == "ok", record.error
+    (row,) = rows_of(tmp_path / "results/runs" / record.run_id)
+    for name in ("train_aux1_top1", "train_aux2_top1"):
+        assert 0 <= float(row[name]) <= 1
+    assert record.params == 5983802 or record.params < 6_000_000  # the heads' 1.2 million do not count
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("scheduler", ["one_cycle", "cosine", "step", "constant"])
+def test_every_optimizer_and_scheduler_trains(composed, optimizer, scheduler):
+    record = train.run(composed("model=lenet", *QUIET, f"optimizer={optimizer}", f"scheduler={scheduler}"))
+    assert record.status == "ok", record.error
+    assert math.isfinite(record.metrics["train"]["loss"])
+
+
+def test_augmented_training_leaves_evaluation_alone(composed):
+    data, _ = train.build(
+        composed("augment=crop_flip", *QUIET), train.config.check(composed("augment=crop_flip", *QUIET))
+    )
+    plain, _ = train.build(composed("augment=none", *QUIET), train.config.check(composed("augment=none", *QUIET)))
+    for loader in ("val_dataloader", "test_dataloader"):
+        for ours, theirs in zip(getattr(data, loader)(), getattr(plain, loader)(), strict=True):
+            assert torch.equal(ours.images, theirs.images)
+    ours, theirs = (next(iter(part.train_dataloader())) for part in (data, plain))
+    assert torch.equal(ours.labels, theirs.labels)
+    assert not torch.equal(ours.images, theirs.images)
