@@ -54,6 +54,22 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+class Bar(RichProgressBar):
+    """Lightning's bar, named after the network, epochs counted from 1."""
+
+    def __init__(self, model: str, epochs: int):
+        theme = RichProgressBarTheme(metrics_format=".3f", progress_bar="green", progress_bar_finished="green")
+        super().__init__(refresh_rate=20, leave=False, theme=theme)
+        self.model, self.epochs = model, epochs
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"{self.model} {current_epoch + 1}/{self.epochs}"
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """What the module shows in the bar, without the logger's version."""
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
+
 def progress(shown: str, model: str, epochs: int) -> tuple[list[L.Callback], Callable[[Mapping[str, float]], None]]:
     """How a run shows where it is: ``bar``, ``lines`` (one an epoch), ``none``, or ``auto``, a bar on a terminal.
 
@@ -70,8 +86,7 @@ def progress(shown: str, model: str, epochs: int) -> tuple[list[L.Callback], Cal
     def nothing(row: Mapping[str, float]) -> None:
         pass
 
-    theme = RichProgressBarTheme(metrics_format=".3f", progress_bar="green", progress_bar_finished="green")
-    bar: list[L.Callback] = [RichProgressBar(refresh_rate=20, leave=False, theme=theme)] if shown == "bar" else []
+    bar: list[L.Callback] = [Bar(model, epochs)] if shown == "bar" else []
     return bar, line if shown == "lines" else nothing
 
 

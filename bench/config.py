@@ -110,7 +110,8 @@ def _check_folders(config: Mapping[str, Any]) -> None:
 def check_writable(results: Path) -> None:
     """Raise ConfigError if files cannot be made in the folder, or the folder itself, without making anything."""
     ancestor = next(path for path in (results, *results.absolute().parents) if path.exists())
-    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
+    effective = os.access in os.supports_effective_ids
+    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK, effective_ids=effective):
         why = "not a folder" if not ancestor.is_dir() else "not writable"
         raise ConfigError(f"paths.results={results}: {ancestor} is {why}")
 

@@ -36,7 +36,7 @@ class EpochMetrics(nn.Module):
                 for k in (1, 5)
             }
         )
-        self.loss = MeanMetric()
+        self.loss = MeanMetric(nan_strategy="disable")  # a loss that is no number must show
         self._logits: list[Tensor] = []
         self._labels: list[Tensor] = []
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
@@ -21,10 +21,21 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     return [group for group in ({"params": weights}, {"params": others, "weight_decay": 0.0}) if group["params"]]
 
 
-def one_cycle(optimizer: Optimizer, total_steps: int, warmup: float = 0.25) -> LRScheduler:
-    """Cosine up from lr/25 over the ``warmup`` share of the steps, cosine down to about 0 (Smith, Topin 2018)."""
-    lrs = [group["lr"] for group in optimizer.param_groups]
-    return OneCycleLR(optimizer, lrs, total_steps=total_steps, pct_start=warmup, cycle_momentum=False)
+def _half_cosine(done: float) -> float:
+    """From 1 to 0 as ``done`` goes from 0 to 1."""
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def one_cycle(optimizer: Optimizer, total_steps: int, warmup: float = 0.4) -> LRScheduler:
+    """Half a cosine up from lr/25 over the ``warmup`` share of the steps, half a one down to 0 (Smith, Topin 2018)."""
+    peak = max(1, round(warmup * total_steps))
+
+    def factor(step: int) -> float:
+        if step < peak:
+            return 1 - 0.96 * _half_cosine(step / peak)
+        return _half_cosine((step - peak) / max(1, total_steps - peak))
+
+    return LambdaLR(optimizer, factor)
 
 
 def cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05) -> LRScheduler:
@@ -34,7 +45,7 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05) -> LRSc
     def factor(step: int) -> float:
         if step < first:
             return (step + 1) / first
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - first) / max(1, total_steps - first))))
+        return _half_cosine((step - first) / max(1, total_steps - first))
 
     return LambdaLR(optimizer, factor)
 

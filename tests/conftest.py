@@ -37,7 +37,7 @@ def bench(
     from bench.__main__ import main
 
     def call(*arguments: str, results: Path | str = tmp_path / "results") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bench", f"paths.results={results}", *arguments])
+        monkeypatch.setattr(sys, "argv", ["bench", *arguments, f"paths.results={results}"])
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         GlobalHydra.instance().clear()
         code = 0

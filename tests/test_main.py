@@ -181,7 +181,7 @@ def test_help_lists_groups_and_settings(bench):
 
 
 def test_the_configuration_is_shown(bench):
-    code, out, _ = bench("model=googlenet", "data=cifar10", "--cfg", "job", "--resolve")
+    code, out, _ = bench("--cfg", "job", "--resolve", "model=googlenet", "data=cifar10")
     assert code == 0
     assert "_target_: bench.models.googlenet.GoogLeNet" in out
     assert "_target_: bench.data.augment.RandomCrop" in out  # CIFAR-10's usual augmentation

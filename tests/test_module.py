@@ -113,7 +113,7 @@ def test_each_auxiliary_head_has_its_own_top1():
     right, wrong = F.one_hot(labels, 10).float(), F.one_hot((labels + 1) % 10, 10).float()
     with callbacks.quiet():
         fitter = trainer(log_every_n_steps=1)
-        fitter.fit(classifier(Table(torch.randn(20, 10), [right, wrong])), batches(labels, 6))
+        fitter.fit(classifier(Table(torch.randn(20, 10), [right, wrong])), batches(labels, 6), batches(labels, 6))
     assert float(fitter.callback_metrics["train/aux1_top1"]) == 1.0
     assert float(fitter.callback_metrics["train/aux2_top1"]) == 0.0
 

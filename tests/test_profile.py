@@ -62,10 +62,6 @@ def test_local_response_norm_does_not_count():
     assert profile.macs(net, 3, 10) == 8 * 8 * (8 * 3 * 9 + 8 * 8)
 
 
-def test_a_local_response_norm_alone_costs_nothing():
-    assert profile.macs(LocalResponseNorm(3), 3, 10) == 0
-
-
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_is_left_as_it_is(training):
     net = small_net().train(training)

@@ -138,7 +138,7 @@ def count(value: float | None) -> str:
 
 
 COLUMNS = (
-    *("#", "model", "val top-1", "val top-5", "test top-1", "test top-5"),
+    *("#", "model", "n", "val top-1", "val top-5", "test top-1", "test top-5"),
     *("params", "MACs", "images/s", "fit s", "peak MiB"),
 )
 
@@ -148,7 +148,8 @@ def _cells(row: Row) -> list[str]:
     rate, seconds, memory = (stats[name].mean if name in stats else None for name in MEASURES)
     return [
         str(row.rank),
-        row.model + (f" n={row.n}" if row.n > 1 else "") + (f"\n{row.variant}" if row.variant else ""),
+        row.model + (f"\n{row.variant}" if row.variant else ""),
+        str(row.n),
         percent(stats.get("val_top1")),
         percent(stats.get("val_top5"), spread=False),
         percent(stats.get("test_top1")),
@@ -170,9 +171,11 @@ def caption(table: Table) -> str:
 
 def to_rich(table: Table) -> RichTable:
     """For the terminal; fits 80 columns."""
-    out = RichTable(title=f"{table.dataset} ({table.protocol})", caption=caption(table), box=None, padding=(0, 1, 0, 0))
+    title = f"{table.dataset} ({table.protocol})"
+    out = RichTable(title=title, caption=caption(table), box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for name in COLUMNS:
-        out.add_column(name.replace(" ", "\n"), justify="left" if name == "model" else "right", overflow="fold")
+        heading = name.replace(" ", "\n").replace("/", "\n/")
+        out.add_column(heading, justify="left" if name == "model" else "right", overflow="fold")
     for row in table.rows:
         out.add_row(*_cells(row))
     return out
