@@ -58,6 +58,8 @@ def main() -> None:
         if debug:
             raise
         sys.exit(_complain(config.explain(error), USAGE_ERROR))
+    except BrokenPipeError:  # output into head, less and the like, which have seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
     except KeyboardInterrupt:
         sys.exit(_complain("stopped", INTERRUPTED))
 

@@ -15,7 +15,7 @@ AUX_HEADS = "aux_heads"
 
 
 def parameters(model: nn.Module) -> int:
-    """Trainable parameters of the network as evaluated, without auxiliary heads."""
+    """Parameters of the network as evaluated, without auxiliary heads."""
     return sum(p.numel() for name, p in model.named_parameters() if not name.startswith(f"{AUX_HEADS}."))
 
 
@@ -32,5 +32,5 @@ def macs(model: nn.Module, in_channels: int, image_size: int) -> int:
         model(torch.empty(1, in_channels, image_size, image_size, device="meta"))
     counts = counter.get_flop_counts()
     root = type(model).__name__
-    uncounted = sum(sum(counts.get(f"{root}.{name}", {}).values()) for name in norms)
+    uncounted = sum(sum(counts.get(f"{root}.{name}".rstrip("."), {}).values()) for name in norms)
     return (counter.get_total_flops() - uncounted) // 2

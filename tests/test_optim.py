@@ -72,15 +72,15 @@ def test_groups_without_parameters_are_left_out():
 @settings(deadline=None, max_examples=20)
 @given(total_steps=st.integers(10, 120), warmup=st.floats(0.1, 0.9))
 def test_one_cycle_rises_to_its_peak_at_the_warmup_share_and_falls_to_near_0(total_steps, warmup):
-    seen = rates(optim.one_cycle, total_steps + 1, warmup=warmup * total_steps / (total_steps + 1))
+    seen = rates(optim.one_cycle, total_steps, warmup=warmup)
     peak = seen.index(max(seen))
     assert abs(peak - warmup * total_steps) <= 1
     assert seen[0] == pytest.approx(LR / 25)
     assert seen[peak] == pytest.approx(LR)
     assert all(a < b for a, b in pairwise(seen[: peak + 1]))
     assert all(a > b for a, b in pairwise(seen[peak:]))
-    left = total_steps + 1 - peak
-    assert seen[-1] == pytest.approx(LR * (1 - math.cos(math.pi / left)) / 2)  # one step short of 0
+    one_step_short_of_0 = (1 - math.cos(math.pi / (total_steps - peak))) / 2
+    assert seen[-1] == pytest.approx(LR * one_step_short_of_0)
 
 
 def test_one_cycle_values():

@@ -26,11 +26,11 @@ class Transform(Protocol):
 class RandomCrop:
     """Pad by ``padding`` pixels on each side and crop back at a random place.
 
-    ``mode``: ``zero`` pads with 0 (black), ``reflect`` with the mirrored image, its edge not repeated, as
-    :class:`torchvision.transforms.RandomCrop` does under the same names.
+    ``mode``: ``zero`` pads with 0 (black), ``reflect`` with the mirrored image, its edge not repeated; the padding
+    modes ``constant`` and ``reflect`` of :class:`torchvision.transforms.RandomCrop`.
 
     Raises:
-        ValueError: ``padding`` is negative, or ``mode`` is not one of those.
+        ValueError: ``padding`` is negative, or, when called, too large to reflect; or ``mode`` is another.
     """
 
     def __init__(self, padding: int = 4, mode: Literal["zero", "reflect"] = "reflect"):
@@ -47,6 +47,8 @@ class RandomCrop:
     def __call__(self, images: Tensor, parameters: Tensor) -> Tensor:
         """(B, S, S, C) → (B, S, S, C)."""
         side = images.shape[1]
+        if self.mode == "reflect" and self.padding >= side:
+            raise ValueError(f"padding={self.padding}: reflecting {side}×{side} images allows at most {side - 1}")
         place = torch.arange(side) - self.padding
         rows, cols = parameters[:, :1] + place, parameters[:, 1:] + place  # (B, S) each, outside [0, S) in the padding
         cropped = images[

@@ -23,6 +23,8 @@ def fit(image: np.ndarray | Image.Image, side: int, channels: int) -> np.ndarray
     Bilinear with antialiasing; 1 channel is luminance (ITU-R 601), 3 are RGB.
     """
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    if picture.mode.startswith("I;16"):  # which PIL would clip, not scale
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     picture = picture.convert("L" if channels == 1 else "RGB")
     if picture.size != (side, side):
         width, height = picture.size

@@ -81,7 +81,7 @@ class BatchLoader:
             generator = self.sampler.generator()
             order = torch.randperm(len(self.index), generator=generator)
             parameters = [transform.draw(len(self.index), generator) for transform in self.transforms]
-        for rows in order.split(self.batch_size):
+        for rows in order.split(self.batch_size) if len(order) else ():
             at = self.index[rows]
             images = self.pixels[at]
             for transform, drawn in zip(self.transforms, parameters, strict=False):

@@ -85,4 +85,4 @@ def pixel_statistics(pixels: np.ndarray, index: np.ndarray) -> tuple[np.ndarray,
     values = np.arange(256)
     mean = counts @ values / counts.sum(axis=1)
     variance = counts @ values**2 / counts.sum(axis=1) - mean**2
-    return mean, np.maximum(np.sqrt(variance), 1e-6)  # a constant channel is only centred
+    return mean, np.where(variance > 1e-6, np.sqrt(np.maximum(variance, 0)), 1.0)  # a constant channel is only centred

@@ -101,7 +101,8 @@ def _image_tree(tree: Path, image_size: int, in_channels: int, cache_dir: Path) 
         folder = tree / split
         if not folder.is_dir():
             raise ValueError(f"{tree}: has no folder {split}/; expected are train/<class>/* and test/<class>/*")
-        classes[split] = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        classes[split] = tuple(entry.name for entry in entries if entry.is_dir())
         names[split] = [
             f"{split}/{label}/{file.name}"
             for label in classes[split]

@@ -37,6 +37,9 @@ class AlexNet(nn.Module):
 
     Deviations: Kaiming initialisation instead of N(0, 0.01) with ones as biases, which wants 90 epochs; batch
     norm, if asked for, replaces local response normalisation; cross entropy over softmax as in the paper.
+
+    Raises:
+        ValueError: ``image_size`` is below 15, where the last pooling has nothing left to pool.
     """
 
     def __init__(
@@ -49,6 +52,8 @@ class AlexNet(nn.Module):
         dropout: float = 0.5,
     ):
         super().__init__()
+        if image_size < 15:
+            raise ValueError(f"image_size={image_size}: AlexNet needs at least 15 pixels")
         shape = PAPER if geometry(image_size) == "paper" else SMALL
         kernel, stride, padding = shape.conv1
         c1, c2, c3, c4, c5 = CHANNELS

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 SMALL_BELOW = 96
@@ -49,6 +50,7 @@ class _LocalResponseNorm(torch.autograd.Function):
         return x * scale
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, s, scale, band = ctx.saved_tensors
         g = grad * scale

@@ -30,7 +30,7 @@ class VGG(nn.Module):
     batch norm (which the paper has not) behind every convolution if asked for.
 
     Raises:
-        ValueError: ``depth`` is not 11, 13, 16 or 19.
+        ValueError: ``depth`` is not 11, 13, 16 or 19, or ``image_size`` is below 32, which five poolings halve to 1.
     """
 
     def __init__(
@@ -45,6 +45,8 @@ class VGG(nn.Module):
         super().__init__()
         if depth not in BLOCKS:
             raise ValueError(f"depth={depth}: choose one of {', '.join(map(str, BLOCKS))}")
+        if image_size < 32:
+            raise ValueError(f"image_size={image_size}: VGG needs at least 32 pixels")
         shape = PAPER if geometry(image_size) == "paper" else SMALL
         layers: list[nn.Module] = []
         c = in_channels

@@ -53,9 +53,6 @@ def test_zero_crop_may_pad_by_the_whole_image_and_more(side, excess, seed):
         assert torch.equal(result.permute(2, 0, 1), TF.crop(padded, top, left, side, side))
 
 
-@pytest.mark.xfail(
-    reason="wraps around silently instead of refusing what torchvision refuses", raises=pytest.fail.Exception
-)
 def test_reflecting_beyond_the_image_raises():
     crop = RandomCrop(padding=10, mode="reflect")
     with pytest.raises(ValueError, match="padding=10"):

@@ -216,3 +216,8 @@ def test_fit_takes_images_of_any_mode(mode, channels):
 def test_grey_images_get_three_equal_channels():
     grey = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
     assert np.array_equal(cache.fit(grey, 8, 3), np.repeat(grey[..., None], 3, axis=-1))
+
+
+def test_sixteen_bit_images_are_scaled_and_not_clipped():
+    deep = Image.fromarray(np.array([[0, 256], [32768, 65535]], dtype=np.uint16))
+    assert cache.fit(deep, 2, 1)[..., 0].tolist() == [[0, 1], [128, 255]]
