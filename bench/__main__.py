@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bench import config, console
 from bench.config import ConfigError
 from bench.record import run_id
-from bench.store import Store
+from bench.store import Store, StoreError
 
 CELL_FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 
@@ -34,13 +34,18 @@ def cell(cfg: DictConfig) -> str:
     in_sweep = settings.mode == RunMode.MULTIRUN
     try:
         resolved = config.check(cfg)
-        done = Store(resolved["paths"]["results"]).load(run_id(resolved))
-        if done is not None and done.status == "ok" and not resolved["force"]:
+        done = Store(resolved["paths"]["results"]).ok(run_id(resolved))
+        if done is not None and not resolved["force"]:
             console.say(f"{done.run_id}: already there, left alone (force=true runs it again)")
             return "skipped"
         from bench.train import run  # only now: importing PyTorch takes seconds
 
         record = run(cfg, sweep=Path(settings.sweep.dir).name if in_sweep else None)
+    except StoreError as error:
+        if in_sweep:  # another process has the cell; the others go on
+            console.say(f"{error}")
+            return "busy"
+        sys.exit(_complain(str(error), USAGE_ERROR))
     except ConfigError as error:
         sys.exit(_complain(str(error), USAGE_ERROR))
     if record.status != "ok" and not in_sweep:
@@ -54,7 +59,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     try:
         cell()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # model=null is a ValueError of Hydra's
         if debug:
             raise
         sys.exit(_complain(config.explain(error), USAGE_ERROR))

@@ -66,7 +66,7 @@ class Bar(RichProgressBar):
         return f"{self.model} {current_epoch + 1}/{self.epochs}"
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """What the module shows in the bar, without the logger's version."""
+        """The training loss, without the logger's version."""
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
 
@@ -99,6 +99,7 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
+            warnings.filterwarnings("ignore", message=r"(GPU|MPS) available but not used")  # trainer=cpu means it
             yield
     finally:
         log.setLevel(level)

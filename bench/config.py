@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import os
+import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench.record import run_id
-from bench.store import RUN_ID
+from bench.record import RUN_ID
+from bench.store import StoreError, check_writable
 
 PACKAGE = Path(__file__).parent
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
@@ -33,22 +34,30 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     return values  # type: ignore[return-value]
 
 
-def _whole(least: int) -> tuple[Callable[[Any], bool], str]:
-    return lambda v: type(v) is int and v >= least, f"a whole number, {least} or more"
+Rule = tuple[Callable[[Any], bool], str]
+"""Whether a value is allowed, and what is, in words."""
 
 
-def _number(text: str, allowed: Callable[[float], bool]) -> tuple[Callable[[Any], bool], str]:
-    return lambda v: type(v) in (int, float) and allowed(v), text
+def _whole(least: int, most: float = math.inf) -> Rule:
+    text = f"a whole number, {least} or more" if most == math.inf else f"a whole number from {least} to {most}"
+    return lambda v: type(v) is int and least <= v <= most, text
 
 
-def _choice(*options: Any) -> tuple[Callable[[Any], bool], str]:
-    return lambda v: any(v is option or (type(v) is type(option) and v == option) for option in options), (
-        "one of " + ", ".join("null" if option is None else str(option).lower() for option in options)
-    )
+def _number(text: str, allowed: Callable[[float], bool]) -> Rule:
+    return lambda v: type(v) in (int, float) and math.isfinite(v) and allowed(v), text
 
 
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": _whole(0),
+def _choice(*options: Any) -> Rule:
+    words = ", ".join(str(option).lower() for option in options)
+    return lambda v: any(type(v) is type(option) and v == option for option in options), f"one of {words}"
+
+
+def _or_null(rule: Rule) -> Rule:
+    return lambda v: v is None or rule[0](v), f"null or {rule[1]}"
+
+
+RULES: dict[str, Rule] = {
+    "seed": _whole(0, 2**32 - 1),
     "force": _choice(True, False),
     "progress": _choice("auto", "bar", "lines", "none"),
     "data.image_size": _whole(8),
@@ -57,15 +66,21 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.val_size": _whole(0),
     "data.batch_size": _whole(1),
     "loss.aux_weight": _number("a number, 0 or more", lambda v: v >= 0),
-    "optimizer.lr": _number("a number above 0", lambda v: v > 0),
-    "trainer.max_epochs": _whole(1),
     "loss.label_smoothing": _number("a number in [0, 1)", lambda v: 0 <= v < 1),
-    "trainer.clip_norm": (lambda v: v is None or (type(v) in (int, float) and v > 0), "null or a number above 0"),
+    "optimizer.lr": _number("a number above 0", lambda v: v > 0),
+    "optimizer.weight_decay": _number("a number, 0 or more", lambda v: v >= 0),
+    "trainer.max_epochs": _whole(1),
+    "trainer.clip_norm": _or_null(_number("a number above 0", lambda v: v > 0)),
     "trainer.accelerator": _choice("auto", "gpu", "mps", "cpu"),
-    "trainer.devices": _whole(1),
+    "trainer.devices": _choice(1),  # the loader does not share an epoch out between processes
     "trainer.precision": _choice("auto", "32-true", "bf16-mixed"),
     "trainer.channels_last": _choice(True, False),
+    "trainer.deterministic": _choice(True, False),
+    "trainer.num_sanity_val_steps": _whole(-1),
 }
+
+SHAPES = ("num_classes", "in_channels", "image_size")
+"""What a network is told by ``data``, and is not to be told otherwise."""
 
 
 def check(cfg: DictConfig) -> dict[str, Any]:
@@ -82,11 +97,18 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         value = _select(config, key)
         if not allowed(value):
             raise ConfigError(f"{key}={value}: must be {text}")
-    if not RUN_ID.fullmatch(run_id(config)):
-        raise ConfigError(
-            f"data.name={config['data']['name']}, model.name={config['model']['name']}: letters, digits, . _ - only"
-        )
+    for name in SHAPES:
+        told, wanted = _select(config, f"model.net.{name}"), config["data"][name]
+        if told != wanted:
+            raise ConfigError(f"model.net.{name}={told}: is data.{name}, which is {wanted}; set that instead")
+    for key in ("model.name", "data.name"):
+        if not RUN_ID.fullmatch(str(_select(config, key)).replace("/", "-")):
+            raise ConfigError(f"{key}={_select(config, key)}: may hold letters, digits, . _ - and /")
     _check_folders(config)
+    try:
+        json.dumps(config, allow_nan=False)
+    except ValueError as error:
+        raise ConfigError(f"a setting is not a finite number ({error})") from error
     return config
 
 
@@ -100,20 +122,17 @@ def _select(config: Mapping[str, Any], key: str) -> Any:
 
 
 def _check_folders(config: Mapping[str, Any]) -> None:
-    data, results = (Path(config["paths"][key]).expanduser() for key in ("data", "results"))
+    for name in ("data", "results", "cache"):
+        if not isinstance(_select(config, f"paths.{name}"), str):
+            raise ConfigError(f"paths.{name}={config['paths'][name]}: must be a folder")
+    data, results = (Path(config["paths"][name]).expanduser() for name in ("data", "results"))
     # the default folder is made by the first download; one that was named must be there
-    if "root" in config["data"]["source"] and str(data) != DEFAULT_DATA and not data.is_dir():
+    if "root" in _select(config, "data.source") and str(data) != DEFAULT_DATA and not data.is_dir():
         raise ConfigError(f"paths.data={data}: no such folder")
-    check_writable(results)
-
-
-def check_writable(results: Path) -> None:
-    """Raise ConfigError if files cannot be made in the folder, or the folder itself, without making anything."""
-    ancestor = next(path for path in (results, *results.absolute().parents) if path.exists())
-    effective = os.access in os.supports_effective_ids
-    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK, effective_ids=effective):
-        why = "not a folder" if not ancestor.is_dir() else "not writable"
-        raise ConfigError(f"paths.results={results}: {ancestor} is {why}")
+    try:
+        check_writable(results)
+    except StoreError as error:
+        raise ConfigError(str(error)) from error
 
 
 def explain(error: Exception) -> str:

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 from rich.console import Console
 
-out = Console(highlight=False)
+
+class _Console(Console):
+    """A console that falls silent, rather than ends the program, when nobody reads on (a pipe into ``head``)."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+
+
+out = _Console(highlight=False)
 
 
 def live() -> bool:

@@ -21,13 +21,19 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     return [group for group in ({"params": weights}, {"params": others, "weight_decay": 0.0}) if group["params"]]
 
 
+def _share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"scheduler.{name}={value}: a share of the steps lies in [0, 1]")
+
+
 def _half_cosine(done: float) -> float:
     """From 1 to 0 as ``done`` goes from 0 to 1."""
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 def one_cycle(optimizer: Optimizer, total_steps: int, warmup: float = 0.4) -> LRScheduler:
-    """Half a cosine up from lr/25 over the ``warmup`` share of the steps, half a one down to 0 (Smith, Topin 2018)."""
+    """Half a cosine up from lr/25 over the ``warmup`` share of the steps, then down to 0, after Smith, Topin 2018."""
+    _share("warmup", warmup)
     peak = max(1, round(warmup * total_steps))
 
     def factor(step: int) -> float:
@@ -40,6 +46,7 @@ def one_cycle(optimizer: Optimizer, total_steps: int, warmup: float = 0.4) -> LR
 
 def cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05) -> LRScheduler:
     """Linear up over the ``warmup`` share of the steps, half a cosine down to 0 (Loshchilov, Hutter 2017)."""
+    _share("warmup", warmup)
     first = max(1, round(warmup * total_steps))
 
     def factor(step: int) -> float:
@@ -54,6 +61,8 @@ def step(
     optimizer: Optimizer, total_steps: int, milestones: tuple[float, ...] = (0.5, 0.75), gamma: float = 0.1
 ) -> LRScheduler:
     """The rate times ``gamma`` at each milestone, a share of the steps (Krizhevsky et al. 2012, section 5)."""
+    for share in milestones:
+        _share("milestones", share)
     return LambdaLR(optimizer, lambda step: gamma ** sum(step >= share * total_steps for share in milestones))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
@@ -17,19 +18,27 @@ Metrics = dict[str, dict[str, float]]
 NOT_IDENTITY = ("paths", "logger", "force", "progress")
 """Top-level settings that change no result, and so do not count for a run's identity."""
 
-LOCATIONS = ("root", "cache_dir", "download")
-"""Settings of a data source that say where the images lie, not what they are."""
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What a run id may look like: it names a directory."""
+
+NOT_DECISIVE = {
+    "data.source": ("root", "cache_dir", "download"),
+    "trainer": ("accelerator", "devices", "num_sanity_val_steps"),
+}
+"""Settings further down that say where images lie or where a run takes place, not what it is."""
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a resolved configuration that decides a result."""
 
-    def what(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: what(item) for key, item in value.items() if key not in LOCATIONS}
-        return value
+    def what(node: Mapping[str, Any], place: str) -> dict[str, Any]:
+        kept = {key: value for key, value in node.items() if key not in NOT_DECISIVE.get(place, ())}
+        return {
+            key: what(value, f"{place}.{key}" if place else key) if isinstance(value, Mapping) else value
+            for key, value in kept.items()
+        }
 
-    return {key: what(value) for key, value in config.items() if key not in NOT_IDENTITY}
+    return what({key: value for key, value in config.items() if key not in NOT_IDENTITY}, "")
 
 
 def run_id(config: Mapping[str, Any]) -> str:

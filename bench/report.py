@@ -10,11 +10,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from bench import console
 from bench.record import RunRecord
 from bench.reporting import leaderboard
-from bench.store import Store, write_atomically
+from bench.store import Store, StoreError, check_writable, write_atomically
 
 DEFAULT_RESULTS = "results/local"
 SETTINGS = ("paths.results", "data", "protocol")
@@ -23,7 +24,7 @@ SETTINGS = ("paths.results", "data", "protocol")
 def build(store: Store, show: Sequence[RunRecord] | None = None) -> None:
     """Write the leaderboard of all records; print the tables that the records ``show`` belong to, or all."""
     tables = leaderboard.tables(store.load_all())
-    if store.root.is_dir():
+    if tables:
         write_atomically(store.root / "leaderboard.md", leaderboard.to_markdown(tables))
         write_atomically(store.root / "leaderboard.csv", leaderboard.to_csv(tables))
     wanted = None if show is None else {(record.dataset, record.protocol) for record in show}
@@ -58,11 +59,15 @@ def main() -> None:
     if not show:
         there = sorted({f"data={record.dataset} protocol={record.protocol}" for record in records})
         _refuse(f"no finished run matches; there are {', '.join(there)}")
+    try:
+        check_writable(results)
+    except StoreError as error:
+        _refuse(str(error))
     build(store, show)
     console.say(f"written: {results}/leaderboard.md, {results}/leaderboard.csv")
 
 
-def _refuse(text: str) -> None:
+def _refuse(text: str) -> NoReturn:
     print(f"bench-report: {text}", file=sys.stderr)
     sys.exit(2)
 

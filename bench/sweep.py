@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -21,7 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bench import console, report
-from bench.config import ConfigError, check, explain, resolved
+from bench.config import check, explain, resolved
 from bench.record import RunRecord, run_id
 from bench.store import Store, write_atomically
 
@@ -35,37 +36,55 @@ class SweepCallback(Callback):
         """Check every cell before the first one runs, and write the plan; exit code 2 where one is wrong."""
         try:
             cells = plan(config, kwargs["config_name"])
-        except (ConfigError, HydraException, OmegaConfBaseException) as error:
-            print(f"bench: {error if isinstance(error, ConfigError) else explain(error)}", file=sys.stderr)
-            sys.exit(2)
-        folder = Path(config.hydra.sweep.dir)
-        folder.mkdir(parents=True)
-        write_atomically(folder / PLAN, json.dumps({"cells": cells, "started": time.time()}, indent=2) + "\n")
+            folder = Path(config.hydra.sweep.dir)
+            folder.mkdir(parents=True)
+            write_atomically(folder / PLAN, json.dumps({"cells": cells, "started": time.time()}, indent=2) + "\n")
+        except (HydraException, OmegaConfBaseException) as error:
+            _stop(explain(error), 2)
+        except Exception as error:
+            _stop(str(error), 2)
         console.say(f"{len(cells)} cells, records in {config.paths.results}/runs")
 
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
         """One line for the cell that has ended, and what is left."""
+        state = _state(config)
         store = Store(config.paths.results)
-        record = store.outcome(run_id(resolved(job_return.cfg)))
-        if record is not None and job_return.return_value != "skipped":
-            sweep_plan = Path(config.hydra.sweep.dir) / PLAN
-            left = remaining(store, sweep_plan) if sweep_plan.exists() else None
+        record = store.outcome(run_id(resolved(job_return.cfg)), since=0.0)
+        if record is not None and job_return.return_value in ("ok", "failed"):
+            left = None if state is None else remaining(store, state)
             console.say(cell_line(record, left))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the leaderboard, show the sweep's part of it, name the cells that are not ok; exit code 1 if any."""
-        sweep_plan = json.loads((Path(config.hydra.sweep.dir) / PLAN).read_text())
-        store = Store(config.paths.results)
-        records = {cell: store.outcome(cell, sweep_plan["started"]) for cell in sweep_plan["cells"]}
-        report.build(store, show=[record for record in records.values() if record is not None])
-        bad = {cell: record for cell, record in records.items() if record is None or record.status != "ok"}
-        console.say(
-            f"{len(records) - len(bad)} of {len(records)} cells ok, {time.time() - sweep_plan['started']:.0f} s"
-        )
-        for cell, record in bad.items():
-            console.say(f"  {cell}  {'left no record' if record is None else f'{record.status}: {record.error}'}")
-        if bad:
-            sys.exit(1)
+        try:
+            code = conclude(Store(config.paths.results), _state(config) or {"cells": [], "started": 0.0})
+        except Exception as error:
+            _stop(f"the sweep's summary: {type(error).__name__}: {error}", 1)
+        if code:
+            sys.exit(code)
+
+
+def _stop(text: str, code: int) -> NoReturn:
+    print(f"bench: {text}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _state(config: DictConfig) -> dict[str, Any] | None:
+    """The plan of the sweep this process takes part in; None outside one."""
+    file = Path(config.hydra.sweep.dir) / PLAN
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def conclude(store: Store, state: Mapping[str, Any]) -> int:
+    """Show the tables that the sweep has part in and how its cells ended; returns the exit code, 1 if one is not ok."""
+    records = {cell: store.outcome(cell, state["started"]) for cell in state["cells"]}
+    report.build(store, show=[record for record in records.values() if record is not None])
+    bad = {cell: record for cell, record in records.items() if record is None or record.status != "ok"}
+    took = time.time() - state["started"]
+    console.say(f"{len(records) - len(bad)} of {len(records)} cells ok, {took:.0f} s")
+    for cell, record in bad.items():
+        console.say(f"  {cell}  {'left no record' if record is None else f'{record.status}: {record.error}'}")
+    return 1 if bad else 0
 
 
 def plan(master: DictConfig, config_name: str) -> list[str]:
@@ -80,9 +99,8 @@ def plan(master: DictConfig, config_name: str) -> list[str]:
     return [run_id(check(compose(config_name, list(cell)))) for cell in cells]
 
 
-def remaining(store: Store, sweep_plan: Path) -> list[str]:
+def remaining(store: Store, state: Mapping[str, Any]) -> list[str]:
     """Run ids of the plan's cells that have not ended since the sweep started, nor were ok before."""
-    state = json.loads(sweep_plan.read_text())
     return [cell for cell in state["cells"] if store.outcome(cell, state["started"]) is None]
 
 

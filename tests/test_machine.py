@@ -1,4 +1,6 @@
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,8 +38,6 @@ def test_the_wanted_precision_is_taken_and_auto_is_one_of_two():
     assert machine.precision("32-true", cpu) == "32-true"
     assert machine.precision("bf16-mixed", cpu) == "bf16-mixed"
     assert machine.precision("auto", cpu) in ("bf16-mixed", "32-true")
-    with pytest.raises(ValueError, match="fp8.*auto"):
-        machine.precision("fp8", cpu)
 
 
 @pytest.mark.parametrize(("bf16", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
@@ -64,7 +64,7 @@ def test_devices_are_chosen_by_what_is_there(monkeypatch):
     assert machine.device("auto") == torch.device("cpu")
     with pytest.raises(ValueError, match="trainer.accelerator=gpu"):
         machine.device("gpu")
-    with pytest.raises(ValueError, match="abacus.*auto, gpu, mps, cpu"):
+    with pytest.raises(ValueError, match="abacus.*has cpu"):
         machine.device("abacus")
 
 
@@ -85,5 +85,16 @@ def test_the_machine_is_described():
 
 
 def test_the_commit_is_that_of_the_checkout():
-    sha = machine.git_sha()
-    assert sha is None or len(sha.removesuffix("-dirty")) == 40
+    root = Path(machine.__file__).parent.parent
+    head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    if head.returncode != 0:
+        pytest.skip("not a checkout")
+    assert machine.git_sha().removesuffix("-dirty") == head.stdout.strip()
+
+
+def test_memory_is_measured_where_the_mark_cannot_be_reset(monkeypatch):
+    def denied(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "write_text", denied)
+    assert machine.PeakMemory(torch.device("cpu")).read() > 2**20

@@ -12,7 +12,8 @@ MODELS = sorted(file.stem for file in (config.CONF / "model").glob("*.yaml"))
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """Everything in the folder but what the tests put there."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != "locked")
 
 
 def one_line(err: str) -> str:
@@ -71,7 +72,14 @@ def test_a_misspelt_setting_is_answered_with_the_nearest(bench, misspelt, meant)
         ("trainer.max_epochs=-3", "1 or more"),
         ("trainer.max_epochs=0", "1 or more"),
         ("trainer.max_epochs=many", "whole number"),
-        ("seed=-1", "0 or more"),
+        ("seed=-1", "from 0 to 4294967295"),
+        ("seed=5000000000", "from 0 to 4294967295"),
+        ("optimizer.lr=inf", "above 0"),
+        ("optimizer.weight_decay=-1", "0 or more"),
+        ("trainer.deterministic=maybe", "true, false"),
+        ("trainer.devices=2", "one of 1"),
+        ("model.net.num_classes=7", "data.num_classes, which is 10"),
+        ("model.net.in_channels=1", "data.in_channels, which is 3"),
         ("seed=1.5", "whole number"),
         ("data.batch_size=0", "1 or more"),
         ("data.in_channels=2", "one of 1, 3"),
@@ -99,6 +107,11 @@ def test_a_value_that_is_not_allowed_is_named_with_what_is(bench, tmp_path, over
         ("data.num_classes=7", "data.num_classes=7"),
         ("data.image_size=12", "image_size=12"),
         ("model.net.pool=median", "pool=median"),
+        ("scheduler.warmup=5", "scheduler.warmup=5"),
+        ("+optimizer.foo=1", "foo"),
+        ("+loss.foo=1", "foo"),
+        ("+model.net.foo=1", "foo"),
+        ("data.source.test_size=abc", "abc"),
     ],
 )
 def test_what_a_constructor_refuses_is_a_usage_error_that_leaves_nothing(bench, tmp_path, override, said):
@@ -106,6 +119,13 @@ def test_what_a_constructor_refuses_is_a_usage_error_that_leaves_nothing(bench, 
     assert code == 2
     assert said in one_line(err)
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("override", ["~paths", "model=null", "~model.net.num_classes", "paths.data=null"])
+def test_what_is_missing_from_the_configuration_is_named(bench, override):
+    code, _, err = bench(override)
+    assert code == 2
+    one_line(err)
 
 
 def test_syntax_errors_are_told_in_two_lines(bench):

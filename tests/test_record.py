@@ -60,6 +60,17 @@ def test_paths_loggers_and_display_do_not_change_the_name(change):
     assert run_id(CONFIG | change) == run_id(CONFIG)
 
 
+@pytest.mark.parametrize("change", [{"accelerator": "cpu"}, {"devices": 2}, {"num_sanity_val_steps": 2}])
+def test_the_machine_does_not_change_the_name(change):
+    trainer = {"max_epochs": 3, "accelerator": "auto"}
+    assert run_id(CONFIG | {"trainer": trainer | change}) == run_id(CONFIG | {"trainer": trainer})
+
+
+def test_a_setting_of_the_network_counts_whatever_its_name():
+    models = [{"name": "lenet", "net": {"download": n}} for n in (1, 2)]
+    assert run_id(CONFIG | {"model": models[0]}) != run_id(CONFIG | {"model": models[1]})
+
+
 def test_where_the_images_lie_does_not_change_the_name():
     moved = CONFIG["data"] | {"source": {"_target_": "x", "root": "/elsewhere", "cache_dir": "/c", "download": False}}
     assert run_id(CONFIG | {"data": moved}) == run_id(CONFIG)

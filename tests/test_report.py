@@ -10,8 +10,7 @@ from bench.store import Store
 def store(tmp_path, make_record):
     store = Store(tmp_path)
     for record in (make_record("lenet"), make_record("nin", dataset="cifar10", run_id="cifar10-nin-s0-0123456789")):
-        store.workspace(record.run_id)
-        store.publish(record)
+        store.publish(record, store.workspace(record.run_id))
     return store
 
 

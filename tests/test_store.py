@@ -1,15 +1,19 @@
+import json
+import os
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
 
-from bench.store import Store, write_atomically
+from bench.store import Store, StoreError, write_atomically
 
 
-def publish(store, record, **kwargs):
-    (store.workspace(record.run_id) / "metrics.csv").write_text("epoch\n1\n")
-    return store.publish(record, **kwargs)
+def publish(store, record):
+    work = store.workspace(record.run_id)
+    (work / "metrics.csv").write_text("epoch\n1\n")
+    return store.publish(record, work)
 
 
 def test_a_published_record_is_loaded_again(tmp_path, make_record):
@@ -17,49 +21,43 @@ def test_a_published_record_is_loaded_again(tmp_path, make_record):
     folder = publish(store, record)
     assert folder == tmp_path / "runs" / record.run_id
     assert sorted(file.name for file in folder.iterdir()) == ["metrics.csv", "record.json"]
-    assert store.load(record.run_id) == record
+    assert store.load(record.run_id) == store.ok(record.run_id) == record
     assert store.load_all() == [record]
 
 
-def test_nothing_of_a_cell_is_seen_before_it_is_published(tmp_path, make_record):
+def test_a_cell_under_way_has_no_record(tmp_path):
     store = Store(tmp_path)
     (store.workspace("digits-lenet-s0-0123456789") / "metrics.csv").write_text("half")
     assert store.load_all() == []
-    assert not (tmp_path / "runs").exists()
+    assert store.load("digits-lenet-s0-0123456789") is None
 
 
-def test_an_ok_record_is_written_once(tmp_path, make_record):
-    store, record = Store(tmp_path), make_record(test=0.8)
-    publish(store, record)
-    with pytest.raises(FileExistsError, match=record.run_id):
-        publish(store, make_record(test=0.9))
-    assert store.load(record.run_id) == record
-
-
-def test_force_replaces_an_ok_record_and_leaves_nothing_behind(tmp_path, make_record):
-    store = Store(tmp_path)
-    publish(store, make_record(test=0.8))
-    publish(store, make_record(test=0.9), force=True)
+def test_an_ok_record_stays_until_another_takes_its_place(tmp_path, make_record):
+    store, old = Store(tmp_path), make_record(test=0.8)
+    publish(store, old)
+    work = store.workspace(old.run_id)
+    assert store.load_all() == [old]
+    store.publish(make_record(test=0.9), work)
     assert [record.metrics["test"]["top1"] for record in store.load_all()] == [0.9]
-    assert len(list((tmp_path / "runs").iterdir())) == 1
-    assert list((tmp_path / "work").iterdir()) == []
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [old.run_id]
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted"])
 def test_a_record_that_is_not_ok_is_replaced(tmp_path, make_record, status):
     store = Store(tmp_path)
     publish(store, make_record(status=status, error="why"))
+    assert store.ok(make_record().run_id) is None
     publish(store, make_record())
     assert [record.status for record in store.load_all()] == ["ok"]
 
 
-def test_a_forced_try_that_fails_leaves_the_ok_record_and_is_still_told_of(tmp_path, make_record):
-    store = Store(tmp_path)
-    publish(store, make_record())
+def test_a_try_that_fails_leaves_the_ok_record_and_is_still_told_of(tmp_path, make_record):
+    store, ok = Store(tmp_path), make_record()
+    publish(store, ok)
     failed = make_record(status="failed", error="why")
-    publish(store, failed, force=True)
-    assert [record.status for record in store.load_all()] == ["ok"]
-    assert store.outcome(failed.run_id) == failed
+    publish(store, failed)
+    assert store.load_all() == [ok]
+    assert store.outcome(failed.run_id, since=0) == failed
 
 
 def test_the_outcome_is_an_ok_record_or_one_of_the_time_in_question(tmp_path, make_record):
@@ -70,13 +68,45 @@ def test_the_outcome_is_an_ok_record_or_one_of_the_time_in_question(tmp_path, ma
     assert store.outcome(ok.run_id, since=now + 60) == ok
     assert store.outcome(failed.run_id, since=now - 60) == failed
     assert store.outcome(failed.run_id, since=now + 60) is None
-    assert store.outcome("digits-vgg16-s0-0123456789") is None
+    assert store.outcome("digits-vgg16-s0-0123456789", since=0) is None
 
 
 def test_a_workspace_starts_empty(tmp_path):
     store = Store(tmp_path)
     (store.workspace("a") / "left.txt").write_text("by a crash")
-    assert list(store.workspace("a").iterdir()) == []
+    assert [path.name for path in store.workspace("a").iterdir()] == ["claim.json"]
+
+
+def test_a_cell_that_another_process_works_on_is_left_to_it(tmp_path):
+    store = Store(tmp_path)
+    claim = store.workspace("a") / "claim.json"
+    parent = {"pid": os.getppid(), "host": socket.gethostname()}
+    claim.write_text(json.dumps(parent))
+    with pytest.raises(StoreError, match=f"process {os.getppid()} on .*claim.json"):
+        store.workspace("a")
+    claim.write_text(json.dumps(parent | {"host": "elsewhere"}))
+    with pytest.raises(StoreError, match="on elsewhere"):
+        store.workspace("a")
+
+
+@pytest.mark.parametrize("claim", ["", "{}", "[1]", "dead"])
+def test_a_claim_of_a_dead_process_or_a_torn_one_is_taken_over(tmp_path, claim):
+    store = Store(tmp_path)
+    if claim == "dead":
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        claim = json.dumps({"pid": ended.pid, "host": socket.gethostname()})
+    (store.workspace("a") / "claim.json").write_text(claim)
+    assert store.workspace("a").is_dir()
+
+
+def test_a_discarded_workspace_leaves_no_folders_of_its_own(tmp_path, make_record):
+    store = Store(tmp_path / "results")
+    store.discard(store.workspace("a"))
+    assert not (tmp_path / "results").exists()
+    publish(store, make_record())
+    store.discard(store.workspace("a"))
+    assert len(store.load_all()) == 1
 
 
 @pytest.mark.parametrize("run_id", ["../up", "a/b", "", ".hidden", "a b", "-x"])
@@ -90,8 +120,10 @@ def test_a_torn_record_is_skipped_with_its_name(tmp_path, make_record):
     publish(store, make_record("lenet"))
     torn = publish(store, make_record("nin")) / "record.json"
     torn.write_text(torn.read_text()[:100])
-    with pytest.warns(UserWarning, match="nin.*skipped"):
+    with pytest.warns(UserWarning, match="nin.*left out"):
         assert [record.model for record in store.load_all()] == ["lenet"]
+    with pytest.warns(UserWarning, match="nin.*left out"):
+        assert store.ok(make_record("nin").run_id) is None
 
 
 def test_a_missing_record_is_none(tmp_path):

@@ -107,3 +107,40 @@ def test_the_five_networks_run_in_one_sweep(bench, tmp_path):
     assert len(Store(tmp_path / "results").load_all()) == 5
     table = out[out.index("digits (") :].splitlines()
     assert max(map(len, table)) <= 80
+
+
+def test_a_summary_that_cannot_be_written_is_told_and_is_no_success(bench, monkeypatch):
+    def full(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("bench.sweep.report.build", full)
+    code, _, err = bench("-m", "model=lenet", "seed=0", *SHORT, "progress=none")
+    assert code == 1
+    assert "bench: the sweep's summary: OSError: disk full" in err
+
+
+def test_a_torn_record_is_trained_anew(bench, tmp_path):
+    sweep = ("-m", "model=lenet", "seed=0", *SHORT, "progress=none")
+    assert bench(*sweep)[0] == 0
+    (record,) = (tmp_path / "results/runs").glob("*/record.json")
+    record.write_text(record.read_text().replace('"schema_version": 1', '"schema_version": 0'))
+    with pytest.warns(UserWarning, match="schema_version=0"):
+        code, out, _ = bench(*sweep)
+    assert code == 0
+    assert "1 of 1 cells ok" in out
+    assert len(Store(tmp_path / "results").load_all()) == 1
+
+
+def test_a_forced_sweep_that_fails_keeps_the_old_record_and_says_so(bench, tmp_path, monkeypatch):
+    sweep = ("-m", "model=lenet", "seed=0", *SHORT, "progress=none")
+    assert bench(*sweep)[0] == 0
+
+    def broken(*_):
+        raise RuntimeError("broken since")
+
+    monkeypatch.setattr(train, "build", broken)
+    code, out, _ = bench(*sweep, "force=true")
+    assert code == 1
+    assert "failed, RuntimeError: broken since" in out
+    assert "0 of 1 cells ok" in out
+    assert [record.status for record in Store(tmp_path / "results").load_all()] == ["ok"]

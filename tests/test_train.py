@@ -7,6 +7,7 @@ import pytest
 import torch
 from common import SHORT
 from omegaconf import OmegaConf
+from PIL import Image
 from torch.nn import functional as F
 
 from bench import train
@@ -14,7 +15,7 @@ from bench.config import ConfigError
 from bench.data.module import ImageData
 from bench.models.lenet import LeNet
 from bench.module import Classifier
-from bench.store import Store
+from bench.store import Store, StoreError
 
 QUIET = (*SHORT, "progress=none")
 
@@ -30,7 +31,6 @@ def test_a_cell_writes_what_its_record_says(composed, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == [
         "checkpoints", "config.yaml", "metrics.csv", "predictions.npz", "record.json",
     ]  # fmt: skip
-    assert list((tmp_path / "results/work").iterdir()) == []
     assert Store(tmp_path / "results").load(record.run_id) == record
     assert record.status == "ok"
     assert (record.train_size, record.val_size, record.test_size) == (197, 100, 1500)
@@ -77,8 +77,7 @@ def test_the_tested_weights_are_those_of_the_best_validation_epoch(composed, tmp
     with torch.no_grad():
         predicted = torch.cat([model(batch.images).logits.argmax(1) for batch in data.test_dataloader()])
     labels = torch.as_tensor(data.dataset.labels[data.test])
-    # trained and tested in bf16 where there is bf16
-    assert (predicted == labels).float().mean().item() == pytest.approx(record.metrics["test"]["top1"], abs=0.01)
+    assert (predicted == labels).float().mean().item() == pytest.approx(record.metrics["test"]["top1"], abs=1e-6)
 
 
 def test_test_images_are_read_once_and_after_training(composed, monkeypatch):
@@ -115,6 +114,50 @@ def test_a_loss_that_is_no_number_fails_the_cell(composed, tmp_path):
     assert (tmp_path / "results/runs" / record.run_id / "error.txt").exists()
 
 
+def test_a_last_step_that_breaks_the_weights_fails_the_cell(composed, tmp_path):
+    # one step: its own loss, and so the epoch's, is still finite
+    steps = ("data.batch_size=500", "optimizer=sgd", "optimizer.lr=1e20", "trainer.clip_norm=null")
+    record = train.run(composed("model=lenet", *QUIET, *steps))
+    assert record.status == "failed"
+    assert "FloatingPointError: the val loss is" in record.error
+    assert Store(tmp_path / "results").load_all() == [record]
+
+
+def test_a_cell_with_an_ok_record_is_refused_before_it_trains(composed, monkeypatch):
+    train.run(composed("model=lenet", *QUIET))
+    monkeypatch.setattr(train, "build", lambda *_: pytest.fail("was built"))
+    with pytest.raises(StoreError, match="force=true"):
+        train.run(composed("model=lenet", *QUIET))
+
+
+def test_test_images_are_judged_in_32_bits(composed, tmp_path):
+    record = train.run(composed("model=lenet", *QUIET, "trainer.precision=bf16-mixed"))
+    logits = np.load(tmp_path / "results/runs" / record.run_id / "predictions.npz")["logits"].astype(np.float32)
+    as_bf16 = torch.from_numpy(logits).bfloat16().float().numpy()
+    assert record.precision == "bf16-mixed"
+    assert (logits != as_bf16).mean() > 0.5
+
+
+def test_cifar10_from_an_image_folder_tree_is_trained_with_its_augmentation(composed, tmp_path):
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 4), ("test", 2)):
+        for label in range(10):
+            folder = tmp_path / "images/cifar10" / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for i in range(n):
+                Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    cfg = composed(
+        "data=cifar10", "data.source.sizes=[40,20]", "data.val_size=10", f"paths.data={tmp_path / 'images'}",
+        "trainer.max_epochs=2", "trainer.accelerator=cpu", "progress=none",
+    )  # fmt: skip
+    record = train.run(cfg)
+    assert record.status == "ok", record.error
+    assert (record.train_size, record.val_size, record.test_size) == (30, 10, 20)
+    assert record.protocol == "official-val10"
+    ids = np.load(tmp_path / "results/runs" / record.run_id / "predictions.npz")["ids"]
+    assert ids[0] == "test/class0/0"
+
+
 def test_an_interrupted_cell_is_recorded_as_such(composed, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -129,7 +172,7 @@ def test_an_interrupted_cell_is_recorded_as_such(composed, tmp_path, monkeypatch
 def test_a_refused_configuration_leaves_nothing(composed, tmp_path):
     with pytest.raises(ConfigError, match="image_size=12"):
         train.run(composed("model=lenet", *QUIET, "data.image_size=12"))
-    assert not list((tmp_path / "results").rglob("*.*"))
+    assert not (tmp_path / "results").exists()
 
 
 def test_auxiliary_heads_are_trained_and_their_accuracy_logged(composed, tmp_path):
@@ -138,7 +181,7 @@ def test_auxiliary_heads_are_trained_and_their_accuracy_logged(composed, tmp_pat
     (row,) = rows_of(tmp_path / "results/runs" / record.run_id)
     for name in ("train_aux1_top1", "train_aux2_top1"):
         assert 0 <= float(row[name]) <= 1
-    assert record.params == 5983802 or record.params < 6_000_000  # the heads' 1.2 million do not count
+    assert record.params == 5_976_122  # tests/golden: without the heads
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

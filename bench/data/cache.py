@@ -70,10 +70,11 @@ def _decode(root: Path, files: Sequence[str], side: int, channels: int, target: 
         try:
             with Image.open(root / files[i]) as image:
                 array[i] = fit(image, side, channels)
-        except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for some broken PNG files
+        except Exception as error:  # besides OSError PIL lets SyntaxError, struct.error and others through
             raise ValueError(f"{root / files[i]}: not a readable image ({error})") from error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes without holding Python's lock
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with ThreadPoolExecutor(cores) as pool:  # PIL decodes without holding Python's lock
         work = pool.map(decode, range(len(files)))
         note = f"decoding {root.name}"
         for _ in track(work, note, total=len(files), console=console.out, disable=not console.live(), transient=True):

@@ -34,8 +34,8 @@ class EpochOrder:
 
     def generator(self) -> torch.Generator:
         """A fresh generator for this (seed, epoch)."""
-        state = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)[0]
-        return torch.Generator().manual_seed(int(state >> np.uint64(1)))  # PyTorch takes 63 bits on every device
+        state = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0]  # 32 bits, as PyTorch uses
+        return torch.Generator().manual_seed(int(state))
 
 
 class BatchLoader:
@@ -69,6 +69,7 @@ class BatchLoader:
         self.index = torch.from_numpy(index)
         self.scale = torch.from_numpy(1 / std).float()
         self.shift = torch.from_numpy(-mean / std).float()
+        assert shuffle_seed is not None or not transforms, "augmentation needs a seed"
         self.batch_size, self.transforms = batch_size, tuple(transforms)
         self.sampler = None if shuffle_seed is None else EpochOrder(len(index), shuffle_seed)
 
@@ -84,7 +85,7 @@ class BatchLoader:
         for rows in order.split(self.batch_size) if len(order) else ():
             at = self.index[rows]
             images = self.pixels[at]
-            for transform, drawn in zip(self.transforms, parameters, strict=False):
+            for transform, drawn in zip(self.transforms, parameters, strict=True):
                 images = transform(images, drawn[rows])
             # in memory (B, S, S, C) is channels_last (B, C, S, S)
             yield Batch((images * self.scale).add_(self.shift).permute(0, 3, 1, 2), self.labels[at])

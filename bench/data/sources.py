@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.error import URLError
 
 import numpy as np
 
@@ -59,38 +61,70 @@ def digits(image_size: int, in_channels: int, test_size: int) -> Dataset:
     )
 
 
-def cifar10(image_size: int, in_channels: int, root: str, cache_dir: str, download: bool = True) -> Dataset:
+def cifar10(
+    image_size: int,
+    in_channels: int,
+    root: str,
+    cache_dir: str,
+    download: bool = True,
+    sizes: tuple[int, int] | None = (50_000, 10_000),
+) -> Dataset:
     """CIFAR-10: 60,000 photographs of 32×32 in 10 classes, officially 50,000 for training and 10,000 for testing.
 
     Krizhevsky, "Learning multiple layers of features from tiny images", 2009. ``root`` may hold an image-folder
-    tree ``cifar10/{train,test}/<class>/*``; without one, torchvision's files in ``root`` are used, and
-    downloaded first if ``download`` is set.
+    tree ``cifar10/{train,test}/<class>/*``; without one, torchvision's files in ``root`` are used, and downloaded
+    first if ``download`` is set. Both give the images the same ids and the same order (by split, class and name), and
+    so the same validation images.
 
     Raises:
-        FileNotFoundError: neither is there and ``download`` is not set.
-        ValueError: the tree lacks a split, its splits' classes differ, or an image cannot be read.
+        FileNotFoundError: neither is there, and it is not or cannot be downloaded.
+        ValueError: the tree lacks a split, its splits' classes differ, it has other ``sizes`` (training and test
+            images; None for any), or an image cannot be read.
     """
     tree = Path(root).expanduser() / "cifar10"
-    if tree.is_dir():
-        return _image_tree(tree, image_size, in_channels, Path(cache_dir))
+    dataset = (
+        _image_tree(tree, image_size, in_channels, Path(cache_dir))
+        if tree.is_dir()
+        else _cifar10_archive(Path(root).expanduser(), image_size, in_channels, download)
+    )
+    found = (len(dataset.train), len(dataset.test))
+    if sizes is not None and found != tuple(sizes):
+        raise ValueError(f"{tree}: has {found[0]} training and {found[1]} test images, not {sizes[0]} and {sizes[1]}")
+    return dataset
+
+
+def _cifar10_archive(root: Path, image_size: int, in_channels: int, download: bool) -> Dataset:
+    """torchvision's files, which it has checked against their checksums."""
     from torchvision.datasets import CIFAR10
 
     try:
-        parts = [CIFAR10(Path(root).expanduser(), train=train, download=download) for train in (True, False)]
-    except RuntimeError as error:  # torchvision: "Dataset not found or corrupted. You can use download=True …"
-        raise FileNotFoundError(f"paths.data={root}: holds no CIFAR-10, and data.source.download is false") from error
-    pixels = np.concatenate([part.data for part in parts])
-    counts = [len(part.data) for part in parts]
+        parts = [CIFAR10(root, train=train, download=download) for train in (True, False)]
+    except (RuntimeError, URLError) as error:
+        hint = "" if download else ", and data.source.download is false"
+        raise FileNotFoundError(f"paths.data={root}: CIFAR-10 is not there{hint} ({error})") from error
+    classes = tuple(parts[0].classes)
+    samples: list[tuple[str, np.ndarray, int]] = []  # id, pixels, label
+    for split, part in zip(("train", "test"), parts, strict=True):
+        files = part.train_list if split == "train" else part.test_list
+        names = [name for file, _ in files for name in _names(root / part.base_folder / file)]
+        rows = zip(names, part.data, part.targets, strict=True)
+        found = [(f"{split}/{classes[y]}/{Path(name).stem}", pixels, y) for name, pixels, y in rows]
+        samples += sorted(found, key=lambda sample: (sample[2], sample[0]))
+    n_train = len(parts[0].data)
     return Dataset(
-        pixels=np.stack([cache.fit(image, image_size, in_channels) for image in pixels]),
-        labels=np.concatenate([np.asarray(part.targets, dtype=np.int64) for part in parts]),
-        ids=np.array(
-            [f"{split}/{i:05d}" for split, n in zip(("train", "test"), counts, strict=True) for i in range(n)]
-        ),
-        classes=tuple(parts[0].classes),
-        train=np.arange(counts[0]),
-        test=np.arange(counts[0], sum(counts)),
+        pixels=np.stack([cache.fit(pixels, image_size, in_channels) for _, pixels, _ in samples]),
+        labels=np.array([label for _, _, label in samples], dtype=np.int64),
+        ids=np.array([name for name, _, _ in samples]),
+        classes=classes,
+        train=np.arange(n_train),
+        test=np.arange(n_train, len(samples)),
     )
+
+
+def _names(batch: Path) -> list[str]:
+    """The names of a batch file's images; only after torchvision has checked the file, for it is a pickle."""
+    with batch.open("rb") as file:
+        return pickle.load(file, encoding="latin1")["filenames"]
 
 
 def _image_tree(tree: Path, image_size: int, in_channels: int, cache_dir: Path) -> Dataset:
@@ -106,7 +140,7 @@ def _image_tree(tree: Path, image_size: int, in_channels: int, cache_dir: Path) 
         names[split] = [
             f"{split}/{label}/{file.name}"
             for label in classes[split]
-            for file in sorted((folder / label).iterdir())
+            for file in sorted((folder / label).iterdir(), key=lambda file: file.stem)
             if not file.name.startswith(".")
         ]
     if not classes["train"] or classes["train"] != classes["test"]:
@@ -116,7 +150,7 @@ def _image_tree(tree: Path, image_size: int, in_channels: int, cache_dir: Path) 
     return Dataset(
         pixels=cache.decoded(tree, files, image_size, in_channels, cache_dir),
         labels=np.array([label_of[file.split("/")[1]] for file in files], dtype=np.int64),
-        ids=np.array(files),
+        ids=np.array([str(PurePosixPath(file).with_suffix("")) for file in files]),
         classes=classes["train"],
         train=np.arange(len(names["train"])),
         test=np.arange(len(names["train"]), len(files)),

@@ -17,6 +17,8 @@ def hold_out(labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: ``size`` is negative, or it or the rest has no room for one sample a class.
     """
+    if not isinstance(size, int):
+        raise ValueError(f"cannot hold out {size} samples: must be a whole number")
     n, classes = len(labels), len(np.unique(labels))
     if size == 0:
         return np.arange(n), np.arange(0)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from bench.models.layers import LocalResponseNorm, Output, conv, geometry, init_kaiming
+from bench.models.layers import FitTo, LocalResponseNorm, Output, conv, geometry, init_kaiming
 
 CHANNELS = (96, 256, 384, 384, 256)  # conv1 … conv5, figure 2 (both towers together)
 
@@ -36,7 +36,7 @@ class AlexNet(nn.Module):
     ratio of 2.25 inputs to outputs at fc6.
 
     Deviations: Kaiming initialisation instead of N(0, 0.01) with ones as biases, which wants 90 epochs; batch
-    norm, if asked for, replaces local response normalisation; cross entropy over softmax as in the paper.
+    norm, if asked for, replaces local response normalisation.
 
     Raises:
         ValueError: ``image_size`` is below 15, where the last pooling has nothing left to pool.
@@ -69,14 +69,14 @@ class AlexNet(nn.Module):
             *conv(c2, c3, 3, padding=1, batch_norm=batch_norm),
             *conv(c3, c4, 3, padding=1, groups=towers, batch_norm=batch_norm),
             *conv(c4, c5, 3, padding=1, groups=towers, batch_norm=batch_norm), nn.MaxPool2d(3, 2),
-            nn.AdaptiveAvgPool2d(shape.side),  # the identity at 224 and at 32
+            FitTo(shape.side),
         )  # fmt: skip
         width = shape.width
         classifier = nn.Linear(width, num_classes)
         self.classifier = nn.Sequential(
             nn.Flatten(),
-            nn.Dropout(dropout), nn.Linear(c5 * shape.side ** 2, width), nn.ReLU(inplace=True),  # fc6
-            nn.Dropout(dropout), nn.Linear(width, width), nn.ReLU(inplace=True),  # fc7
+            nn.Linear(c5 * shape.side**2, width), nn.ReLU(inplace=True), nn.Dropout(dropout),  # fc6
+            nn.Linear(width, width), nn.ReLU(inplace=True), nn.Dropout(dropout),  # fc7
             classifier,  # fc8
         )  # fmt: skip
         init_kaiming(self, [classifier])

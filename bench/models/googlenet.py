@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.models.layers import LocalResponseNorm, Output, conv, geometry, init_kaiming
+from bench.models.layers import FitTo, GlobalAveragePool, LocalResponseNorm, Output, conv, geometry, init_kaiming
 
 # table 1 of the paper: #1×1, #3×3 reduce, #3×3, #5×5 reduce, #5×5, pool proj
 INCEPTION: dict[str, tuple[int, int, int, int, int, int]] = {
@@ -46,14 +46,14 @@ class AuxiliaryHead(nn.Module):
     """Auxiliary classifier, section 5: (N, c_in, H, W) → logits (N, num_classes).
 
     5×5/3 average pooling (14×14 → 4×4, 8×8 → 2×2), 1×1 convolution to 128 channels, fully connected 1024,
-    dropout 0.7, linear. Other sizes are pooled to ``side`` × ``side``.
+    dropout 0.7, linear. Other sizes are pooled, or spread, to ``side`` × ``side``.
     """
 
     def __init__(self, c_in: int, num_classes: int, side: int, batch_norm: bool, dropout: float):
         super().__init__()
         self.features = nn.Sequential(
             nn.AvgPool2d(5, 3), *conv(c_in, 128, 1, batch_norm=batch_norm),
-            nn.AdaptiveAvgPool2d(side), nn.Flatten(),  # pooling is the identity at 224 and at 32
+            FitTo(side), nn.Flatten(),
             nn.Linear(128 * side * side, 1024), nn.ReLU(inplace=True), nn.Dropout(dropout),
         )  # fmt: skip
         self.classifier = nn.Linear(1024, num_classes)
@@ -122,7 +122,7 @@ class GoogLeNet(nn.Module):
                 self.aux_heads[name] = head
                 aux_classifiers.append(head.classifier)
         classifier = nn.Linear(c, num_classes)
-        self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), classifier)
+        self.classifier = nn.Sequential(GlobalAveragePool(), nn.Dropout(dropout), classifier)
         init_kaiming(self, [classifier, *aux_classifiers])
 
     def forward(self, x: Tensor) -> Output:

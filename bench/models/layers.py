@@ -88,6 +88,28 @@ class LocalResponseNorm(nn.Module):
         return f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
 
 
+class FitTo(nn.Module):
+    """Average pooling to ``side`` × ``side``: (N, C, H, W) → (N, C, side, side); the input if it has that size."""
+
+    def __init__(self, side: int):
+        super().__init__()
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        # not called where it changes nothing: its gradient costs a copy and has no deterministic form on a GPU
+        return x if x.shape[-2:] == (self.side, self.side) else F.adaptive_avg_pool2d(x, self.side)
+
+    def extra_repr(self) -> str:
+        return f"{self.side}"
+
+
+class GlobalAveragePool(nn.Module):
+    """The mean of each map: (N, C, H, W) → (N, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3))
+
+
 def conv(c_in: int, c_out: int, kernel: int, *, batch_norm: bool = False, **kwargs: Any) -> list[nn.Module]:
     """Convolution, batch norm if asked for, ReLU: (N, c_in, H, W) → (N, c_out, H', W')."""
     layer = nn.Conv2d(c_in, c_out, kernel, bias=not batch_norm, **kwargs)

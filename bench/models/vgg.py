@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from bench.models.layers import Output, conv, geometry, init_kaiming
+from bench.models.layers import FitTo, Output, conv, geometry, init_kaiming
 
 # table 1 of the paper: channels of the 3×3 convolutions, block by block; a 2×2 max pooling ends each block
 BLOCKS: dict[int, tuple[tuple[int, ...], ...]] = {
@@ -55,7 +55,7 @@ class VGG(nn.Module):
                 layers += conv(c, width, 3, padding=1, batch_norm=batch_norm)
                 c = width
             layers += [nn.MaxPool2d(2)]
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(shape["side"]))
+        self.features = nn.Sequential(*layers, FitTo(shape["side"]))
         width = shape["width"]
         classifier = nn.Linear(width, num_classes)
         self.classifier = nn.Sequential(

@@ -70,7 +70,7 @@ def tables(records: Iterable[RunRecord]) -> list[Table]:
 def _table(dataset: str, protocol: str, records: Sequence[RunRecord]) -> Table:
     cells: dict[str, list[RunRecord]] = defaultdict(list)
     for record in records:
-        cells[json.dumps(_apart_from_seed(record), sort_keys=True)].append(record)
+        cells[json.dumps(_settings(record), sort_keys=True)].append(record)
     groups = list(cells.values())
     ranked_by = "val_top1" if all("val" in record.metrics for record in records) else "test_top1"
     measured = [(group[0].model, _stats(group), _variant(group[0], groups), group) for group in groups]
@@ -105,11 +105,25 @@ def _stats(group: Sequence[RunRecord]) -> dict[str, Stat]:
 
 
 def _variant(record: RunRecord, groups: Sequence[Sequence[RunRecord]]) -> str:
-    """The settings in which ``record`` differs from any other configuration of its model, ``key=value`` each."""
-    own = dict(_leaves(_apart_from_seed(record)))
-    others = [dict(_leaves(_apart_from_seed(group[0]))) for group in groups if group[0].model == record.model]
-    differing = sorted(key for key in own if any(other.get(key) != own[key] for other in others))
-    return " ".join(f"{key}={own[key]}" for key in differing)
+    """The settings that tell ``record`` from other rows, ``key=value`` each.
+
+    All in which it differs from another configuration of its model; and from those of other models all but what a
+    model brings along, its network and its learning rate.
+    """
+    own = _settings(record)
+    differing = set()
+    for group in groups:
+        other = _settings(group[0])
+        for key in own.keys() | other.keys():
+            brought = key.startswith("model.") or key == "optimizer.lr"
+            if own.get(key) != other.get(key) and (group[0].model == record.model or not brought):
+                differing.add(key)
+    return " ".join(f"{key}={own[key]}" for key in sorted(differing & own.keys()))
+
+
+def _settings(record: RunRecord) -> dict[str, Any]:
+    """The settings that decide a result, by dotted name, and the precision that ``auto`` chose."""
+    return dict(_leaves(_apart_from_seed(record))) | {"precision": record.precision}
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
