@@ -22,6 +22,7 @@ from bench.record import run_id
 from bench.store import Store, StoreError
 
 CELL_FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
@@ -47,6 +48,8 @@ def cell(cfg: DictConfig) -> str:
             return "busy"
         sys.exit(_complain(str(error), USAGE_ERROR))
     except ConfigError as error:
+        if SHOW_TRACEBACKS:
+            raise
         sys.exit(_complain(str(error), USAGE_ERROR))
     if record.status != "ok" and not in_sweep:
         sys.exit(_complain(f"{record.run_id} failed: {record.error}", CELL_FAILED))
@@ -55,12 +58,11 @@ def cell(cfg: DictConfig) -> str:
 
 def main() -> None:
     """Run the command line; exit with 0, 1 (a cell failed), 2 (a mistake in the call) or 130 (stopped by the user)."""
-    debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     try:
         cell()
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # model=null is a ValueError of Hydra's
-        if debug:
+        if SHOW_TRACEBACKS:
             raise
         sys.exit(_complain(config.explain(error), USAGE_ERROR))
     except BrokenPipeError:  # output into head, less and the like, which have seen enough

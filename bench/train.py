@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import io
 import math
@@ -10,22 +9,19 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import hydra.utils
-import lightning as L
 import numpy as np
 import torch
 from hydra.errors import InstantiationException
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from bench import callbacks, config, loggers, machine, profile
+from bench.assemble import build, make_logger, make_trainer, prepare_machine, selection
 from bench.config import ConfigError
 from bench.data.module import ImageData
 from bench.module import Classifier
@@ -155,119 +151,11 @@ def describe(resolved: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def prepare_machine(resolved: Mapping[str, Any]) -> torch.device:
-    """Allocator, TF32 and random state; returns the device to train on.
-
-    Raises:
-        ConfigError: the device asked for is not on this machine.
-    """
-    machine.keep_freed_pages()
-    machine.release_freed_pages()
-    # TF32 goes with auto; whoever asks for 32-true gets 32 bits
-    torch.set_float32_matmul_precision("high" if resolved["trainer"]["precision"] == "auto" else "highest")
-    torch.backends.cudnn.allow_tf32 = resolved["trainer"]["precision"] == "auto"
-    L.seed_everything(resolved["seed"], verbose=False)
-    with mistakes():
-        return machine.device(resolved["trainer"]["accelerator"])
-
-
-def build(cfg: DictConfig, resolved: Mapping[str, Any]) -> tuple[ImageData, Classifier]:
-    """The data and the module that the configuration describes.
-
-    Raises:
-        ConfigError: a constructor refuses its arguments, or the data are not there.
-    """
-    settings = resolved["data"]
-    with mistakes():
-        data = ImageData(
-            source=hydra.utils.instantiate(cfg.data.source),
-            augment=hydra.utils.instantiate(cfg.augment),
-            seed=resolved["seed"],
-            **{key: settings[key] for key in ("image_size", "in_channels", "num_classes", "val_size", "batch_size")},
-        )
-        model = hydra.utils.instantiate(cfg.model.net)
-        if resolved["trainer"]["channels_last"]:
-            model = model.to(memory_format=torch.channels_last)
-        optimizer, scheduler = hydra.utils.instantiate(cfg.optimizer), hydra.utils.instantiate(cfg.scheduler)
-        scheduler(optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}]), 10)  # refuse wrong arguments here
-        module = Classifier(
-            model,
-            num_classes=settings["num_classes"],
-            optimizer=optimizer,
-            scheduler=scheduler,
-            clip_norm=resolved["trainer"]["clip_norm"],
-            **resolved["loss"],
-        )
-    return data, module
-
-
-MISTAKES = (ValueError, TypeError, FileNotFoundError, ImportError)
-
-
-@contextlib.contextmanager
-def mistakes() -> Iterator[None]:
-    """Turn what constructors say of their arguments into ConfigError."""
-    try:
-        yield
-    except MISTAKES as error:
-        raise ConfigError(str(error)) from error
-    except InstantiationException as error:
-        if isinstance(error.__cause__, MISTAKES):
-            raise ConfigError(str(error.__cause__)) from error
-        raise
-
-
-def selection(folder: Path, validated: bool) -> ModelCheckpoint:
-    """Keeps the weights of the epoch with the best validation top-1 (the first of equals), or of the last epoch."""
-    return ModelCheckpoint(
-        folder, "selected", monitor="val/top1" if validated else None, mode="max", save_weights_only=True,
-        save_on_train_epoch_end=not validated, enable_version_counter=False,
-    )  # fmt: skip
-
-
 def load_selected(module: Classifier, path: Path) -> int:
     """Load the selected weights; returns their epoch, counted from 1."""
     saved = torch.load(path, map_location="cpu", weights_only=True)
     module.load_state_dict(saved["state_dict"])
     return int(saved["epoch"]) + 1
-
-
-def make_logger(cfg: DictConfig, resolved: Mapping[str, Any], work: Path, sweep: str | None) -> Logger | None:
-    """The configured logger, told about the run; None for metrics.csv alone."""
-    info = loggers.RunInfo(
-        run_id=run_id(resolved),
-        group=sweep,
-        tags=(resolved["model"]["name"], resolved["data"]["name"]),
-        config=dict(resolved),
-        workspace=work,
-    )
-    return hydra.utils.instantiate(cfg.logger)(info)
-
-
-def make_trainer(
-    resolved: Mapping[str, Any],
-    device: torch.device,
-    data: ImageData,
-    all_loggers: list[Logger],
-    watchers: list[L.Callback],
-) -> L.Trainer:
-    """Lightning's Trainer, with nothing of its own but the loop."""
-    options = resolved["trainer"]
-    return L.Trainer(
-        max_epochs=options["max_epochs"],
-        accelerator="gpu" if device.type == "cuda" else device.type,
-        devices=options["devices"],
-        precision=machine.precision(options["precision"], device),  # type: ignore[arg-type] # Lightning's literals
-        plugins=[LightningEnvironment()],  # one process, also where Slurm's variables promise more
-        deterministic=options["deterministic"],
-        callbacks=watchers,
-        logger=all_loggers,
-        log_every_n_steps=len(data.train_dataloader()),  # nothing is logged more often than once an epoch
-        limit_val_batches=1.0 if len(data.val) else 0,
-        num_sanity_val_steps=options["num_sanity_val_steps"],
-        enable_progress_bar=any(isinstance(watcher, ProgressBar) for watcher in watchers),
-        enable_model_summary=False,
-    )
 
 
 def save_predictions(path: Path, module: Classifier, data: ImageData) -> None:

@@ -2,6 +2,7 @@ import csv
 import json
 import math
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -82,8 +83,8 @@ def test_the_tested_weights_are_those_of_the_best_validation_epoch(composed, tmp
 
 def test_test_images_are_read_once_and_after_training(composed, monkeypatch):
     calls = []
-    fit, test_dataloader = train.L.Trainer.fit, ImageData.test_dataloader
-    monkeypatch.setattr(train.L.Trainer, "fit", lambda *a, **k: (fit(*a, **k), calls.append("fitted"))[0])
+    fit, test_dataloader = L.Trainer.fit, ImageData.test_dataloader
+    monkeypatch.setattr(L.Trainer, "fit", lambda *a, **k: (fit(*a, **k), calls.append("fitted"))[0])
     monkeypatch.setattr(ImageData, "test_dataloader", lambda self: (calls.append("test"), test_dataloader(self))[1])
     train.run(composed("model=lenet", *QUIET))
     assert calls == ["fitted", "test"]
