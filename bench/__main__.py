@@ -39,6 +39,8 @@ def cell(cfg: DictConfig) -> str:
         if done is not None and not resolved["force"]:
             console.say(f"{done.run_id}: already there, left alone (force=true runs it again)")
             return "skipped"
+        if console.live() and "torch" not in sys.modules:
+            console.say("loading PyTorch")
         from bench.train import run  # only now: importing PyTorch takes seconds
 
         record = run(cfg, sweep=Path(settings.sweep.dir).name if in_sweep else None)

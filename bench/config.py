@@ -143,9 +143,14 @@ def explain(error: Exception) -> str:
         return f"{group}={name}: no such option{_near(name, options)}; choose one of {', '.join(options)}"
     text = str(error) or str(error.__cause__)
     if match := re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text):
-        return (
-            f"{match[1]}: no such setting{_near(match[1], [*groups(), *_settings()])}; groups are {', '.join(groups())}"
-        )
+        if options := _options_with(match[1]):
+            return f"{match[1]}: only there with {' or '.join(options)}"
+        near = _near(match[1], [*groups(), *_settings()])
+        return f"{match[1]}: no such setting{near}; groups are {', '.join(groups())}"
+    if "Ambiguous value for argument" in text:
+        return f"{text.split(chr(39))[1]}: several values make a sweep, which needs -m: bench -m …"
+    if match := re.search(r"Error parsing override '([^']+)'\s+missing EQUAL", text):
+        return f"{match[1]}: write it as setting=value; bench --help lists the settings"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join(lines[:2])
 
@@ -167,6 +172,16 @@ def _settings() -> Iterator[str]:
         group = file.parent.relative_to(CONF).parts
         if group[:1] != ("hydra",):
             yield from walk(OmegaConf.to_container(OmegaConf.load(file)), "".join(f"{part}." for part in group))
+
+
+def _options_with(key: str) -> list[str]:
+    """The options, such as ``optimizer=sgd``, that bring the setting ``key`` along."""
+    group, _, name = key.partition(".")
+    found = []
+    for file in sorted((CONF / group).glob("*.yaml")) if group in groups() else ():
+        if name and OmegaConf.select(OmegaConf.load(file), name, throw_on_missing=False) is not None:
+            found.append(f"{group}={file.stem}")
+    return found
 
 
 def _near(word: str, words: Any) -> str:

@@ -107,7 +107,7 @@ def wandb(run: RunInfo, project: str, entity: str | None, mode: Any) -> Logger:
             settings=api.Settings(silent=True, console="off"),
         )  # fmt: skip
     except api.errors.UsageError as error:
-        raise ConfigError(f"logger=wandb: {error}; or use logger.mode=offline") from error
+        raise ConfigError(f"logger=wandb: {str(error).rstrip('.')}, or use logger.mode=offline") from error
     return WandbLogger(experiment=experiment)
 
 

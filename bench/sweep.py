@@ -43,7 +43,7 @@ class SweepCallback(Callback):
             _stop(explain(error), 2)
         except Exception as error:
             _stop(str(error), 2)
-        console.say(f"{len(cells)} cells, records in {config.paths.results}/runs")
+        console.say(f"{len(cells)} cell{'s' * (len(cells) != 1)}, records in {config.paths.results}/runs")
 
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
         """One line for the cell that has ended, and what is left."""

@@ -128,6 +128,32 @@ def test_what_is_missing_from_the_configuration_is_named(bench, override):
     one_line(err)
 
 
+@pytest.mark.parametrize(
+    ("override", "option"),
+    [
+        ("optimizer.momentum=0.5", "optimizer=sgd"),
+        ("logger.mode=offline", "logger=wandb"),
+        ("augment.flip.p=1", "augment=crop_flip"),
+    ],
+)
+def test_a_setting_of_another_option_names_that_option(bench, override, option):
+    code, _, err = bench(override)
+    assert code == 2
+    assert f"only there with {option}" in one_line(err)
+
+
+def test_a_list_of_values_without_a_sweep_is_answered_with_the_flag(bench):
+    code, _, err = bench("model=lenet,nin")
+    assert code == 2
+    assert "model=lenet,nin: several values make a sweep, which needs -m" in one_line(err)
+
+
+def test_a_word_that_sets_nothing_is_answered_with_the_form(bench):
+    code, _, err = bench("lenet")
+    assert code == 2
+    assert "lenet: write it as setting=value" in one_line(err)
+
+
 def test_syntax_errors_are_told_in_two_lines(bench):
     code, _, err = bench("model=[")
     assert code == 2
