@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from bench.data.loader import Batch
-from bench.models import Output
+from bench.models.layers import AUX_HEADS, Output
 from bench.optim import OptimizerFactory, SchedulerFactory, parameter_groups
 
 FLUSH_SAMPLES = 2048
@@ -105,7 +105,7 @@ class Classifier(L.LightningModule):
         self.train_metrics = EpochMetrics(num_classes)
         self.val_metrics = EpochMetrics(num_classes)
         self.test_metrics = EpochMetrics(num_classes)
-        heads = getattr(model, "aux_heads", ())
+        heads = getattr(model, AUX_HEADS, ())
         self.aux_metrics = nn.ModuleList(EpochMetrics(num_classes) for _ in heads)
         self.test_logits: list[Tensor] = []
 

@@ -8,10 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.models.layers import LocalResponseNorm
-
-AUX_HEADS = "aux_heads"
-"""Where networks keep auxiliary heads: they train, but are no part of the network that is used."""
+from bench.models.layers import AUX_HEADS, LocalResponseNorm
 
 
 def parameters(model: nn.Module) -> int:

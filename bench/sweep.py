@@ -56,8 +56,11 @@ class SweepCallback(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the leaderboard, show the sweep's part of it, name the cells that are not ok; exit code 1 if any."""
+        state = _state(config)
+        if state is None:
+            _stop(f"{config.hydra.sweep.dir}/{PLAN} is gone, so nobody knows how the sweep ended", 1)
         try:
-            code = conclude(Store(config.paths.results), _state(config) or {"cells": [], "started": 0.0})
+            code = conclude(Store(config.paths.results), state)
         except Exception as error:
             _stop(f"the sweep's summary: {type(error).__name__}: {error}", 1)
         if code:

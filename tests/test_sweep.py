@@ -144,3 +144,17 @@ def test_a_forced_sweep_that_fails_keeps_the_old_record_and_says_so(bench, tmp_p
     assert "failed, RuntimeError: broken since" in out
     assert "0 of 1 cells ok" in out
     assert [record.status for record in Store(tmp_path / "results").load_all()] == ["ok"]
+
+
+def test_a_sweep_whose_plan_is_gone_is_no_success(bench, tmp_path, monkeypatch):
+    build = train.build
+
+    def lose_the_plan(cfg, resolved):
+        for plan in (tmp_path / "results/sweeps").glob("*/plan.json"):
+            plan.unlink()
+        return build(cfg, resolved)
+
+    monkeypatch.setattr(train, "build", lose_the_plan)
+    code, _, err = bench("-m", "model=lenet", "seed=0", *SHORT, "progress=none")
+    assert code == 1
+    assert "plan.json is gone" in err

@@ -13,6 +13,9 @@ from torch.nn import functional as F
 SMALL_BELOW = 96
 """Images with a side shorter than this (pixels) get an architecture's ``small`` geometry, others its paper's."""
 
+AUX_HEADS = "aux_heads"
+"""The attribute in which networks keep auxiliary heads: they train, but are no part of the network that is used."""
+
 
 class Output(NamedTuple):
     """What every network returns, in training and in evaluation alike.
