@@ -18,6 +18,8 @@ from omegaconf import DictConfig
 
 from bench import loggers, machine
 from bench.config import ConfigError
+from bench.data.augment import Mix, Transform
+from bench.data.cache import Decoder
 from bench.data.module import ImageData
 from bench.module import Classifier
 from bench.record import run_id
@@ -55,20 +57,15 @@ def prepare_machine(resolved: Mapping[str, Any]) -> torch.device:
         return machine.device(resolved["trainer"]["accelerator"])
 
 
-def build(cfg: DictConfig, resolved: Mapping[str, Any]) -> tuple[ImageData, Classifier]:
-    """The data and the module that the configuration describes.
+def build(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device) -> tuple[ImageData, Classifier]:
+    """The data, for training on ``device``, and the module that the configuration describes.
 
     Raises:
         ConfigError: a constructor refuses its arguments, or the data are not there.
     """
     settings = resolved["data"]
     with mistakes():
-        data = ImageData(
-            source=hydra.utils.instantiate(cfg.data.source),
-            augment=hydra.utils.instantiate(cfg.augment),
-            seed=resolved["seed"],
-            **{key: settings[key] for key in ("image_size", "in_channels", "num_classes", "val_size", "batch_size")},
-        )
+        data = make_data(cfg, resolved, device)
         model = hydra.utils.instantiate(cfg.model.net)
         if resolved["trainer"]["channels_last"]:
             model = model.to(memory_format=torch.channels_last)
@@ -83,6 +80,35 @@ def build(cfg: DictConfig, resolved: Mapping[str, Any]) -> tuple[ImageData, Clas
             **resolved["loss"],
         )
     return data, module
+
+
+def make_data(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device) -> ImageData:
+    """The data that the configuration describes, in batches on ``device``.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError, hydra's InstantiationException: a constructor refuses its arguments,
+            or the data are not there.
+    """
+    settings = resolved["data"]
+    augment = dict(hydra.utils.instantiate(cfg.augment))
+    normalize = augment.pop("normalize")
+    for name, transform in augment.items():
+        if not isinstance(transform, Transform | Mix):
+            raise ValueError(f"augment.{name}: is no augmentation of bench.data.augment")
+    bf16 = machine.precision(resolved["trainer"]["precision"], device) == "bf16-mixed"
+    return ImageData(
+        source=hydra.utils.instantiate(cfg.data.source),
+        decoder=Decoder(
+            resolved["paths"]["cache"], settings["decode_size"], settings["in_channels"], settings["on_error"]
+        ),
+        augment=list(augment.values()),
+        normalize=normalize,
+        seed=resolved["seed"],
+        device=device,
+        storage=settings["device"],
+        dtype=torch.bfloat16 if bf16 else torch.float32,
+        **{key: settings[key] for key in ("image_size", "num_classes", "val_size", "batch_size")},
+    )
 
 
 def selection(folder: Path, validated: bool) -> ModelCheckpoint:

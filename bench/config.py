@@ -27,6 +27,17 @@ class ConfigError(Exception):
     """A mistake in what the user asked for; its text is one line that names the value and what is allowed."""
 
 
+def class_folders(root: str) -> int:
+    """The number of class folders in ``root``/train: the resolver ``${class_folders:…}`` of the configuration."""
+    train = Path(root).expanduser() / "train"
+    if not train.is_dir():
+        raise ConfigError(f"{train}: no such folder; images are looked for in <paths.data>/<data.name>/train/<class>/*")
+    return sum(entry.is_dir() and not entry.name.startswith(".") for entry in train.iterdir())
+
+
+OmegaConf.register_new_resolver("class_folders", class_folders, replace=True)
+
+
 def resolved(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as plain values, all interpolations resolved."""
     values = OmegaConf.to_container(cfg, resolve=True)
@@ -63,7 +74,10 @@ RULES: dict[str, Rule] = {
     "data.image_size": _whole(8),
     "data.in_channels": _choice(1, 3),
     "data.num_classes": _whole(2),
-    "data.val_size": _whole(0),
+    "data.decode_size": _whole(8),
+    "data.val_size": _or_null(_whole(0)),
+    "data.on_error": _choice("raise", "skip"),
+    "data.device": _choice("auto", "cpu", "cuda"),
     "data.batch_size": _whole(1),
     "loss.aux_weight": _number("a number, 0 or more", lambda v: v >= 0),
     "loss.label_smoothing": _number("a number in [0, 1)", lambda v: 0 <= v < 1),
@@ -91,8 +105,11 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     """
     try:
         config = resolved(cfg)
+        unset = sorted(OmegaConf.missing_keys(cfg))
     except OmegaConfBaseException as error:
         raise ConfigError(_first_line(error)) from error
+    if unset:
+        raise ConfigError(_unset(unset[0]))
     for key, (allowed, text) in RULES.items():
         value = _select(config, key)
         if not allowed(value):
@@ -101,6 +118,9 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         told, wanted = _select(config, f"model.net.{name}"), config["data"][name]
         if told != wanted:
             raise ConfigError(f"model.net.{name}={told}: is data.{name}, which is {wanted}; set that instead")
+    stored, wanted = config["data"]["decode_size"], config["data"]["image_size"]
+    if stored < wanted:
+        raise ConfigError(f"data.decode_size={stored}: must be data.image_size, which is {wanted}, or more")
     for key in ("model.name", "data.name"):
         if not RUN_ID.fullmatch(str(_select(config, key)).replace("/", "-")):
             raise ConfigError(f"{key}={_select(config, key)}: may hold letters, digits, . _ - and /")
@@ -189,5 +209,11 @@ def _near(word: str, words: Any) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
+def _unset(key: str) -> str:
+    return f"{key}: must be set, as {key}=…"
+
+
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+    if match := re.search(r"Missing mandatory value: (\S+)", str(error)):
+        return _unset(match[1])
+    return re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error).splitlines()[0])

@@ -116,17 +116,18 @@ class Classifier(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch, a scalar."""
         out: Output = self.model(batch.images)
-        loss = self.criterion(out.logits, batch.labels)
+        wanted = batch.labels if batch.targets is None else batch.targets
+        loss = self.criterion(out.logits, wanted)
         for head in out.aux:
-            loss = loss + self.aux_weight * self.criterion(head, batch.labels)
+            loss = loss + self.aux_weight * self.criterion(head, wanted)
         self.train_metrics.update(out.logits, batch.labels)
         for metrics, head in zip(self.heads(), out.aux, strict=True):
             metrics.update(head, batch.labels)
         return loss
 
-    def criterion(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy with label smoothing, the mean over the batch."""
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+    def criterion(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        """Cross entropy with label smoothing, the mean over the batch; ``wanted``: classes (B,) or shares (B, K)."""
+        return F.cross_entropy(logits, wanted, label_smoothing=self.label_smoothing)
 
     def heads(self) -> list[EpochMetrics]:
         """The auxiliary heads' metrics, in the order of depth."""

@@ -22,7 +22,9 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What a run id may look like: it names a directory."""
 
 NOT_DECISIVE = {
-    "data.source": ("root", "cache_dir", "download"),
+    "augment.normalize": ("cache_dir",),
+    "data": ("device",),
+    "data.source": ("root", "download"),
     "trainer": ("accelerator", "devices", "num_sanity_val_steps"),
 }
 """Settings further down that say where images lie or where a run takes place, not what it is."""
@@ -39,6 +41,12 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         }
 
     return what({key: value for key, value in config.items() if key not in NOT_IDENTITY}, "")
+
+
+def protocol(config: Mapping[str, Any]) -> str:
+    """The name of which images train, validate and test; with ``data.val_size``, where that draws validation images."""
+    size = config["data"]["val_size"]
+    return config["data"]["protocol"] + ("" if size is None else f"-val{size}")
 
 
 def run_id(config: Mapping[str, Any]) -> str:
@@ -60,6 +68,7 @@ class RunRecord:
         epochs: epochs trained.
         selected_epoch: the epoch, counted from 1, whose weights were tested: the best on validation data.
         train_size, val_size, test_size: samples.
+        skipped_images: that could not be read and were left out.
         metrics: of the selected epoch; ``train`` as measured while training (augmented images, dropout on).
         params, macs: of the network as evaluated, for one image; auxiliary heads do not count.
         train_images_per_s: median over epochs, validation excluded.
@@ -83,6 +92,7 @@ class RunRecord:
     train_size: int | None = None
     val_size: int | None = None
     test_size: int | None = None
+    skipped_images: int | None = None
     metrics: Metrics = field(default_factory=dict)
     params: int | None = None
     macs: int | None = None

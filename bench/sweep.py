@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -47,10 +48,12 @@ class SweepCallback(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
         """One line for the cell that has ended, and what is left."""
+        if job_return.status != JobStatus.COMPLETED or job_return.return_value not in ("ok", "failed"):
+            return
         state = _state(config)
         store = Store(config.paths.results)
         record = store.outcome(run_id(resolved(job_return.cfg)), since=0.0)
-        if record is not None and job_return.return_value in ("ok", "failed"):
+        if record is not None:
             left = None if state is None else remaining(store, state)
             console.say(cell_line(record, left))
 

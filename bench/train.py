@@ -25,7 +25,7 @@ from bench.assemble import build, make_logger, make_trainer, prepare_machine, se
 from bench.config import ConfigError
 from bench.data.module import ImageData
 from bench.module import Classifier
-from bench.record import Metrics, RunRecord, Status, run_id
+from bench.record import Metrics, RunRecord, Status, protocol, run_id
 from bench.store import Store, StoreError, write_atomically
 
 
@@ -57,7 +57,7 @@ def run(cfg: DictConfig, sweep: str | None = None) -> RunRecord:
     try:
         device = prepare_machine(resolved)
         peak = machine.PeakMemory(device)
-        data, module = build(cfg, resolved)
+        data, module = build(cfg, resolved, device)
         work = store.workspace(name)
         record = RunRecord(status="ok", **about, **train(cfg, resolved, data, module, device, peak, work, sweep))
         store.publish(record, work)
@@ -122,6 +122,7 @@ def train(
             "train_size": len(data.train),
             "val_size": len(data.val),
             "test_size": len(data.test),
+            "skipped_images": len(data.dataset.skipped),
             "metrics": collect_metrics({**selected_row, **test}),
             **cost,
             "train_images_per_s": throughput.median(),
@@ -140,7 +141,7 @@ def describe(resolved: Mapping[str, Any]) -> dict[str, Any]:
         "run_id": run_id(resolved),
         "model": resolved["model"]["name"],
         "dataset": resolved["data"]["name"],
-        "protocol": resolved["data"]["protocol"],
+        "protocol": protocol(resolved),
         "seed": resolved["seed"],
         "image_size": resolved["data"]["image_size"],
         "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -82,6 +82,10 @@ def test_a_misspelt_setting_is_answered_with_the_nearest(bench, misspelt, meant)
         ("model.net.in_channels=1", "data.in_channels, which is 3"),
         ("seed=1.5", "whole number"),
         ("data.batch_size=0", "1 or more"),
+        ("data.decode_size=24", "data.image_size, which is 32, or more"),
+        ("data.val_size=-1", "null or a whole number, 0 or more"),
+        ("data.on_error=ignore", "raise, skip"),
+        ("data.device=disk", "auto, cpu, cuda"),
         ("data.in_channels=2", "one of 1, 3"),
         ("optimizer.lr=0", "above 0"),
         ("loss.label_smoothing=1", "[0, 1)"),
@@ -112,6 +116,9 @@ def test_a_value_that_is_not_allowed_is_named_with_what_is(bench, tmp_path, over
         ("+loss.foo=1", "foo"),
         ("+model.net.foo=1", "foo"),
         ("data.source.test_size=abc", "abc"),
+        ("data.device=cuda", "choose auto or cpu"),
+        ("augment=[mixup,cutmix]", "Mixup and CutMix exclude each other"),
+        ("+augment.foo=3", "augment.foo"),
     ],
 )
 def test_what_a_constructor_refuses_is_a_usage_error_that_leaves_nothing(bench, tmp_path, override, said):
@@ -133,7 +140,7 @@ def test_what_is_missing_from_the_configuration_is_named(bench, override):
     [
         ("optimizer.momentum=0.5", "optimizer=sgd"),
         ("logger.mode=offline", "logger=wandb"),
-        ("augment.flip.p=1", "augment=crop_flip"),
+        ("augment.flip.p=1", "augment=flip"),
     ],
 )
 def test_a_setting_of_another_option_names_that_option(bench, override, option):
@@ -219,10 +226,26 @@ assert not heavy, heavy
     assert done.stdout or done.stderr
 
 
+def test_a_folder_needs_a_name_and_to_be_there(bench, tmp_path):
+    code, _, err = bench("data=folder")
+    assert (code, err) == (2, "bench: data.name: must be set, as data.name=…\n")
+    code, _, err = bench("data=folder", "data.name=pets", f"paths.data={tmp_path}")
+    assert code == 2
+    assert f"{tmp_path}/pets/train: no such folder" in one_line(err)
+    code, _, err = bench("-m", "data=folder", "seed=0,1")
+    assert code == 2
+    assert "data.name: must be set" in one_line(err)
+
+
 def test_help_lists_groups_and_settings(bench):
     code, out, _ = bench("--help")
     assert code == 0
-    for text in ("model: " + ", ".join(MODELS), "data: cifar10, digits", "max_epochs", "label_smoothing"):
+    for text in (
+        "model: " + ", ".join(MODELS),
+        "data: cifar10, cifar100, digits, flowers102",
+        "max_epochs",
+        "label_smoothing",
+    ):
         assert text in out
 
 

@@ -107,6 +107,25 @@ def test_the_loss_weighs_auxiliary_heads_and_smooths_labels():
     assert loss.item() == pytest.approx((smooth[0] + 0.3 * smooth[1] + 0.3 * smooth[2]).item(), abs=1e-6)
 
 
+def test_mixed_labels_share_the_loss_and_the_larger_share_counts():
+    main, aux = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    one, other = torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([3, 3, 1, 0, 0, 2])
+    share = torch.tensor([0.9, 0.3, 0.5, 1.0, 0.2, 0.6])
+    targets = share[:, None] * F.one_hot(one, 4) + (1 - share[:, None]) * F.one_hot(other, 4)
+    labels = torch.where(share >= 0.5, one, other)
+    module = classifier(Table(main, [aux]), num_classes=4, aux_weight=0.3)
+    rows = torch.arange(6).float()[:, None, None, None]
+    loss = module.train().training_step(Batch(rows, labels, targets), 0)
+
+    def mixed(logits):
+        pair = [F.cross_entropy(logits, y, reduction="none") for y in (one, other)]
+        return (share * pair[0] + (1 - share) * pair[1]).mean()
+
+    torch.testing.assert_close(loss, mixed(main) + 0.3 * mixed(aux))
+    top1 = (main.argmax(1) == labels).float().mean().item()
+    assert module.train_metrics.compute()["top1"] == pytest.approx(top1)
+
+
 def test_each_auxiliary_head_has_its_own_top1():
     torch.manual_seed(2)
     labels = torch.randint(10, (20,))

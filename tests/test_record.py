@@ -2,11 +2,12 @@ import json
 
 import pytest
 
-from bench.record import SCHEMA_VERSION, RunRecord, identity, run_id
+from bench.record import SCHEMA_VERSION, RunRecord, identity, protocol, run_id
 
 CONFIG = {
     "model": {"name": "lenet", "net": {"pool": "max"}},
-    "data": {"name": "digits", "source": {"_target_": "x", "root": "/a", "cache_dir": "/b", "download": True}},
+    "data": {"name": "digits", "source": {"_target_": "x", "root": "/a", "download": True}, "device": "auto"},
+    "augment": {"normalize": {"_target_": "z", "cache_dir": "/b"}},
     "seed": 3,
     "paths": {"data": "/a", "results": "/r"},
     "logger": {"_target_": "y"},
@@ -72,8 +73,14 @@ def test_a_setting_of_the_network_counts_whatever_its_name():
 
 
 def test_where_the_images_lie_does_not_change_the_name():
-    moved = CONFIG["data"] | {"source": {"_target_": "x", "root": "/elsewhere", "cache_dir": "/c", "download": False}}
-    assert run_id(CONFIG | {"data": moved}) == run_id(CONFIG)
+    moved = {"name": "digits", "source": {"_target_": "x", "root": "/elsewhere", "download": False}, "device": "cpu"}
+    cached = {"normalize": {"_target_": "z", "cache_dir": "/c"}}
+    assert run_id(CONFIG | {"data": moved, "augment": cached}) == run_id(CONFIG)
+
+
+def test_the_protocol_tells_how_many_validation_images_are_drawn():
+    settings = [{"data": {"protocol": "official", "val_size": size}} for size in (5000, 0, None)]
+    assert [protocol(config) for config in settings] == ["official-val5000", "official-val0", "official"]
 
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"model": {"name": "lenet", "net": {"pool": "average"}}}])

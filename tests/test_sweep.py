@@ -41,10 +41,10 @@ def test_a_wrong_cell_is_refused_before_any_cell_runs(bench, tmp_path):
 def test_a_failed_cell_is_recorded_and_the_others_go_on(bench, tmp_path, monkeypatch):
     build = train.build
 
-    def fail_for_seed_1(cfg, resolved):
+    def fail_for_seed_1(cfg, resolved, device):
         if cfg.seed == 1:
             raise RuntimeError("the second cell breaks")
-        return build(cfg, resolved)
+        return build(cfg, resolved, device)
 
     monkeypatch.setattr(train, "build", fail_for_seed_1)
     code, out, _ = bench("-m", "model=lenet", "seed=0,1,2", *SHORT, "progress=none")
@@ -68,10 +68,10 @@ def test_a_cell_that_only_its_constructor_refuses_fails_alone(bench, tmp_path):
 def test_a_sweep_run_again_does_only_what_is_missing(bench, tmp_path, monkeypatch):
     build, broken = train.build, True
 
-    def fail_once(cfg, resolved):
+    def fail_once(cfg, resolved, device):
         if broken and cfg.seed == 1:
             raise RuntimeError("for now")
-        return build(cfg, resolved)
+        return build(cfg, resolved, device)
 
     monkeypatch.setattr(train, "build", fail_once)
     sweep = ("-m", "model=lenet", "seed=0,1", *SHORT, "progress=none")
@@ -88,10 +88,10 @@ def test_a_sweep_run_again_does_only_what_is_missing(bench, tmp_path, monkeypatc
 def test_ctrl_c_stops_the_sweep_and_keeps_what_is_done(bench, tmp_path, monkeypatch):
     build = train.build
 
-    def stop_at_seed_1(cfg, resolved):
+    def stop_at_seed_1(cfg, resolved, device):
         if cfg.seed == 1:
             raise KeyboardInterrupt
-        return build(cfg, resolved)
+        return build(cfg, resolved, device)
 
     monkeypatch.setattr(train, "build", stop_at_seed_1)
     code, _, err = bench("-m", "model=lenet", "seed=0,1,2", *SHORT, "progress=none")
@@ -149,10 +149,10 @@ def test_a_forced_sweep_that_fails_keeps_the_old_record_and_says_so(bench, tmp_p
 def test_a_sweep_whose_plan_is_gone_is_no_success(bench, tmp_path, monkeypatch):
     build = train.build
 
-    def lose_the_plan(cfg, resolved):
+    def lose_the_plan(cfg, resolved, device):
         for plan in (tmp_path / "results/sweeps").glob("*/plan.json"):
             plan.unlink()
-        return build(cfg, resolved)
+        return build(cfg, resolved, device)
 
     monkeypatch.setattr(train, "build", lose_the_plan)
     code, _, err = bench("-m", "model=lenet", "seed=0", *SHORT, "progress=none")

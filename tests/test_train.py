@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+from pathlib import Path
 
 import lightning as L
 import numpy as np
@@ -73,7 +74,7 @@ def test_the_tested_weights_are_those_of_the_best_validation_epoch(composed, tmp
     assert saved["epoch"] + 1 == record.selected_epoch
     model = LeNet(10, 3)
     model.load_state_dict({key.removeprefix("model."): value for key, value in saved["state_dict"].items()})
-    data, _ = train.build(cfg, record.config)
+    data, _ = train.build(cfg, record.config, torch.device("cpu"))
     model.eval()
     with torch.no_grad():
         predicted = torch.cat([model(batch.images).logits.argmax(1) for batch in data.test_dataloader()])
@@ -155,8 +156,45 @@ def test_cifar10_from_an_image_folder_tree_is_trained_with_its_augmentation(comp
     assert record.status == "ok", record.error
     assert (record.train_size, record.val_size, record.test_size) == (30, 10, 20)
     assert record.protocol == "official-val10"
+    assert record.skipped_images == 0
     ids = np.load(tmp_path / "results/runs" / record.run_id / "predictions.npz")["ids"]
     assert ids[0] == "test/class0/0"
+
+
+@pytest.fixture
+def flowers(tmp_path) -> Path:
+    """A folder of images of 2 kinds, 12 each, one of which cannot be read."""
+    rng = np.random.default_rng(0)
+    for kind, base in (("daisy", 0), ("rose", 100)):
+        (tmp_path / "flowers/train" / kind).mkdir(parents=True)
+        for i in range(12):
+            pixels = rng.integers(base, base + 100, (70, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"flowers/train/{kind}/{i}.jpg")
+    (tmp_path / "flowers/train/rose/7.jpg").write_bytes(b"no image")
+    return tmp_path
+
+
+def test_a_folder_of_images_is_trained_on_and_broken_ones_are_counted(composed, flowers):
+    overrides = (
+        "data=folder", "data.name=flowers", f"paths.data={flowers}", "data.image_size=32", "trainer.max_epochs=1",
+        "trainer.accelerator=cpu", "progress=none", "augment=[resized_crop,flip,color_jitter,cutout,mixup]",
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"flowers/train/rose/7\.jpg: not a readable image"):
+        train.run(composed(*overrides))
+    record = train.run(composed(*overrides, "data.on_error=skip"))
+    assert record.status == "ok", record.error
+    assert (record.train_size, record.val_size, record.test_size, record.skipped_images) == (16, 2, 5, 1)
+    assert record.dataset == "flowers"
+    assert record.config["data"]["num_classes"] == 2
+
+
+@pytest.mark.parametrize("augment", ["mixup", "cutmix", "[crop,alternating_flip,lighting]", "[color_jitter,cutout]"])
+@pytest.mark.parametrize("normalize", ["channel", "pixel_mean", "zca"])
+def test_every_augmentation_and_normalisation_trains(composed, augment, normalize):
+    overrides = (f"augment={augment}", f"augment/normalize={normalize}", "data.image_size=28", "data.in_channels=1")
+    record = train.run(composed("model=lenet", *QUIET, *overrides))
+    assert record.status == "ok", record.error
+    assert math.isfinite(record.metrics["train"]["loss"])
 
 
 def test_an_interrupted_cell_is_recorded_as_such(composed, tmp_path, monkeypatch):
@@ -194,10 +232,11 @@ def test_every_optimizer_and_scheduler_trains(composed, optimizer, scheduler):
 
 
 def test_augmented_training_leaves_evaluation_alone(composed):
-    data, _ = train.build(
-        composed("augment=crop_flip", *QUIET), train.config.check(composed("augment=crop_flip", *QUIET))
-    )
-    plain, _ = train.build(composed("augment=none", *QUIET), train.config.check(composed("augment=none", *QUIET)))
+    def build(augment):
+        cfg = composed(f"augment={augment}", *QUIET)
+        return train.build(cfg, train.config.check(cfg), torch.device("cpu"))[0]
+
+    data, plain = build("crop_flip"), build("none")
     for loader in ("val_dataloader", "test_dataloader"):
         for ours, theirs in zip(getattr(data, loader)(), getattr(plain, loader)(), strict=True):
             assert torch.equal(ours.images, theirs.images)

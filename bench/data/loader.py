@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from bench.data.augment import Transform
+from bench.data.augment import Draws, Mix
+from bench.data.pipeline import Pipeline
 
 
 class Batch(NamedTuple):
-    """``images``: (B, C, S, S) float, channels_last, normalised. ``labels``: (B,) int64."""
+    """``images``: (B, C, S, S) floating point, channels_last, normalised. ``labels``: (B,) int64. ``targets``: of
+    mixed images, (B, num_classes) float32, the share of each class; ``labels`` then name the larger share.
+    """
 
     images: Tensor
     labels: Tensor
+    targets: Tensor | None = None
+
+
+class Epoch(NamedTuple):
+    """What is random in an epoch: the ``order`` of the samples (n,), the transforms' parameters ``tables``, (n, k)
+    each, and partners and parameters of mixing ``pairs``, (n, k).
+    """
+
+    order: Tensor
+    tables: list[Tensor]
+    pairs: Tensor | None
 
 
 class EpochOrder:
-    """The order of an epoch's samples and their generator, from (seed, epoch) alone.
+    """What is random in an epoch, from (seed, epoch) alone.
 
     Lightning calls ``set_epoch`` before each epoch because the loader holds this as its ``sampler``.
     """
@@ -32,60 +47,132 @@ class EpochOrder:
         """Choose the epoch, counted from 0."""
         self.epoch = epoch
 
-    def generator(self) -> torch.Generator:
-        """A fresh generator for this (seed, epoch)."""
-        state = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0]  # 32 bits, as PyTorch uses
-        return torch.Generator().manual_seed(int(state))
+    def draws(self) -> Draws:
+        """Fresh generators of this (seed, epoch) and of this seed."""
+        return Draws(
+            self.n,
+            self.epoch,
+            generator=_generator(np.random.SeedSequence([self.seed, self.epoch])),
+            lasting=_generator(np.random.SeedSequence(self.seed, spawn_key=(0,))),
+        )
+
+
+def _generator(sequence: np.random.SeedSequence) -> torch.Generator:
+    return torch.Generator().manual_seed(int(sequence.generate_state(1)[0]))  # 32 bits, as PyTorch uses
+
+
+class Shard(NamedTuple):
+    """The part of each batch that one of ``processes`` takes: number ``rank``, counted from 0."""
+
+    rank: int = 0
+    processes: int = 1
+
+    def batches(self, n: int, batch_size: int) -> list[tuple[int, int]]:
+        """First and behind-last of ``n`` samples for each of this process's batches; every process has as many.
+
+        Processes share out batches of ``processes`` · ``batch_size`` samples, so that what a step learns from does not
+        depend on how many they are. The last batch holds what is left; where that has not one sample for each
+        process, it is added to the batch before.
+
+        Raises:
+            ValueError: there are fewer samples than processes.
+        """
+        if 0 < n < self.processes:
+            raise ValueError(f"{n} samples cannot be shared out to {self.processes} processes")
+        starts = list(range(0, n, batch_size * self.processes))
+        if len(starts) > 1 and n - starts[-1] < self.processes:
+            starts.pop()
+        ends = [*starts[1:], n] if starts else []
+
+        def cut(begin: int, end: int, rank: int) -> int:
+            return begin + (end - begin) * rank // self.processes
+
+        spans = zip(starts, ends, strict=True)
+        return [(cut(begin, end, self.rank), cut(begin, end, self.rank + 1)) for begin, end in spans]
 
 
 class BatchLoader:
     """Iterates over batches of the samples ``index`` of an array, in order or shuffled.
 
     Args:
-        pixels: (N, S, S, C) uint8.
-        labels: (N,) int64.
+        pixels: (N, D, D, C) uint8, on the CPU or on ``device``.
+        labels: (N,) int64, where ``pixels`` are.
         index: (n,) positions of this split's samples in ``pixels``.
-        mean: (C,) of the pixel values, in [0, 255]; ``std`` likewise.
-        batch_size: samples a batch; the last batch holds what is left.
-        transforms: augmentations, applied in this order.
-        shuffle_seed: seed of the epochs' orders and augmentations; None for the order of ``index``.
+        pipeline: makes of stored pixels what the network sees.
+        batch_size: samples a batch and process; the last batch holds what is left.
+        shuffle_seed: seed of the epochs' orders and augmentations; None for the order of ``index`` and a pipeline
+            without transforms.
+        mix: joins samples, which then have ``targets`` over ``num_classes``; needs a seed.
+        device: where batches are made.
+        dtype: of the images.
+        shard: this process's share.
     """
 
     batch_sampler = None  # Lightning looks for it where it finds a sampler
 
     def __init__(
         self,
-        pixels: np.ndarray,
-        labels: np.ndarray,
+        pixels: Tensor,
+        labels: Tensor,
         index: np.ndarray,
-        mean: np.ndarray,
-        std: np.ndarray,
+        pipeline: Pipeline,
         batch_size: int,
-        transforms: Sequence[Transform] = (),
         shuffle_seed: int | None = None,
+        mix: Mix | None = None,
+        num_classes: int = 0,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        shard: Shard | None = None,
     ):
-        self.pixels = torch.from_numpy(pixels)
-        self.labels = torch.from_numpy(labels)
-        self.index = torch.from_numpy(index)
-        self.scale = torch.from_numpy(1 / std).float()
-        self.shift = torch.from_numpy(-mean / std).float()
-        assert shuffle_seed is not None or not transforms, "augmentation needs a seed"
-        self.batch_size, self.transforms = batch_size, tuple(transforms)
+        self.pixels, self.labels, self.index = pixels, labels, torch.from_numpy(index)
+        self.pipeline, self.mix, self.num_classes = pipeline, mix, num_classes
+        self.device, self.dtype = torch.device(device), dtype
+        self.cuts = (shard or Shard()).batches(len(index), batch_size)
         self.sampler = None if shuffle_seed is None else EpochOrder(len(index), shuffle_seed)
+        assert mix is None or shuffle_seed is not None, "mixing needs a seed"
 
     def __len__(self) -> int:
-        return -(-len(self.index) // self.batch_size)
+        return len(self.cuts)
 
     def __iter__(self) -> Iterator[Batch]:
-        order, parameters = torch.arange(len(self.index)), []
-        if self.sampler is not None:
-            generator = self.sampler.generator()
-            order = torch.randperm(len(self.index), generator=generator)
-            parameters = [transform.draw(len(self.index), generator) for transform in self.transforms]
-        for rows in order.split(self.batch_size) if len(order) else ():
-            at = self.index[rows]
-            images = self.pixels[at]
-            for transform, drawn in zip(self.transforms, parameters, strict=True):
-                images = transform(images, drawn[rows])
-            # in memory (B, S, S, C) is channels_last (B, C, S, S)
-            yield Batch((images * self.scale).add_(self.shift).permute(0, 3, 1, 2), self.labels[at])
+        epoch = self.draw()
+        for begin, end in self.cuts:
+            yield self.batch(epoch.order[begin:end], epoch)
+
+    def draw(self) -> Epoch:
+        """What is random in the epoch that is set."""
+        n = len(self.index)
+        if self.sampler is None:
+            return Epoch(torch.arange(n), [], None)
+        draws = self.sampler.draws()
+        order = torch.randperm(n, generator=draws.generator)
+        return Epoch(order, self.pipeline.draw(draws), None if self.mix is None else self.mix.draw(draws))
+
+    def batch(self, rows: Tensor, epoch: Epoch) -> Batch:
+        """The split's samples ``rows``, (B,) in [0, n), as they are in an epoch."""
+        images, labels = self._samples(rows, epoch.tables)
+        targets = None
+        if self.mix is not None and epoch.pairs is not None:
+            pairs = epoch.pairs[rows]
+            partners, others = self._samples(pairs[:, 0].long(), epoch.tables)
+            images, share = self.mix(images, partners, pairs)
+            one, other = (F.one_hot(y, self.num_classes).float() for y in (labels, others))
+            targets = torch.lerp(other, one, share[:, None])
+            labels = torch.where(share >= 0.5, labels, others)
+        # in memory (B, S, S, C) is channels_last (B, C, S, S)
+        return Batch(images.to(self.dtype).contiguous().permute(0, 3, 1, 2), labels, targets)
+
+    def _samples(self, rows: Tensor, tables: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Augmented images (B, S, S, C) and labels (B,), on the device, of the split's samples ``rows``."""
+        at = self.index[rows]
+        images, labels = (self._gather(source, at) for source in (self.pixels, self.labels))
+        return self.pipeline(images, [table[rows] for table in tables]), labels
+
+    def _gather(self, source: Tensor, at: Tensor) -> Tensor:
+        """Rows ``at`` of ``source``, on the device."""
+        if source.device == self.device:
+            return source.index_select(0, at.to(self.device, non_blocking=True))
+        gathered = source.index_select(0, at)
+        if self.device.type == "cuda":  # from pinned memory the copy runs beside what the GPU does
+            gathered = gathered.pin_memory()
+        return gathered.to(self.device, non_blocking=True)

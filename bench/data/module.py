@@ -2,87 +2,139 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import lightning as L
 import numpy as np
+import torch
 
 from bench.data import splits
-from bench.data.augment import Transform
-from bench.data.loader import BatchLoader
-from bench.data.sources import Dataset
+from bench.data.augment import Draws, Mix, Transform
+from bench.data.cache import Decoder
+from bench.data.dataset import Dataset, Source
+from bench.data.loader import BatchLoader, Shard
+from bench.data.normalize import Normalize
+from bench.data.pipeline import Pipeline
+
+RESIDENT_SHARE = 0.5
+"""With ``storage=auto`` images are kept on the GPU if they take no more than this part of its free memory."""
 
 
 class ImageData(L.LightningDataModule):
     """Train, validation and test batches of one data set.
 
     Args:
-        source: gives the data set for (image_size, in_channels).
-        image_size: side of the images in pixels.
-        in_channels: 1 (grey) or 3 (RGB).
+        source: gives the data set for a decoder.
+        decoder: of images to the size they are stored at.
+        image_size: side of the images in batches; larger stored ones are cropped.
         num_classes: what the data set must have.
-        val_size: validation samples held out of the training samples, stratified; 0 for none.
-        batch_size: samples a batch, in training and in evaluation.
-        augment: training transforms by name, applied in this order.
+        val_size: validation samples held out of the training samples, stratified, 0 for none; None for the source's
+            own validation images, or none where it has none.
+        batch_size: samples a batch and process, in training and in evaluation.
+        augment: training transforms, and at most one that mixes samples.
+        normalize: is fitted to the training part.
         seed: of the training batches' order and augmentation.
+        device: where batches are made, which should be where the network is.
+        storage: where the images are kept: ``cpu``; ``cuda``, which ``device`` must be; or ``auto``, there if they fit.
+        dtype: of the images in training and validation; in the test they are float32.
 
     Raises:
-        ValueError: ``num_classes`` or ``val_size`` does not fit the data set.
+        ValueError: an argument does not fit the data set or another argument.
     """
 
     def __init__(
         self,
-        source: Callable[[int, int], Dataset],
+        source: Source,
+        decoder: Decoder,
         image_size: int,
-        in_channels: int,
         num_classes: int,
-        val_size: int,
+        val_size: int | None,
         batch_size: int,
-        augment: Mapping[str, Transform],
+        augment: Sequence[Transform | Mix],
+        normalize: Normalize,
         seed: int,
+        device: torch.device | str = "cpu",
+        storage: str = "auto",
+        dtype: torch.dtype = torch.float32,
     ):
         super().__init__()
-        dataset = self.dataset = source(image_size, in_channels)
+        self.device, self.dtype = torch.empty(0, device=device).device, dtype  # with its number, as tensors have it
+        dataset = self.dataset = source(decoder)
         if len(dataset.classes) != num_classes:
             raise ValueError(f"data.num_classes={num_classes}: the data set has {len(dataset.classes)} classes")
-        rest, held_out = splits.hold_out(dataset.labels[dataset.train], val_size)
-        self.train, self.val, self.test = dataset.train[rest], dataset.train[held_out], dataset.test
-        self.mean, self.std = pixel_statistics(dataset.pixels, self.train)
-        self.batch_size, self.transforms, self.seed = batch_size, tuple(augment.values()), seed
+        self.train, self.val, self.test = parts(dataset, val_size)
+        mixes = [one for one in augment if isinstance(one, Mix)]
+        transforms = [one for one in augment if isinstance(one, Transform)]
+        if len(mixes) > 1:
+            names = " and ".join(type(mix).__name__ for mix in mixes)
+            raise ValueError(f"augment: {names} exclude each other, choose one")
+        self.mix = mixes[0] if mixes else None
+        normalize.fit(dataset.pixels, self.train)
+        for transform in transforms:
+            transform.fit(dataset.pixels, self.train)
+        self.plain = Pipeline(image_size, normalize)
+        self.augmented = Pipeline(image_size, normalize, transforms)
+        self._try_out()
+        self.batch_size, self.seed, self.num_classes = batch_size, seed, num_classes
+        kept = self.device if resident(dataset.pixels.nbytes, self.device, storage) else torch.device("cpu")
+        self.pixels = torch.from_numpy(dataset.pixels).to(kept)  # on the CPU the mapped file itself
+        self.labels = torch.from_numpy(dataset.labels).to(kept)
 
-    def loader(
-        self, index: np.ndarray, transforms: Sequence[Transform] = (), shuffle_seed: int | None = None
-    ) -> BatchLoader:
-        """Batches of the samples ``index``; in order and unchanged unless told otherwise."""
-        data = self.dataset
+    def _try_out(self) -> None:
+        """Let the transforms refuse images that they cannot be applied to."""
+        image = torch.from_numpy(self.dataset.pixels[self.train[:1]])
+        generators = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+        self.augmented(image, self.augmented.draw(Draws(1, 0, *generators)))
+
+    def loader(self, index: np.ndarray, augment: bool = False, dtype: torch.dtype | None = None) -> BatchLoader:
+        """Batches of the samples ``index``: in order and unchanged, or shuffled and augmented."""
         return BatchLoader(
-            data.pixels, data.labels, index, self.mean, self.std, self.batch_size, transforms, shuffle_seed
+            self.pixels,
+            self.labels,
+            index,
+            self.augmented if augment else self.plain,
+            self.batch_size,
+            shuffle_seed=self.seed if augment else None,
+            mix=self.mix if augment else None,
+            num_classes=self.num_classes,
+            device=self.device,
+            dtype=dtype or self.dtype,
+            shard=Shard() if self.trainer is None else Shard(self.trainer.global_rank, self.trainer.world_size),
         )
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled and augmented training batches."""
-        return self.loader(self.train, self.transforms, self.seed)
+        return self.loader(self.train, augment=True)
 
     def val_dataloader(self) -> BatchLoader:
         """Validation batches, in order."""
         return self.loader(self.val)
 
     def test_dataloader(self) -> BatchLoader:
-        """Test batches, in order."""
-        return self.loader(self.test)
+        """Test batches, in order, in 32 bits."""
+        return self.loader(self.test, dtype=torch.float32)
 
 
-def pixel_statistics(pixels: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel over the images ``index``, both (C,) in [0, 255].
+def parts(dataset: Dataset, val_size: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions of the training, validation and test samples; ``val_size`` as for :class:`ImageData`."""
+    if val_size is None:
+        return dataset.train, dataset.val, dataset.test
+    if len(dataset.val):
+        raise ValueError(f"data.val_size={val_size}: must be null, there are {len(dataset.val):,} validation images")
+    rest, held_out = splits.hold_out(dataset.labels[dataset.train], val_size)
+    return dataset.train[rest], dataset.train[held_out], dataset.test
 
-    Exact, from the histogram of the 256 values, a thousand images at a time.
+
+def resident(size: int, device: torch.device, storage: str) -> bool:
+    """Whether ``size`` bytes of images are kept on the GPU ``device``.
+
+    Raises:
+        ValueError: ``storage`` is ``cuda`` and ``device`` is not, or is no storage.
     """
-    channels = pixels.shape[-1]
-    counts = np.zeros((channels, 256), dtype=np.int64)
-    for part in np.array_split(index, max(1, len(index) // 1000)):
-        flat = pixels[part].reshape(-1, channels)
-        counts += np.stack([np.bincount(flat[:, c], minlength=256) for c in range(channels)])
-    values = np.arange(256)
-    mean = counts @ values / counts.sum(axis=1)
-    variance = counts @ values**2 / counts.sum(axis=1) - mean**2
-    return mean, np.where(variance > 1e-6, np.sqrt(np.maximum(variance, 0)), 1.0)  # a constant channel is only centred
+    if storage not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"data.device={storage}: must be one of auto, cpu, cuda")
+    if storage == "cuda" and device.type != "cuda":
+        raise ValueError(f"data.device=cuda: the network trains on {device}; choose auto or cpu")
+    if device.type != "cuda" or storage == "cpu":
+        return False
+    return storage == "cuda" or size <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]

@@ -1,5 +1,7 @@
 """What an epoch of batches holds, and what its order and pixels depend on."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -7,31 +9,36 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bench.data.augment import HorizontalFlip, RandomCrop
-from bench.data.loader import Batch, BatchLoader
+from bench.data.augment import ColorJitter, CutMix, Cutout, HorizontalFlip, Mixup, RandomCrop, RandomResizedCrop
+from bench.data.loader import Batch, BatchLoader, Shard
+from bench.data.normalize import ChannelNormalize
+from bench.data.pipeline import Pipeline
 
 SIDE, CHANNELS, STORED = 6, 3, 80
 PIXELS = np.random.default_rng(0).integers(0, 256, (STORED, SIDE, SIDE, CHANNELS), dtype=np.uint8)
 LABELS = np.arange(STORED)  # a sample's label is its position, so that it can be told apart
-MEAN, STD = np.array([120.0, 110.0, 100.0]), np.array([60.0, 50.0, 40.0])
-AUGMENT = (RandomCrop(2), HorizontalFlip())
+NORMALIZE = ChannelNormalize()
+NORMALIZE.fit(PIXELS, np.arange(STORED))
+AUGMENT = (RandomCrop(SIDE, 2), HorizontalFlip(), ColorJitter(), Cutout(2))
 
 indices = st.lists(st.integers(0, STORED - 1), min_size=1, max_size=60, unique=True).map(np.array)
 batch_sizes = st.integers(1, 70)
 seeds = st.integers(0, 2**31)
 
 
-def make(index=None, batch_size=16, transforms=(), shuffle_seed=None) -> BatchLoader:
+def make(index=None, batch_size=16, transforms=(), shuffle_seed=None, **more) -> BatchLoader:
     index = np.arange(STORED) if index is None else index
-    return BatchLoader(PIXELS, LABELS, index, MEAN, STD, batch_size, transforms, shuffle_seed)
+    pipeline = Pipeline(SIDE, NORMALIZE, transforms)
+    pixels, labels = torch.from_numpy(PIXELS), torch.from_numpy(LABELS)
+    return BatchLoader(pixels, labels, index, pipeline, batch_size, shuffle_seed, num_classes=STORED, **more)
 
 
 def epoch(loader: BatchLoader, number: int | None = None) -> Batch:
     """All batches of an epoch as one."""
     if number is not None:
         loader.sampler.set_epoch(number)
-    images, labels = zip(*loader, strict=True)
-    return Batch(torch.cat(images), torch.cat(labels))
+    images, labels, targets = zip(*loader, strict=True)
+    return Batch(torch.cat(images), torch.cat(labels), None if targets[0] is None else torch.cat(targets))
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -40,7 +47,8 @@ def same(one: Batch, other: Batch) -> bool:
 
 def normalised(pixels: np.ndarray) -> Tensor:
     """The definition, in float64: (N, S, S, C) → (N, C, S, S)."""
-    return torch.from_numpy(((pixels - MEAN) / STD).transpose(0, 3, 1, 2)).float()
+    seen = PIXELS.reshape(-1, CHANNELS).astype(np.float64)
+    return torch.from_numpy(((pixels - seen.mean(0)) / seen.std(0)).transpose(0, 3, 1, 2)).float()
 
 
 @settings(deadline=None)
@@ -65,39 +73,28 @@ def test_all_batches_are_full_but_the_last_which_holds_the_rest(index, batch_siz
 @settings(deadline=None, max_examples=30)
 @given(indices, batch_sizes)
 def test_without_a_seed_the_order_is_that_of_the_index_and_pixels_are_only_normalised(index, batch_size):
-    images, labels = epoch(make(index, batch_size))
+    images, labels, targets = epoch(make(index, batch_size))
     assert torch.equal(labels, torch.from_numpy(index))
     torch.testing.assert_close(images, normalised(PIXELS[index]), rtol=1e-6, atol=1e-6)
+    assert targets is None
 
 
 @settings(deadline=None, max_examples=30)
 @given(seeds, batch_sizes)
 def test_shuffled_images_stay_with_their_labels(seed, batch_size):
-    images, labels = epoch(make(batch_size=batch_size, shuffle_seed=seed))
+    images, labels, _ = epoch(make(batch_size=batch_size, shuffle_seed=seed))
     torch.testing.assert_close(images, normalised(PIXELS[labels]), rtol=1e-6, atol=1e-6)
 
 
 @settings(deadline=None, max_examples=30)
-@given(
-    mean=st.lists(st.floats(0, 255), min_size=3, max_size=3),
-    std=st.lists(st.floats(5, 130), min_size=3, max_size=3),
-)
-def test_values_are_pixels_less_mean_over_std(mean, std):
-    mean, std = np.array(mean), np.array(std)
-    loader = BatchLoader(PIXELS, LABELS, np.arange(STORED), mean, std, 32)
-    expected = torch.from_numpy(((PIXELS - mean) / std).transpose(0, 3, 1, 2))
-    images = epoch(loader).images
-    assert images.dtype == torch.float32
-    torch.testing.assert_close(images.double(), expected, rtol=1e-6, atol=2e-5)
-
-
-@settings(deadline=None, max_examples=30)
-@given(seeds, st.integers(0, 1000), batch_sizes, batch_sizes)
-def test_order_and_pixels_do_not_depend_on_the_batch_size(seed, number, one, other):
-    assert same(
-        epoch(make(batch_size=one, transforms=AUGMENT, shuffle_seed=seed), number),
-        epoch(make(batch_size=other, transforms=AUGMENT, shuffle_seed=seed), number),
+@given(seeds, st.integers(0, 1000), batch_sizes, batch_sizes, st.sampled_from([None, Mixup(1.0), CutMix()]))
+def test_order_and_pixels_do_not_depend_on_the_batch_size(seed, number, one, other, mix):
+    first, second = (
+        epoch(make(batch_size=size, transforms=AUGMENT, shuffle_seed=seed, mix=mix), number) for size in (one, other)
     )
+    assert torch.equal(first.labels, second.labels)
+    torch.testing.assert_close(first.images, second.images, rtol=1e-6, atol=1e-6)
+    assert mix is None or torch.equal(first.targets, second.targets)
 
 
 @settings(deadline=None, max_examples=20)
@@ -115,14 +112,17 @@ def test_an_abandoned_epoch_starts_over():
     assert same(epoch(loader), epoch(make(transforms=AUGMENT, shuffle_seed=4)))
 
 
-def test_global_random_state_is_neither_read_nor_moved():
-    loader = make(transforms=AUGMENT, shuffle_seed=4)
+@pytest.mark.parametrize("mix", [None, Mixup(), CutMix()])
+def test_global_random_state_is_neither_read_nor_moved(mix):
+    loader = make(transforms=AUGMENT, shuffle_seed=4, mix=mix)
     torch.manual_seed(1)
+    np.random.seed(1)
     first = epoch(loader)
     torch.manual_seed(2)
-    before = torch.get_rng_state()
+    before, numpys = torch.get_rng_state(), np.random.get_state()[1].copy()
     assert same(first, epoch(loader))
     assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], numpys)
 
 
 @settings(deadline=None, max_examples=30)
@@ -152,29 +152,29 @@ def test_seed_and_epoch_do_not_stand_for_each_other():
     assert not torch.equal(one.labels, other.labels)
 
 
-@pytest.mark.parametrize("shuffle_seed", [None, 0])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_batches_are_channels_last_without_a_copy(shuffle_seed, channels):
-    loader = BatchLoader(
-        PIXELS[..., :channels].copy(),
-        LABELS,
-        np.arange(STORED),
-        MEAN[:channels],
-        STD[:channels],
-        16,
-        AUGMENT if shuffle_seed is not None else (),
-        shuffle_seed,
-    )
-    for images, labels in loader:
-        assert images.shape == (len(labels), channels, SIDE, SIDE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mix", [None, Mixup(), CutMix()])
+@pytest.mark.parametrize("transforms", [(), AUGMENT, (RandomResizedCrop(SIDE),)], ids=["none", "many", "resized"])
+def test_batches_are_channels_last_and_of_the_dtype_asked_for(transforms, mix, dtype):
+    for images, labels, _ in make(transforms=transforms, mix=mix, dtype=dtype, shuffle_seed=0):
+        assert images.shape == (len(labels), CHANNELS, SIDE, SIDE)
         assert images.is_contiguous(memory_format=torch.channels_last)
+        assert images.dtype == dtype
         assert labels.dtype == torch.int64
+
+
+def test_a_dtype_only_rounds_what_32_bits_would_be():
+    one, other = (
+        epoch(make(transforms=AUGMENT, shuffle_seed=0, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert torch.equal(one.images.bfloat16(), other.images)
 
 
 def test_stored_pixels_are_left_as_they_are():
     kept = PIXELS.copy()
-    loader = make(transforms=(RandomCrop(2, "zero"), *AUGMENT), shuffle_seed=0)
-    for images, _ in loader:
+    for images, _, _ in make(transforms=(RandomCrop(SIDE, 2, "zero"), *AUGMENT), shuffle_seed=0, mix=Mixup()):
+        images.zero_()
+    for images, _, _ in make():
         images.zero_()
     assert np.array_equal(PIXELS, kept)
 
@@ -183,3 +183,84 @@ def test_an_empty_split_has_no_batches():
     loader = make(np.arange(0))
     assert len(loader) == 0
     assert list(loader) == []
+
+
+@settings(deadline=None, max_examples=20)
+@given(seeds, batch_sizes)
+def test_mixup_joins_two_samples_as_they_are_augmented_that_epoch(seed, batch_size):
+    plain = epoch(make(transforms=AUGMENT, shuffle_seed=seed))
+    by_label = dict(zip(plain.labels.tolist(), plain.images, strict=True))
+    mixed = epoch(make(batch_size=batch_size, transforms=AUGMENT, shuffle_seed=seed, mix=Mixup(1.0)))
+    assert mixed.targets.sum(1).tolist() == pytest.approx([1] * STORED)
+    assert torch.equal(mixed.targets.argmax(1), mixed.labels) or (mixed.targets.max(1).values < 0.51).any()
+    for image, share in zip(mixed.images, mixed.targets, strict=True):
+        expected = sum(
+            weight.item() * by_label[label.item()] for label in share.nonzero()[:, 0] for weight in [share[label]]
+        )
+        torch.testing.assert_close(image, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_mixing_changes_neither_the_order_nor_how_often_a_sample_counts():
+    plain, mixed = (epoch(make(shuffle_seed=1, mix=mix)) for mix in (None, CutMix()))
+    first = [share[label].item() for share, label in zip(mixed.targets, plain.labels, strict=True)]
+    assert min(first) >= 0
+    assert (mixed.targets > 0).sum(1).max() == 2
+    assert mixed.targets.sum(0).sum().item() == pytest.approx(STORED)
+    assert torch.equal(plain.labels, epoch(make(shuffle_seed=1)).labels)
+
+
+processes = st.integers(1, 7)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 60), batch_sizes, processes)
+def test_processes_share_out_batches_exactly_once_in_as_many_steps(n, batch_size, count):
+    if 0 < n < count:
+        with pytest.raises(ValueError, match=f"{n} samples cannot be shared out to {count} processes"):
+            Shard(0, count).batches(n, batch_size)
+        return
+    spans = [Shard(rank, count).batches(n, batch_size) for rank in range(count)]
+    assert len({len(one) for one in spans}) == 1
+    assert all(begin < end for one in spans for begin, end in one)
+    assert sorted(i for one in spans for span in one for i in range(*span)) == list(range(n))
+    steps = [sorted(i for span in step for i in range(*span)) for step in zip(*spans, strict=True)]
+    alone = Shard().batches(n, batch_size * count)
+    assert [step[0] for step in steps] == [begin for begin, _ in alone][: len(steps)]
+    assert all(one[-1] + 1 == other[0] for one, other in pairwise(steps))
+    assert all(abs((one[1] - one[0]) - (other[1] - other[0])) <= 1 for step in zip(*spans, strict=True)
+               for one in step for other in step)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=30)
+@given(seeds, st.integers(1, 20), processes, st.booleans())
+def test_processes_together_see_what_one_process_sees(seed, batch_size, count, training):
+    transforms, shuffle = (AUGMENT, seed) if training else ((), None)
+    shards = [
+        epoch(
+            make(batch_size=batch_size, transforms=transforms, shuffle_seed=shuffle, shard=Shard(rank, count)),
+            5 if training else None,
+        )
+        for rank in range(count)
+    ]
+    alone = epoch(
+        make(batch_size=batch_size * count, transforms=transforms, shuffle_seed=shuffle), 5 if training else None
+    )
+    together = Batch(torch.cat([shard.images for shard in shards]), torch.cat([shard.labels for shard in shards]))
+    assert torch.equal(together.labels.sort().values, alone.labels.sort().values)
+    torch.testing.assert_close(
+        together.images[together.labels.argsort()], alone.images[alone.labels.argsort()], rtol=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("resident", [True, False])
+def test_on_a_gpu_batches_are_made_there_and_equal_the_cpus(resident):
+    device = torch.device("cuda", 0)
+    on_cpu = epoch(make(transforms=AUGMENT, shuffle_seed=0, mix=CutMix()))
+    loader = make(transforms=AUGMENT, shuffle_seed=0, mix=CutMix(), device=device)
+    if resident:
+        loader.pixels, loader.labels = loader.pixels.to(device), loader.labels.to(device)
+    on_gpu = epoch(loader)
+    assert on_gpu.images.device == on_gpu.labels.device == on_gpu.targets.device == device
+    assert torch.equal(on_gpu.labels.cpu(), on_cpu.labels)
+    torch.testing.assert_close(on_gpu.images.cpu(), on_cpu.images, rtol=1e-5, atol=1e-5)

@@ -1,23 +1,25 @@
 """The data module: splits, statistics and loaders of a small made-up data set."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from bench.data.augment import HorizontalFlip, RandomCrop
-from bench.data.module import ImageData, pixel_statistics
-from bench.data.sources import Dataset
+from bench.data.augment import ColorJitter, CutMix, HorizontalFlip, Lighting, Mixup, RandomCrop, RandomResizedCrop
+from bench.data.cache import Decoder
+from bench.data.dataset import Dataset
+from bench.data.module import ImageData, parts, resident
+from bench.data.normalize import ChannelNormalize, PixelMeanNormalize
 
 N, CLASSES, TEST = 150, 3, 30
 
 
-def source(image_size: int, in_channels: int) -> Dataset:
+def source(decoder: Decoder) -> Dataset:
     """150 images of 3 classes; test images are brighter, and lie between the training images."""
     rng = np.random.default_rng(0)
     test = np.arange(0, N, N // TEST)
-    pixels = rng.integers(0, 128, (N, image_size, image_size, in_channels), dtype=np.uint8)
+    pixels = rng.integers(0, 128, (N, decoder.side, decoder.side, decoder.channels), dtype=np.uint8)
     pixels[test] += 100
     return Dataset(
         pixels=pixels,
@@ -25,25 +27,32 @@ def source(image_size: int, in_channels: int) -> Dataset:
         ids=np.array([f"{i}" for i in range(N)]),
         classes=("a", "b", "c"),
         train=np.setdiff1d(np.arange(N), test),
+        val=np.arange(0),
         test=test,
     )
 
 
-def make(**changes) -> ImageData:
+def with_own_validation(decoder: Decoder) -> Dataset:
+    dataset = source(decoder)
+    return dataclasses.replace(dataset, train=dataset.train[20:], val=dataset.train[:20])
+
+
+def make(side=8, channels=3, **changes) -> ImageData:
     arguments = dict(
-        source=source, image_size=8, in_channels=3, num_classes=CLASSES, val_size=24, batch_size=16, seed=0,
-        augment={"crop": RandomCrop(2), "flip": HorizontalFlip()},
+        source=source, decoder=Decoder("unused", side, channels), image_size=8, num_classes=CLASSES, val_size=24,
+        batch_size=16, augment=[RandomCrop(8, 2), HorizontalFlip()], normalize=ChannelNormalize(), seed=0,
     )  # fmt: skip
     return ImageData(**arguments | changes)
 
 
 def collect(loader) -> tuple[torch.Tensor, torch.Tensor]:
-    images, labels = zip(*loader, strict=True)
+    images, labels, _ = zip(*loader, strict=True)
     return torch.cat(images), torch.cat(labels)
 
 
 def normalised(data: ImageData, index: np.ndarray) -> torch.Tensor:
-    values = (data.dataset.pixels[index] - data.mean) / data.std
+    seen = data.dataset.pixels[data.train].reshape(-1, data.dataset.pixels.shape[-1]).astype(np.float64)
+    values = (data.dataset.pixels[index] - seen.mean(0)) / seen.std(0)
     return torch.from_numpy(values.transpose(0, 3, 1, 2)).float()
 
 
@@ -55,7 +64,7 @@ def test_sizes_of_the_parts():
 def test_parts_are_disjoint_and_complete_and_test_is_the_official_one():
     data = make()
     assert np.array_equal(np.sort(np.concatenate([data.train, data.val, data.test])), np.arange(N))
-    assert np.array_equal(data.test, source(8, 3).test)
+    assert np.array_equal(data.test, source(Decoder("", 8, 3)).test)
 
 
 def test_validation_is_stratified_and_does_not_move_with_the_seed():
@@ -66,10 +75,21 @@ def test_validation_is_stratified_and_does_not_move_with_the_seed():
     assert (np.abs(np.bincount(one.dataset.labels[one.val]) - share) <= 1).all()
 
 
-def test_val_size_0_trains_on_all_training_samples():
-    data = make(val_size=0)
+@pytest.mark.parametrize("val_size", [0, None])
+def test_without_validation_all_training_samples_are_trained_on(val_size):
+    data = make(val_size=val_size)
     assert len(data.val) == len(data.val_dataloader()) == 0
     assert np.array_equal(data.train, data.dataset.train)
+
+
+def test_a_source_with_validation_images_keeps_them_and_refuses_to_draw_others():
+    dataset = with_own_validation(Decoder("", 8, 3))
+    data = make(source=with_own_validation, val_size=None)
+    assert np.array_equal(data.val, dataset.val)
+    assert np.array_equal(data.train, dataset.train)
+    for val_size in (0, 12):
+        with pytest.raises(ValueError, match=rf"data\.val_size={val_size}: must be null, there are 20 validation"):
+            parts(dataset, val_size)
 
 
 def test_wrong_number_of_classes_raises_naming_both():
@@ -83,25 +103,33 @@ def test_impossible_val_size_raises_naming_it(val_size):
         make(val_size=val_size)
 
 
-@pytest.mark.parametrize("in_channels", [1, 3])
-def test_statistics_are_those_of_the_training_part_alone(in_channels):
-    data = make(in_channels=in_channels)
-    seen = data.dataset.pixels[data.train].reshape(-1, in_channels)
-    assert data.mean == pytest.approx(seen.mean(axis=0), rel=1e-12)
-    assert data.std == pytest.approx(seen.std(axis=0), rel=1e-9)
-    everything = data.dataset.pixels.reshape(-1, in_channels)
-    assert (np.abs(everything.mean(axis=0) - data.mean) > 10).all()
+@pytest.mark.parametrize("channels", [1, 3])
+def test_statistics_are_those_of_the_training_part_alone(channels):
+    data = make(channels=channels)
+    normalize = data.plain.normalize
+    seen = data.dataset.pixels[data.train].reshape(-1, channels)
+    assert normalize.mean == pytest.approx(seen.mean(axis=0), rel=1e-12)
+    assert normalize.std == pytest.approx(seen.std(axis=0), rel=1e-9)
+    everything = data.dataset.pixels.reshape(-1, channels)
+    assert (np.abs(everything.mean(axis=0) - normalize.mean) > 10).all()
+
+
+def test_lighting_learns_from_the_training_part_alone():
+    lighting, again = Lighting(), Lighting()
+    data = make(augment=[lighting])
+    again.fit(data.dataset.pixels[data.train], np.arange(len(data.train)))
+    assert torch.equal(lighting.components, again.components)
 
 
 def test_training_images_have_mean_0_and_std_1():
-    images, _ = collect(make(augment={}).train_dataloader())
+    images, _ = collect(make(augment=[]).train_dataloader())
     assert images.mean(dim=(0, 2, 3)).tolist() == pytest.approx([0] * 3, abs=1e-4)
     assert images.std(dim=(0, 2, 3)).tolist() == pytest.approx([1] * 3, abs=1e-3)
 
 
 @pytest.mark.parametrize("part", ["val", "test"])
 def test_evaluation_is_in_order_and_not_augmented(part):
-    data = make()
+    data = make(augment=[RandomCrop(8, 2), HorizontalFlip(), ColorJitter(), Mixup()])
     index = getattr(data, part)
     images, labels = collect(getattr(data, f"{part}_dataloader")())
     assert torch.equal(labels, torch.from_numpy(data.dataset.labels[index]))
@@ -114,61 +142,117 @@ def test_training_is_shuffled_by_the_seed_and_augmented():
     assert not torch.equal(one, other)
     data = make()
     assert torch.equal(labels.sort().values, torch.from_numpy(np.sort(data.dataset.labels[data.train])))
-    plain, _ = collect(make(augment={}).train_dataloader())
+    plain, _ = collect(make(augment=[]).train_dataloader())
     assert not torch.equal(one, plain)
 
 
-def test_transforms_are_applied_in_the_order_given():
-    class Add:
-        def __init__(self, value):
-            self.value = value
-
-        def draw(self, n, generator):
-            return torch.zeros(n, 1)
-
-        def __call__(self, images, parameters):
-            return images // 2 + self.value
-
-    data = make(augment={"z": Add(10), "a": Add(1)})
-    images, _ = collect(data.train_dataloader())
-    pixels = (data.dataset.pixels[data.train] // 2 + 10) // 2 + 1
-    expected = torch.from_numpy((pixels - data.mean) / data.std).sum()
-    assert images.double().sum().item() == pytest.approx(expected.item(), rel=1e-4)
+@pytest.mark.parametrize("normalize", [ChannelNormalize, PixelMeanNormalize])
+@pytest.mark.parametrize("augment", [[], [RandomCrop(8, 0)], [RandomResizedCrop(8)]], ids=["none", "crop", "resized"])
+def test_larger_stored_images_are_cropped_to_size(augment, normalize):
+    data = make(side=12, augment=augment, normalize=normalize())
+    assert data.dataset.pixels.shape[1:3] == (12, 12)
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        assert next(iter(loader)).images.shape == (16, 3, 8, 8)
 
 
-def test_size_and_channels_are_asked_of_the_source():
-    images, _ = next(iter(make(image_size=12, in_channels=1).test_dataloader()))
-    assert images.shape == (16, 1, 12, 12)
+def test_evaluation_takes_the_centre_of_larger_stored_images():
+    data = make(side=12)
+    images, _ = collect(data.test_dataloader())
+    torch.testing.assert_close(images, normalised(data, data.test)[..., 2:10, 2:10], rtol=1e-5, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=40)
-@given(n=st.integers(1, 2500), side=st.integers(1, 3), channels=st.integers(1, 3), seed=st.integers(0, 2**31))
-def test_pixel_statistics_equal_numpys(n, side, channels, seed):
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 256, (n + 3, side, side, channels), dtype=np.uint8)
-    index = rng.permutation(n + 3)[:n]
-    mean, std = pixel_statistics(pixels, index)
-    seen = pixels[index].reshape(-1, channels).astype(np.float64)
-    assert mean == pytest.approx(seen.mean(axis=0), rel=1e-12, abs=1e-12)
-    varies = seen.std(axis=0) > 0
-    assert std[varies] == pytest.approx(seen.std(axis=0)[varies], rel=1e-9)
-    assert (std > 0).all()
+@pytest.mark.parametrize(
+    ("augment", "said"),
+    [
+        ([RandomCrop(6)], "makes images of 6×6, but data.image_size is 8"),
+        ([RandomCrop(8, 8)], "padding=8: reflecting 8×8 images allows at most 7"),
+        ([RandomCrop(20, 2)], "size=20: images of 8×8 padded by 2 are smaller"),
+        ([Mixup(), CutMix()], "Mixup and CutMix exclude each other"),
+    ],
+)
+def test_transforms_that_do_not_fit_are_refused_at_once(augment, said):
+    with pytest.raises(ValueError, match=said):
+        make(augment=augment)
 
 
-@given(st.integers(0, 255))
-def test_a_constant_channel_is_centred(value):
-    data = make(source=lambda side, channels: constant(side, channels, value), augment={})
-    images, _ = collect(data.train_dataloader())
-    assert images.eq(0).all()
+def test_mixed_batches_have_targets_in_training_alone():
+    data = make(augment=[CutMix()])
+    assert all(batch.targets.shape == (len(batch.labels), CLASSES) for batch in data.train_dataloader())
+    assert all(batch.targets is None for batch in data.val_dataloader())
 
 
-def constant(image_size: int, in_channels: int, value: int) -> Dataset:
-    dataset = source(image_size, in_channels)
-    dataset.pixels[dataset.train] = value
+def test_the_test_is_in_32_bits_whatever_the_training():
+    data = make(dtype=torch.bfloat16)
+    loaders = data.train_dataloader(), data.val_dataloader(), data.test_dataloader()
+    assert [next(iter(loader)).images.dtype for loader in loaders] == [torch.bfloat16, torch.bfloat16, torch.float32]
+
+
+def test_on_the_cpu_the_stored_pixels_are_not_copied():
+    data = make()
+    assert data.pixels.data_ptr() == data.dataset.pixels.ctypes.data
+    assert {loader.pixels.data_ptr() for loader in (data.train_dataloader(), data.test_dataloader())} == {
+        data.pixels.data_ptr()
+    }
+
+
+def test_each_of_several_processes_takes_its_part_of_an_epoch():
+    class Trainer:
+        world_size = 2
+
+        def __init__(self, rank):
+            self.global_rank = rank
+
+    data, seen = make(), []
+    alone = collect(data.train_dataloader())[1]
+    for rank in (0, 1):
+        data.trainer = Trainer(rank)
+        seen.append(collect(data.train_dataloader())[1])
+    assert len(seen[0]) == len(seen[1]) == len(alone) // 2
+    assert torch.equal(torch.cat(seen).sort().values, alone.sort().values)
+
+
+CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("size", "device", "storage", "expected"),
+    [
+        (10, CPU, "auto", False), (10, CPU, "cpu", False), (10, CUDA, "cpu", False), (10, CUDA, "auto", True),
+        (500, CUDA, "auto", True), (501, CUDA, "auto", False), (2000, CUDA, "cuda", True),
+    ],
+)  # fmt: skip
+def test_images_are_kept_on_the_gpu_where_they_fit_into_half_of_what_is_free(
+    monkeypatch, size, device, storage, expected
+):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 4000))
+    assert resident(size, device, storage) is expected
+
+
+def test_storage_on_a_gpu_needs_training_there():
+    with pytest.raises(ValueError, match="data.device=cuda: the network trains on cpu; choose auto or cpu"):
+        make(storage="cuda")
+    with pytest.raises(ValueError, match="data.device=disk: must be one of auto, cpu, cuda"):
+        make(storage="disk")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("storage", ["cuda", "cpu"])
+def test_on_a_gpu_training_batches_are_there(storage):
+    data = make(device="cuda", storage=storage)
+    assert data.pixels.device.type == storage
+    batch = next(iter(data.train_dataloader()))
+    assert batch.images.device == batch.labels.device == torch.empty(0, device="cuda").device
+
+
+def constant(decoder: Decoder) -> Dataset:
+    dataset = source(decoder)
+    dataset.pixels[dataset.train] = 200
     return dataset
 
 
 def test_a_constant_channel_is_only_centred():
-    data = make(source=lambda side, channels: constant(side, channels, 200))
+    data = make(source=constant, augment=[])
+    images, _ = collect(data.train_dataloader())
+    assert images.eq(0).all()
     images, _ = collect(data.test_dataloader())
-    assert images.abs().max() <= 255
+    assert 0 < images.abs().max() <= 255

@@ -1,0 +1,86 @@
+"""A data set as every source gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from bench.data.cache import Decoder
+
+TRAIN, VAL, TEST = range(3)
+"""The official parts of a data set."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set decoded to one size.
+
+    Attributes:
+        pixels: (N, S, S, C) uint8, possibly memory-mapped.
+        labels: (N,) int64, in [0, len(classes)).
+        ids: (N,) str, what names a sample in its source.
+        classes: class names, in the order of the labels.
+        train, val, test: positions of the official parts; ``val`` is empty where the source has no validation
+            images of its own.
+        skipped: names of images that could not be read and were left out.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+    classes: tuple[str, ...]
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    skipped: tuple[str, ...] = ()
+
+
+Source = Callable[[Decoder], Dataset]
+"""What a configuration of ``conf/data`` describes: gives the data set at the decoder's size."""
+
+
+def assemble(
+    decoder: Decoder,
+    name: str,
+    ids: Sequence[str],
+    labels: np.ndarray,
+    parts: np.ndarray,
+    classes: Sequence[str],
+    content: Any,
+    read: Callable[[int], Image.Image],
+    names: Sequence[str] | None = None,
+) -> Dataset:
+    """Decode a source's images and leave out those that were skipped.
+
+    Args:
+        decoder: decodes to the size asked for, or has done so before.
+        name: of the source.
+        ids: (N,) one a sample, unique.
+        labels: (N,) positions in ``classes``.
+        parts: (N,) of TRAIN, VAL, TEST.
+        classes: class names.
+        content, read: as for :meth:`Decoder.decode`.
+        names: (N,) what messages call the images, their files; None for ``ids``.
+
+    Raises:
+        ValueError: an image cannot be read, or no training or test image is left.
+    """
+    decoded = decoder.decode(name, names or ids, content, read)
+    parts = np.asarray(parts)[decoded.kept]
+    for part, word in ((TRAIN, "training"), (TEST, "test")):
+        if not (parts == part).any():
+            raise ValueError(f"{name}: has no {word} images")
+    return Dataset(
+        pixels=decoded.pixels,
+        labels=np.asarray(labels, dtype=np.int64)[decoded.kept],
+        ids=np.asarray(ids)[decoded.kept],
+        classes=tuple(classes),
+        train=np.flatnonzero(parts == TRAIN),
+        val=np.flatnonzero(parts == VAL),
+        test=np.flatnonzero(parts == TEST),
+        skipped=decoded.skipped,
+    )

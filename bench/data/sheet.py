@@ -1,0 +1,94 @@
+"""A data set in tables and in a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.table import Table
+from torch import Tensor
+
+from bench.data.module import ImageData
+from bench.data.normalize import ChannelNormalize, Normalize, pixel_statistics
+
+COLUMNS, EPOCHS, GAP = 12, 3, 4
+LEAST_SIDE = 96
+"""Smaller images are enlarged to at least this many pixels in the picture."""
+SHOWN_CLASSES = 20
+
+
+def tables(data: ImageData) -> Iterator[Table]:
+    """Sizes; mean and standard deviation of the training images; class balance."""
+    dataset = data.dataset
+    side, channels = dataset.pixels.shape[2:]
+    sizes = _table(f"{len(dataset.classes)} classes, {side}×{side}×{channels}", "part", "images", "in a class")
+    counts = {}
+    for name in ("train", "val", "test"):
+        index = getattr(data, name)
+        counts[name] = np.bincount(dataset.labels[index], minlength=len(dataset.classes))
+        low, high = counts[name].min(), counts[name].max()
+        sizes.add_row(name, f"{len(index):,}", f"{low:,}" if low == high else f"{low:,} … {high:,}")
+    if dataset.skipped:
+        sizes.add_row("skipped", f"{len(dataset.skipped):,}", "")
+    yield sizes
+    mean, std = pixel_statistics(dataset.pixels, data.train)
+    colors = _table("training images", "", *(("red", "green", "blue") if channels == 3 else ("grey",)))
+    colors.add_row("mean", *(f"{value / 255:.4f}" for value in mean))
+    colors.add_row("std", *(f"{value / 255:.4f}" for value in std))
+    yield colors
+    classes = _table("images in a class", "class", "train", "val", "test")
+    order = np.argsort(-counts["train"], kind="stable")
+    shown = order if len(order) <= SHOWN_CLASSES else [*order[: SHOWN_CLASSES // 2], -1, *order[-SHOWN_CLASSES // 2 :]]
+    for label in shown:
+        if label < 0:
+            classes.add_row(f"… {len(order) - SHOWN_CLASSES} more", "", "", "")
+        else:
+            classes.add_row(dataset.classes[label], *(f"{counts[name][label]:,}" for name in counts))
+    yield classes
+
+
+def _table(title: str, name: str, *columns: str) -> Table:
+    table = Table(name, title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def contact_sheet(data: ImageData) -> Image.Image:
+    """Stored training images in the first row, the same as augmented in the first epochs in the rows below.
+
+    Normalisation by channel is undone. Other normalised values are stretched, alike for all images, so that 98 % of
+    those of the stored images lie between black and white.
+    """
+    loader = data.train_dataloader()
+    assert loader.sampler is not None
+    samples = loader.draw().order[:COLUMNS]
+    stored = torch.from_numpy(data.dataset.pixels[data.train[samples.numpy()]])
+    low, high = _range(data.plain.normalize, stored)
+    rows = [stored.float()]
+    for epoch in range(EPOCHS):
+        loader.sampler.set_epoch(epoch)
+        images = loader.batch(samples, loader.draw()).images.float().cpu()
+        rows.append((images.permute(0, 2, 3, 1) - low) / (high - low) * 255)
+    side = max(row.shape[1] for row in rows)
+    scale = -(-LEAST_SIDE // side)
+    cell = side * scale + GAP
+    sheet = np.full((len(rows) * cell + GAP, len(samples) * cell + GAP, 3), 255, dtype=np.uint8)
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row.clamp(0, 255).round().byte().numpy()):
+            picture = np.broadcast_to(image, (*image.shape[:2], 3)).repeat(scale, 0).repeat(scale, 1)
+            top, left = GAP + y * cell, GAP + x * cell
+            sheet[top : top + len(picture), left : left + len(picture)] = picture
+    return Image.fromarray(sheet)
+
+
+def _range(normalize: Normalize, stored: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalised values that are shown as black and as white, (C,) or scalars."""
+    if isinstance(normalize, ChannelNormalize):
+        black, white = torch.zeros(1, 1, 1, stored.shape[-1]), torch.full((1, 1, 1, stored.shape[-1]), 255.0)
+        return normalize(black).flatten(), normalize(white).flatten()
+    values = normalize(stored).flatten()
+    low, high = np.percentile(values.numpy(), [1, 99])
+    return torch.tensor(low), torch.tensor(high)

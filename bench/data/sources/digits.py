@@ -1,0 +1,37 @@
+"""Scanned digits, which come with scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from bench.data import splits
+from bench.data.cache import Decoder
+from bench.data.dataset import TEST, TRAIN, Dataset, assemble
+
+
+def digits(decoder: Decoder, test_size: int) -> Dataset:
+    """1,797 scans of handwritten digits in 10 classes, 8×8 with 17 grey levels; shipped with scikit-learn.
+
+    Alpaydin, Kaynak, "Optical recognition of handwritten digits", UCI machine learning repository, 1998. Enlarged
+    bilinearly; ``test_size`` of them are drawn, stratified, always the same ones.
+
+    Raises:
+        ValueError: ``test_size`` leaves a class without a sample.
+    """
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    scans = (source.images * (255 / 16)).round().astype(np.uint8)  # (1797, 8, 8)
+    parts = np.full(len(scans), TRAIN)
+    parts[splits.hold_out(source.target, test_size)[1]] = TEST
+    return assemble(
+        decoder,
+        "digits",
+        ids=[f"digit-{i:04d}" for i in range(len(scans))],
+        labels=source.target,
+        parts=parts,
+        classes=tuple(map(str, source.target_names)),
+        content="scikit-learn",
+        read=lambda i: Image.fromarray(scans[i]),
+    )

@@ -1,0 +1,107 @@
+"""Trees of image files, one folder a class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from bench.data import splits
+from bench.data.cache import Decoder, listing
+from bench.data.dataset import TEST, TRAIN, VAL, Dataset, assemble
+
+FOLDERS = {TRAIN: "train", VAL: "val", TEST: "test"}
+
+
+def folder(decoder: Decoder, root: str, val_share: float = 0.1, test_share: float = 0.2) -> Dataset:
+    """Your own images: ``root/train/<class>/*``, and if there are any ``root/val/<class>/*``, ``root/test/<class>/*``.
+
+    Without ``test/``, ``test_share`` of the images in ``train/`` are drawn, and without ``val/`` then ``val_share`` of
+    those left; stratified, at least one a class, and always the same ones. ``val_share=0`` draws no validation images.
+    Hidden files and files that are no images by their extension do not count. A photograph is turned upright as its
+    EXIF data say.
+
+    Raises:
+        FileNotFoundError: ``root`` has no folder train/.
+        ValueError: a class has no images, or exists outside train/ alone; a share is not in [0, 1) or leaves a class
+            without a sample; an image cannot be read.
+    """
+    for name, share in (("val_share", val_share), ("test_share", test_share)):
+        if not 0 <= share < 1 or (name == "test_share" and share == 0):
+            raise ValueError(f"data.source.{name}={share}: must be a number in {'(' if 'test' in name else '['}0, 1)")
+    tree = Path(root).expanduser()
+    files, labels, parts, classes = scan(tree)
+    if not (parts == TEST).any():
+        _draw(labels, parts, test_share, TEST)
+    if not (parts == VAL).any() and val_share > 0:
+        _draw(labels, parts, val_share, VAL)
+    return decode(decoder, tree, files, labels, parts, classes)
+
+
+def _draw(labels: np.ndarray, parts: np.ndarray, share: float, part: int) -> None:
+    """Move a share of the training images to another part."""
+    train = np.flatnonzero(parts == TRAIN)
+    size = max(len(np.unique(labels[train])), round(share * len(train)))
+    parts[train[splits.hold_out(labels[train], size)[1]]] = part
+
+
+def scan(tree: Path) -> tuple[list[str], np.ndarray, np.ndarray, tuple[str, ...]]:
+    """The images of a tree in the order of part, class and name.
+
+    Returns:
+        Their files relative to ``tree``, their labels and their parts, both (n,), and the class names.
+    """
+    extensions = {extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    if not (tree / "train").is_dir():
+        raise FileNotFoundError(f"{tree}: has no folder train/; expected are train/<class>/* and the like")
+    classes = tuple(sorted(entry.name for entry in (tree / "train").iterdir() if _is_class(entry)))
+    if not classes:
+        raise ValueError(f"{tree / 'train'}: has no class folders; expected are train/<class>/*")
+    files: list[str] = []
+    labels: list[int] = []
+    parts: list[int] = []
+    for part, name in FOLDERS.items():
+        if not (tree / name).is_dir():
+            continue
+        for entry in sorted((tree / name).iterdir()):
+            if not _is_class(entry):
+                continue
+            if entry.name not in classes:
+                raise ValueError(f"{entry}: is no class of train/, which has {', '.join(classes[:5])}, …")
+            found = [
+                file for file in entry.iterdir() if file.suffix.lower() in extensions and not file.name.startswith(".")
+            ]
+            if not found:
+                raise ValueError(f"{entry}: has no images")
+            files += [f"{name}/{entry.name}/{file.name}" for file in sorted(found, key=lambda file: file.stem)]
+            labels += [classes.index(entry.name)] * len(found)
+            parts += [part] * len(found)
+    return files, np.array(labels), np.array(parts), classes
+
+
+def _is_class(entry: Path) -> bool:
+    return entry.is_dir() and not entry.name.startswith(".")
+
+
+def decode(
+    decoder: Decoder, tree: Path, files: Sequence[str], labels: np.ndarray, parts: np.ndarray, classes: Sequence[str]
+) -> Dataset:
+    """The data set of the images ``tree/<file>``."""
+    paths = [tree / file for file in files]
+
+    def read(i: int) -> Image.Image:
+        return ImageOps.exif_transpose(Image.open(paths[i]))
+
+    return assemble(
+        decoder,
+        tree.name,
+        ids=[str(Path(file).with_suffix("")) for file in files],
+        labels=labels,
+        parts=parts,
+        classes=classes,
+        content=listing(paths),
+        read=read,
+        names=[str(path.absolute()) for path in paths],
+    )
