@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from bench import loggers, machine
 from bench.config import ConfigError
 from bench.data.augment import Mix, Transform
-from bench.data.cache import Decoder
+from bench.data.decode import Decoder
 from bench.data.module import ImageData
 from bench.module import Classifier
 from bench.record import run_id

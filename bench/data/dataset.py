@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.data.cache import Decoder
+from bench.data.decode import Decoder
 
 TRAIN, VAL, TEST = range(3)
 """The official parts of a data set."""

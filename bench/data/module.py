@@ -10,8 +10,8 @@ import torch
 
 from bench.data import splits
 from bench.data.augment import Draws, Mix, Transform
-from bench.data.cache import Decoder
 from bench.data.dataset import Dataset, Source
+from bench.data.decode import Decoder
 from bench.data.loader import BatchLoader, Shard
 from bench.data.normalize import Normalize
 from bench.data.pipeline import Pipeline

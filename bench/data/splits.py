@@ -26,7 +26,22 @@ def hold_out(labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(
             f"cannot hold out {size} of {n} samples in {classes} classes: allowed are 0 and {classes} … {n - classes}"
         )
+    names, counts = np.unique(labels, return_counts=True)
+    if counts.min() < 2:
+        raise ValueError(f"cannot hold out samples of class {names[counts.argmin()]}: it has only one")
     from sklearn.model_selection import train_test_split
 
     rest, drawn = train_test_split(np.arange(n), test_size=size, stratify=labels, random_state=SPLIT_SEED)
+    _swap_in(labels, names, drawn, rest)
+    _swap_in(labels, names, rest, drawn)
     return np.sort(rest), np.sort(drawn)
+
+
+def _swap_in(labels: np.ndarray, names: np.ndarray, part: np.ndarray, other: np.ndarray) -> None:
+    """Give ``part`` a sample of each class that proportion left without one, for one of its largest class."""
+    for name in names:
+        if not (labels[part] == name).any():
+            wanted = np.flatnonzero(labels[other] == name)[0]
+            classes, counts = np.unique(labels[part], return_counts=True)
+            spare = np.flatnonzero(labels[part] == classes[counts.argmax()])[0]
+            part[spare], other[wanted] = other[wanted], part[spare]

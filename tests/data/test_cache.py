@@ -1,223 +1,259 @@
-"""The decoded-image cache: decoded once, whole or not at all, never written back to."""
+"""The cache of decoded images: built once and whole, checked, never written back to."""
 
-import io
+import errno
+import json
 import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from bench.data import cache
+from bench.data.decode import Decoder, listing
 
 SIDE = 8
+ROOT = Path(__file__).parents[2]
 
 
-def write(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **({"lossless": True} if path.suffix == ".webp" else {}))
+def test_images_come_in_the_order_of_the_names_with_their_pixels(things, monkeypatch):
+    parallel = things.decode()
+    assert np.array_equal(parallel.pixels, things.pixels)
+    assert parallel.kept.tolist() == [0, 1, 2, 3, 4]
+    assert parallel.skipped == ()
+    monkeypatch.setattr("bench.data.decode.ThreadPoolExecutor", lambda _: ThreadPoolExecutor(1))
+    things.files.reverse()
+    assert np.array_equal(things.decode().pixels, things.pixels[::-1])
+    assert things.opened[5:] == [0, 1, 2, 3, 4]
 
 
-@pytest.fixture(params=["png", "webp"])
-def images(request, tmp_path):
-    """Five 8×8 RGB images in a folder: (folder, file names, (5, 8, 8, 3) pixels)."""
-    pixels = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3), dtype=np.uint8)
-    files = [f"{'ab'[i % 2]}/{i}.{request.param}" for i in range(len(pixels))]
-    for file, image in zip(files, pixels, strict=True):
-        write(tmp_path / "source" / file, image)
-    return tmp_path / "source", files, pixels
+def test_images_are_decoded_once_and_mapped_from_one_file(things):
+    first, second = things.decode(), things.decode()
+    assert sorted(things.opened) == [0, 1, 2, 3, 4]
+    assert np.array_equal(first.pixels, second.pixels)
+    assert isinstance(second.pixels, np.memmap)
+    assert [Path(second.pixels.filename).parent] == things.entries()
 
 
-@pytest.fixture
-def cache_dir(tmp_path):
-    return tmp_path / "made" / "on" / "demand"
+def touch(things) -> None:
+    stat = things.files[0].stat()
+    os.utime(things.files[0], ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000_000))
 
 
-@pytest.fixture
-def builds(monkeypatch):
-    """Counts how often a set of images is decoded."""
-    calls, decode = [], cache._decode
-    monkeypatch.setattr(cache, "_decode", lambda *args: (calls.append(args), decode(*args)))
-    return calls
+def change(things) -> None:
+    things.pixels = things.pixels.copy()
+    things.pixels[2] = 255 - things.pixels[2]
+    things.write(2, things.pixels[2])
 
 
-def test_images_come_in_the_order_of_the_files_with_their_pixels(images, cache_dir):
-    root, files, pixels = images
-    assert np.array_equal(cache.decoded(root, files, SIDE, 3, cache_dir), pixels)
-    assert np.array_equal(cache.decoded(root, files[::-1], SIDE, 3, cache_dir), pixels[::-1])
+def add(things) -> None:
+    things.pixels = np.concatenate([things.pixels, things.pixels[:1] // 2])
+    things.files.append(things.files[0].with_stem("new"))
+    things.write(-1, things.pixels[-1])
 
 
-def test_images_are_decoded_once(images, cache_dir, builds, monkeypatch):
-    root, files, _ = images
-    first = cache.decoded(root, files, SIDE, 3, cache_dir)
-    monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("opened an image again"))
-    second = cache.decoded(root, files, SIDE, 3, cache_dir)
-    assert len(builds) == 1
-    assert isinstance(second, np.memmap)
-    assert second.filename == first.filename
-    assert [file.name for file in cache_dir.iterdir()] == [Path(first.filename).name]
-    assert np.array_equal(first, second)
+def remove(things) -> None:
+    things.pixels = things.pixels[:-1]
+    things.files.pop().unlink()
 
 
-def test_a_changed_file_is_decoded_anew(images, cache_dir, builds):
-    root, files, pixels = images
-    old = cache.decoded(root, files, SIDE, 3, cache_dir)
-    write(root / files[2], 255 - pixels[2])
-    new = cache.decoded(root, files, SIDE, 3, cache_dir)
-    assert len(builds) == 2
-    assert np.array_equal(new[2], 255 - pixels[2])
-    assert np.array_equal(old, pixels)
+@pytest.mark.parametrize("event", [touch, change, add, remove])
+def test_a_source_whose_files_differ_is_decoded_anew(things, event):
+    before, old = things.decode(), things.pixels.copy()
+    event(things)
+    assert np.array_equal(things.decode().pixels, things.pixels)
+    assert len(things.opened) == len(old) + len(things.pixels)
+    assert np.array_equal(before.pixels, old)
 
 
-def test_a_file_touched_later_is_decoded_anew(images, cache_dir, builds):
-    root, files, _ = images
-    cache.decoded(root, files, SIDE, 3, cache_dir)
-    stat = (root / files[0]).stat()
-    os.utime(root / files[0], ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000_000))
-    cache.decoded(root, files, SIDE, 3, cache_dir)
-    assert len(builds) == 2
+def test_a_listing_tells_a_changed_and_a_missing_file(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    stat = (tmp_path / "a").stat()
+    assert listing([tmp_path / "a", tmp_path / "b"]) == [[3, stat.st_mtime_ns, stat.st_ctime_ns], None]
 
 
-def test_an_added_file_is_decoded_anew(images, cache_dir, builds):
-    root, files, pixels = images
-    cache.decoded(root, files[:-1], SIDE, 3, cache_dir)
-    assert np.array_equal(cache.decoded(root, files, SIDE, 3, cache_dir), pixels)
-    assert len(builds) == 2
+@pytest.mark.parametrize(
+    "other",
+    [{"name": "n"}, {"names": ["a", "c"]}, {"side": 4}, {"channels": 3}, {"content": [2]}, {"on_error": "skip"}],
+    ids=lambda other: next(iter(other)),
+)
+def test_an_entry_belongs_to_name_names_size_channels_content_and_on_error(other, tmp_path):
+    opened: list[int] = []
+
+    def decode(name="m", names=("a", "b"), content=(1,), side=2, channels=1, on_error="raise"):
+        decoder = Decoder(tmp_path, side, channels, on_error)
+        return decoder.decode(name, names, content, lambda i: opened.append(i) or Image.new("L", (2, 2), i))
+
+    one, two = decode(), decode(**other)
+    assert sorted(opened) == [0, 0, 1, 1]
+    assert Path(one.pixels.filename).parent != Path(two.pixels.filename).parent
+    assert two.pixels.shape == (2, other.get("side", 2), other.get("side", 2), other.get("channels", 1))
+    assert two.pixels[:, 0, 0, 0].tolist() == [0, 1]
 
 
-def test_sizes_channels_and_roots_do_not_share_a_file(images, cache_dir, tmp_path):
-    root, files, _ = images
-    (tmp_path / "elsewhere").mkdir()
-    root_of_same_name = (tmp_path / "source").rename(tmp_path / "elsewhere" / "source")
-    (tmp_path / "source").symlink_to(tmp_path / "copy")
-    (tmp_path / "copy").mkdir()
-    for file in files:
-        (tmp_path / "copy" / file).parent.mkdir(exist_ok=True)
-        (tmp_path / "copy" / file).hardlink_to(root_of_same_name / file)
-    arguments = [(root_of_same_name, SIDE, 3), (root_of_same_name, 4, 3), (root_of_same_name, SIDE, 1), (root, SIDE, 3)]
-    arrays = [cache.decoded(where, files, side, channels, cache_dir) for where, side, channels in arguments]
-    assert len({array.filename for array in arrays}) == 4
-    assert [array.shape[1:] for array in arrays] == [(8, 8, 3), (4, 4, 3), (8, 8, 1), (8, 8, 3)]
+def test_writing_into_the_array_does_not_reach_the_file(things):
+    array = things.decode().pixels
+    array[:] = 255 - array
+    assert np.array_equal(array, 255 - things.pixels)
+    assert np.array_equal(things.decode().pixels, things.pixels)
 
 
-def broken_files() -> dict[str, bytes]:
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file, "png")
-    png = file.getvalue()
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file, "webp")
-    webp = file.getvalue()
-    length = png.index(b"IDAT") - 4
-    return {
-        "empty.png": b"",
-        "text.png": b"this is no image",
-        "truncated.png": png[: len(png) // 2],
-        "scrambled.png": png[: len(png) // 2] + bytes(len(png) - len(png) // 2),
-        "chunk.png": png[:length] + (1000).to_bytes(4, "big") + png[length + 4 :],
-        "truncated.webp": webp[: len(webp) // 2],
-    }
+def test_an_entry_holds_one_array_and_json_and_no_pickle_and_has_the_usual_permissions(things):
+    old = os.umask(0o027)
+    try:
+        things.decode()
+    finally:
+        os.umask(old)
+    (entry,) = things.entries()
+    assert {file.name for file in entry.iterdir()} == {"pixels.npy", "entry.json"}
+    assert np.array_equal(np.load(entry / "pixels.npy", allow_pickle=False), things.pixels)
+    assert json.loads((entry / "entry.json").read_text())["about"] == {"skipped": []}
+    assert entry.stat().st_mode & 0o777 == 0o750
 
 
-@pytest.mark.parametrize("name", broken_files())
-def test_a_broken_image_raises_naming_it_and_leaves_nothing_behind(name, tmp_path, cache_dir):
-    good = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
-    write(tmp_path / "source" / "good.png", good)
-    (tmp_path / "source" / name).write_bytes(broken_files()[name])
-    files = ["good.png", name]
-    with pytest.raises(ValueError, match="not a readable image") as caught:
-        cache.decoded(tmp_path / "source", files, SIDE, 3, cache_dir)
-    assert str(tmp_path / "source" / name) in str(caught.value)
-    assert list(cache_dir.iterdir()) == []
-    write(tmp_path / "source" / name, good)  # repaired
-    assert np.array_equal(cache.decoded(tmp_path / "source", files, SIDE, 3, cache_dir), np.stack([good, good]))
+def test_an_entry_is_not_there_before_it_is_whole(things):
+    seen: list[str] = []
+    things.open = lambda i: seen.extend(p.name for p in things.entries()) or Image.open(things.files[i])
+    things.decode()
+    assert len(seen) >= 5
+    assert all(name.startswith(".") for name in seen)
+    assert [entry.name.startswith(".") for entry in things.entries()] == [False]
 
 
-def test_a_folder_in_place_of_an_image_raises_naming_it(tmp_path, cache_dir):
-    (tmp_path / "source" / "folder.png").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"folder\.png: not a readable image"):
-        cache.decoded(tmp_path / "source", ["folder.png"], SIDE, 3, cache_dir)
+def flip(file: Path) -> None:
+    """Change one bit; size and time of change stay."""
+    stat, content = file.stat(), bytearray(file.read_bytes())
+    content[-7] ^= 1
+    time.sleep(0.02)  # the clock of status changes is coarse
+    file.write_bytes(content)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-def test_an_interrupted_build_leaves_nothing_behind(images, cache_dir, monkeypatch):
-    root, files, _ = images
+DAMAGE: dict[str, Callable[[Path], None]] = {
+    "a flipped bit": lambda entry: flip(entry / "pixels.npy"),
+    "truncated": lambda entry: os.truncate(entry / "pixels.npy", 300),
+    "empty": lambda entry: os.truncate(entry / "pixels.npy", 0),
+    "no pixels": lambda entry: (entry / "pixels.npy").unlink(),
+    "no json": lambda entry: (entry / "entry.json").unlink(),
+    "nothing": lambda entry: [file.unlink() for file in entry.iterdir()],
+} | {
+    f"json {text!r}": lambda entry, text=text: (entry / "entry.json").write_bytes(text)
+    for text in (b"", b"\xff\x00", b"{", b"null", b"[]", b"{}", b'{"sha256": []}', b'{"sha256": {"pixels.npy": 1}}')
+}
 
-    def interrupt(*_):
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_entry_is_told_and_made_anew(damage, things, capsys):
+    things.decode()
+    things.decode()  # by now the checksum is remembered
+    (entry,) = things.entries()
+    assert "damaged" not in capsys.readouterr().out
+    damage(entry)
+    assert np.array_equal(things.decode().pixels, things.pixels)
+    assert f"{entry}: damaged (" in capsys.readouterr().out
+    assert np.array_equal(things.decode().pixels, things.pixels)
+    assert capsys.readouterr().out == ""
+    assert sorted(things.opened) == sorted(2 * [0, 1, 2, 3, 4])
+    assert things.entries() == [entry]
+
+
+def test_a_damaged_entry_is_told_once(things, capsys):
+    things.decode()
+    (things.entries()[0] / "entry.json").unlink()
+    things.decode()
+    assert capsys.readouterr().out.count("damaged (") == 1
+
+
+SCRIPT = """
+import os, signal, sys, time
+from pathlib import Path
+from PIL import Image
+from bench.data.decode import Decoder
+assert "torch" not in sys.modules
+folder, log, ready = map(Path, sys.argv[1:4])
+name, kill = sys.argv[4], int(sys.argv[5])
+def read(i):
+    if i == kill:
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGKILL)
+    with log.open("a") as file:
+        file.write(f"{i}\\n")
+    time.sleep(0.02)
+    return Image.new("L", (2, 2), i)
+ready.touch()
+while kill < 0 and not (ready.parent / "go").exists():
+    time.sleep(0.002)
+decoded = Decoder(folder, 2, 1).decode(name, [str(i) for i in range(10)], "content", read)
+print(decoded.pixels[:, 0, 0, 0].tolist())
+"""
+
+
+def start(folder: Path, number: int, name: str = "things", kill: int = -1) -> subprocess.Popen:
+    arguments = [folder / "cache", folder / "log", folder / f"ready{number}", name, kill]
+    command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> tuple[int, list[str]]:
+    out, _ = process.communicate(timeout=60)
+    return process.returncode, out.splitlines()[-1:]
+
+
+def test_processes_that_ask_at_once_decode_once(tmp_path):
+    processes = [start(tmp_path, number) for number in range(4)]
+    until = time.monotonic() + 60
+    while len(list(tmp_path.glob("ready*"))) < 4 and time.monotonic() < until:
+        time.sleep(0.01)
+    (tmp_path / "go").touch()
+    assert [finish(process) for process in processes] == [(0, [str(list(range(10)))])] * 4
+    assert sorted(map(int, (tmp_path / "log").read_text().split())) == list(range(10))
+
+
+@pytest.mark.parametrize("name", ["things", "things[1]"])
+def test_a_killed_build_leaves_no_entry_and_the_next_one_clears_up(name, tmp_path):
+    assert finish(start(tmp_path, 0, name, kill=6))[0] == -signal.SIGKILL
+    left = [path.name for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
+    assert len(left) == 1
+    assert left[0].startswith(".")
+    (tmp_path / "go").touch()
+    assert finish(start(tmp_path, 1, name)) == (0, [str(list(range(10)))])
+    after = [path.name for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
+    assert [entry.startswith(f"{name}-2x2x1-") for entry in after] == [True]
+
+
+def test_threads_that_ask_at_once_decode_once(things, monkeypatch):
+    monkeypatch.setattr("bench.console.live", lambda: False)  # one process draws one bar
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: things.decode(), range(4)))
+    assert sorted(things.opened) == [0, 1, 2, 3, 4]
+    assert all(np.array_equal(result.pixels, things.pixels) for result in results)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="blocks cannot be reserved here")
+def test_a_full_disk_raises_before_anything_is_decoded_and_leaves_nothing(things, monkeypatch):
+    wanted: list[int] = []
+
+    def full(_, offset, length):
+        wanted.append(offset + length)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        things.decode()
+    assert wanted == [128 + things.pixels.size]  # header and pixels
+    assert things.opened == things.entries() == []
+
+
+def test_an_interrupted_build_leaves_nothing(things):
+    def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cache, "_decode", interrupt)
+    things.open = interrupt
     with pytest.raises(KeyboardInterrupt):
-        cache.decoded(root, files, SIDE, 3, cache_dir)
-    assert list(cache_dir.iterdir()) == []
-
-
-def test_several_builders_at_once_give_equal_arrays_and_one_file(images, cache_dir, monkeypatch):
-    root, files, pixels = images
-    builders = 4
-    barrier, decode = Barrier(builders, timeout=10), cache._decode
-
-    def decode_together(*args):
-        barrier.wait()  # all of them have found no file
-        decode(*args)
-
-    monkeypatch.setattr(cache, "_decode", decode_together)
-    monkeypatch.setattr(cache.console, "live", lambda: False)  # one process draws one bar
-    with ThreadPoolExecutor(builders) as pool:
-        arrays = list(pool.map(lambda _: cache.decoded(root, files, SIDE, 3, cache_dir), range(builders)))
-    for array in arrays:
-        assert np.array_equal(array, pixels)
-    assert len({array.filename for array in arrays}) == len(list(cache_dir.iterdir())) == 1
-
-
-def test_writing_into_the_array_does_not_reach_the_file(images, cache_dir):
-    root, files, pixels = images
-    array = cache.decoded(root, files, SIDE, 3, cache_dir)
-    array[:] = 255 - array
-    assert np.array_equal(array, 255 - pixels)
-    assert np.array_equal(cache.decoded(root, files, SIDE, 3, cache_dir), pixels)
-
-
-def test_no_files_give_no_images(tmp_path, cache_dir):
-    assert cache.decoded(tmp_path, [], SIDE, 3, cache_dir).shape == (0, SIDE, SIDE, 3)
-
-
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (8, 20), (14, 8)])
-def test_fit_crops_the_centre_of_the_longer_side(height, width):
-    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    top, left = (height - 8) // 2, (width - 8) // 2
-    assert np.array_equal(cache.fit(image, 8, 3), image[top : top + 8, left : left + 8])
-
-
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (32, 48), (40, 32)])
-@pytest.mark.parametrize("side", [8, 48])
-def test_fit_scales_bilinearly_with_antialiasing_and_then_crops_the_centre(height, width, side):
-    image = np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    size = (width * side // 32, height * side // 32)
-    scaled = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-    top, left = (size[1] - side) // 2, (size[0] - side) // 2
-    assert np.array_equal(cache.fit(image, side, 3), scaled[top : top + side, left : left + side])
-
-
-@pytest.mark.parametrize(("colour", "grey"), [((255, 0, 0), 76), ((0, 255, 0), 150), ((0, 0, 255), 29)])
-def test_one_channel_is_luminance(colour, grey):
-    image = np.full((4, 4, 3), colour, dtype=np.uint8)
-    assert np.array_equal(cache.fit(image, 4, 1), np.full((4, 4, 1), grey))
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_fit_takes_images_of_any_mode(mode, channels):
-    fitted = cache.fit(Image.new(mode, (9, 6)), 5, channels)
-    assert fitted.shape == (5, 5, channels)
-    assert fitted.dtype == np.uint8
-
-
-def test_grey_images_get_three_equal_channels():
-    grey = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
-    assert np.array_equal(cache.fit(grey, 8, 3), np.repeat(grey[..., None], 3, axis=-1))
-
-
-def test_sixteen_bit_images_are_scaled_and_not_clipped():
-    deep = Image.fromarray(np.array([[0, 256], [32768, 65535]], dtype=np.uint16))
-    assert cache.fit(deep, 2, 1)[..., 0].tolist() == [[0, 1], [128, 255]]
+        things.decode()
+    assert things.entries() == []

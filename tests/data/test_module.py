@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from bench.data.augment import ColorJitter, CutMix, HorizontalFlip, Lighting, Mixup, RandomCrop, RandomResizedCrop
-from bench.data.cache import Decoder
 from bench.data.dataset import Dataset
+from bench.data.decode import Decoder
 from bench.data.module import ImageData, parts, resident
 from bench.data.normalize import ChannelNormalize, PixelMeanNormalize
 

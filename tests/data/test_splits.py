@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bench.data.splits import hold_out
@@ -32,10 +32,24 @@ def test_parts_are_disjoint_complete_ascending_and_of_the_size_asked_for(case):
 @given(labelled())
 def test_each_class_is_drawn_in_proportion_to_within_one_sample(case):
     labels, size = case
+    share = np.bincount(labels) * size / len(labels)
+    assume((share >= 1).all() and (np.bincount(labels) - share >= 1).all())
     _, drawn = hold_out(labels, size)
     classes = labels.max() + 1
-    share = np.bincount(labels) * size / len(labels)
     assert (np.abs(np.bincount(labels[drawn], minlength=classes) - share) < 1 + 1e-9).all()
+
+
+@settings(deadline=None)
+@given(labelled())
+def test_each_class_has_a_sample_on_both_sides_however_rare_it_is(case):
+    labels, size = case
+    rest, drawn = hold_out(labels, size)
+    assert set(labels[rest]) == set(labels[drawn]) == set(labels)
+
+
+def test_a_class_of_one_sample_is_refused():
+    with pytest.raises(ValueError, match="samples of class 1: it has only one"):
+        hold_out(np.array([0] * 9 + [1]), 4)
 
 
 @settings(deadline=None, max_examples=25)

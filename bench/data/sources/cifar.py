@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bench.data.cache import Decoder
 from bench.data.dataset import TEST, TRAIN, Dataset, assemble
+from bench.data.decode import Decoder
 from bench.data.sources.fetch import fetched
 from bench.data.sources.folder import decode, scan
 

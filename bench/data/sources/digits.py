@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 from bench.data import splits
-from bench.data.cache import Decoder
 from bench.data.dataset import TEST, TRAIN, Dataset, assemble
+from bench.data.decode import Decoder
 
 
 def digits(decoder: Decoder, test_size: int) -> Dataset:

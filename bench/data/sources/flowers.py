@@ -6,10 +6,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 
-from bench.data.cache import Decoder, listing
 from bench.data.dataset import TEST, TRAIN, VAL, Dataset, assemble
+from bench.data.decode import Decoder, listing
 from bench.data.sources.fetch import fetched
 
 PROTOCOLS = {
@@ -93,7 +94,11 @@ def _flowers17_files(base: Path, download: bool) -> None:
             download_url(FLOWERS17 + name, base, md5=FLOWERS17_FILES[name])
         elif not check_integrity(base / name, FLOWERS17_FILES[name]):
             raise FileNotFoundError(f"{base / name} is missing or has another checksum")
-    if not images.is_dir():
+    if images.is_dir():
+        return
+    with FileLock(base / ".unpack.lock"):
+        if images.is_dir():  # another process has unpacked it while we waited
+            return
         with tempfile.TemporaryDirectory(dir=base) as part:  # renamed when whole
             extract_archive(str(base / archive), part)
             (Path(part) / "jpg").rename(images)

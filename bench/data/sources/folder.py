@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from bench.data import splits
-from bench.data.cache import Decoder, listing
 from bench.data.dataset import TEST, TRAIN, VAL, Dataset, assemble
+from bench.data.decode import Decoder, listing
 
 FOLDERS = {TRAIN: "train", VAL: "val", TEST: "test"}
 
@@ -75,7 +75,8 @@ def scan(tree: Path) -> tuple[list[str], np.ndarray, np.ndarray, tuple[str, ...]
             ]
             if not found:
                 raise ValueError(f"{entry}: has no images")
-            files += [f"{name}/{entry.name}/{file.name}" for file in sorted(found, key=lambda file: file.stem)]
+            found.sort(key=lambda file: (file.stem, file.name))
+            files += [f"{name}/{entry.name}/{file.name}" for file in found]
             labels += [classes.index(entry.name)] * len(found)
             parts += [part] * len(found)
     return files, np.array(labels), np.array(parts), classes
@@ -90,14 +91,18 @@ def decode(
 ) -> Dataset:
     """The data set of the images ``tree/<file>``."""
     paths = [tree / file for file in files]
+    ids = [str(Path(file).with_suffix("")) for file in files]
+    if len(set(ids)) < len(ids):  # a.png beside a.jpg
+        ids = list(files)
 
     def read(i: int) -> Image.Image:
-        return ImageOps.exif_transpose(Image.open(paths[i]))
+        with Image.open(paths[i]) as picture:
+            return ImageOps.exif_transpose(picture)
 
     return assemble(
         decoder,
-        tree.name,
-        ids=[str(Path(file).with_suffix("")) for file in files],
+        tree.absolute().name,
+        ids=ids,
         labels=labels,
         parts=parts,
         classes=classes,

@@ -1,0 +1,66 @@
+"""Fair timing on a machine that is not quite quiet, and where the results go."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from bench import console, machine
+from bench.store import write_atomically
+
+
+def interleaved(contestants: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, float]:
+    """Median images per second of each contestant, measured in turns: A B C, A B C, ….
+
+    Each is called once before, unmeasured. A call returns how many images it has processed.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    for run in contestants.values():
+        run()
+    for _ in range(rounds):
+        for name, run in contestants.items():
+            start = time.perf_counter()
+            images = run()
+            rates[name].append(images / (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def publish(folder: Path, subject: str, tables: Sequence[tuple[str, list[str], list[list[str]]]], values: Any) -> None:
+    """Print tables (title, header, rows) and write them as Markdown and the values as JSON, with the machine.
+
+    The files are ``<folder>/<subject>.md`` and ``.json``.
+    """
+    hardware, versions = machine.hardware(), machine.versions()
+    about = {
+        "measured_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "hardware": hardware,
+        "versions": versions,
+        "git_sha": machine.git_sha(),
+    }
+    lines = [
+        f"# bench-speed {subject}",
+        "",
+        f"{hardware['cpu']}, {hardware['cores']} cores, GPUs: {', '.join(hardware['gpus']) or 'none'}; "
+        f"PyTorch {versions['torch']}, torchvision {versions['torchvision']}; {datetime.date.today()}.",
+    ]
+    for title, header, rows in tables:
+        shown = Table(header[0], title=title, title_justify="left")
+        for column in header[1:]:
+            shown.add_column(column, justify="right")
+        for row in rows:
+            shown.add_row(*row)
+        console.out.print(shown)
+        bar = "|---|" + "--:|" * (len(header) - 1)
+        lines += ["", f"## {title}", "", *("| " + " | ".join(row) + " |" for row in [header]), bar]
+        lines += ["| " + " | ".join(row) + " |" for row in rows]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / f"{subject}.md", "\n".join(lines) + "\n")
+    write_atomically(folder / f"{subject}.json", json.dumps({**about, "results": values}, indent=2) + "\n")
+    console.say(f"written: {folder}/{subject}.md, {folder}/{subject}.json")
