@@ -150,6 +150,7 @@ def make_trainer(
         callbacks=watchers,
         logger=all_loggers,
         log_every_n_steps=len(data.train_dataloader()),  # nothing is logged more often than once an epoch
+        use_distributed_sampler=False,  # the loader shares out its epoch itself
         limit_val_batches=1.0 if len(data.val) else 0,
         num_sanity_val_steps=options["num_sanity_val_steps"],
         enable_progress_bar=any(isinstance(watcher, ProgressBar) for watcher in watchers),

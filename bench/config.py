@@ -162,6 +162,9 @@ def explain(error: Exception) -> str:
         group, _, name = str(getattr(error, "missing_cfg_file", "")).rpartition("/")
         return f"{group}={name}: no such option{_near(name, options)}; choose one of {', '.join(options)}"
     text = str(error) or str(error.__cause__)
+    if match := re.search(r"Could not load '([^']+)/([^'/]+)'", text):  # one of several, as in augment=[crop,flip]
+        options = sorted(file.stem for file in (CONF / match[1]).glob("*.yaml"))
+        return f"{match[1]}={match[2]}: no such option{_near(match[2], options)}; choose of {', '.join(options)}"
     if match := re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text):
         if options := _options_with(match[1]):
             return f"{match[1]}: only there with {' or '.join(options)}"
@@ -176,8 +179,9 @@ def explain(error: Exception) -> str:
 
 
 def groups() -> list[str]:
-    """The configuration groups, such as ``model``."""
-    return sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+    """The configuration groups, such as ``model`` and ``augment/normalize``."""
+    folders = {file.parent.relative_to(CONF).as_posix() for file in CONF.glob("*/**/*.yaml")}
+    return sorted(folder for folder in folders if not folder.startswith("hydra/"))
 
 
 def _settings() -> Iterator[str]:
@@ -188,19 +192,20 @@ def _settings() -> Iterator[str]:
             yield f"{prefix}{key}"
             yield from walk(value, f"{prefix}{key}.")
 
-    for file in sorted(CONF.rglob("*.yaml")):
-        group = file.parent.relative_to(CONF).parts
-        if group[:1] != ("hydra",):
-            yield from walk(OmegaConf.to_container(OmegaConf.load(file)), "".join(f"{part}." for part in group))
+    yield from walk(OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml")), "")
+    for group in groups():
+        for file in sorted((CONF / group).glob("*.yaml")):
+            yield from walk(OmegaConf.to_container(OmegaConf.load(file)), group.replace("/", ".") + ".")
 
 
 def _options_with(key: str) -> list[str]:
     """The options, such as ``optimizer=sgd``, that bring the setting ``key`` along."""
-    group, _, name = key.partition(".")
     found = []
-    for file in sorted((CONF / group).glob("*.yaml")) if group in groups() else ():
-        if name and OmegaConf.select(OmegaConf.load(file), name, throw_on_missing=False) is not None:
-            found.append(f"{group}={file.stem}")
+    for group in groups():
+        name = key.removeprefix(group.replace("/", ".") + ".")
+        for file in sorted((CONF / group).glob("*.yaml")) if name != key else ():
+            if OmegaConf.select(OmegaConf.load(file), name, throw_on_missing=False) is not None:
+                found.append(f"{group}={file.stem}")
     return found
 
 

@@ -226,6 +226,30 @@ assert not heavy, heavy
     assert done.stdout or done.stderr
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("augment=[crop,flap]", "augment=flap: no such option (did you mean flip?); choose of alternating_flip, "),
+        ("augment/normalize=mean", "augment/normalize=mean: no such option"),
+        ("augment.normalize.bias=1", "only there with augment/normalize=zca"),
+        ("normalize=zca", "did you mean augment/normalize?"),
+    ],
+)
+def test_mistakes_in_lists_and_nested_groups_are_told_as_well(bench, setting, said):
+    code, _, err = bench(setting)
+    assert code == 2
+    assert said in one_line(err)
+
+
+def test_augmentations_are_composed_from_a_list(bench):
+    overrides = ("augment=[crop_flip,cutout]", "augment/normalize=pixel_mean")
+    code, out, _ = bench("--cfg", "job", "-p", "augment", *overrides)
+    assert code == 0
+    names = [line for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert names == ["crop:", "flip:", "cutout:", "normalize:"]
+    assert "PixelMeanNormalize" in out
+
+
 def test_a_folder_needs_a_name_and_to_be_there(bench, tmp_path):
     code, _, err = bench("data=folder")
     assert (code, err) == (2, "bench: data.name: must be set, as data.name=…\n")

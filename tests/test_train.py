@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from bench import train
 from bench.config import ConfigError
+from bench.data.loader import BatchLoader
 from bench.data.module import ImageData
 from bench.models.lenet import LeNet
 from bench.module import Classifier
@@ -195,6 +196,18 @@ def test_every_augmentation_and_normalisation_trains(composed, augment, normaliz
     record = train.run(composed("model=lenet", *QUIET, *overrides))
     assert record.status == "ok", record.error
     assert math.isfinite(record.metrics["train"]["loss"])
+
+
+def test_each_epoch_has_its_own_draws_and_the_sanity_check_none(composed, monkeypatch):
+    drawn, draw = [], BatchLoader.draw
+
+    def watched(loader):
+        drawn.append(loader.sampler and loader.sampler.epoch)
+        return draw(loader)
+
+    monkeypatch.setattr(BatchLoader, "draw", watched)
+    train.run(composed("model=lenet", *QUIET, "trainer.max_epochs=3", "trainer.num_sanity_val_steps=1"))
+    assert [epoch for epoch in drawn if epoch is not None] == [0, 1, 2]
 
 
 def test_an_interrupted_cell_is_recorded_as_such(composed, tmp_path, monkeypatch):

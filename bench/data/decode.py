@@ -57,20 +57,22 @@ class Decoder:
         if self.on_error not in ON_ERROR:
             raise ValueError(f"data.on_error={self.on_error}: must be one of {', '.join(ON_ERROR)}")
         folder = Path(self.folder).expanduser() / f"{name}-{self.side}x{self.side}x{self.channels}"
-        key = [name, list(names), content, self.side, self.channels, self.on_error]
+        key = [name, list(names), content, self.side, self.channels]
         place, about = entry(folder, key, lambda part: self._write(part / "pixels.npy", name, names, read))
-        if about["skipped"]:
-            shown = ", ".join(about["skipped"][:3]) + (", …" if len(about["skipped"]) > 3 else "")
-            console.say(f"{name}: skipped {len(about['skipped'])} images that cannot be read: {shown}")
+        skipped: dict[str, str] = about["skipped"]  # name → reason
+        if skipped and self.on_error == "raise":  # built by one who skips
+            raise _unreadable(*next(iter(skipped.items())))
+        if skipped:
+            shown = ", ".join(list(skipped)[:3]) + (", …" if len(skipped) > 3 else "")
+            console.say(f"{name}: skipped {len(skipped)} images that cannot be read: {shown}")
         pixels = np.load(place / "pixels.npy", mmap_mode="c", allow_pickle=False)
-        skipped = set(about["skipped"])
         kept = np.flatnonzero([name not in skipped for name in names])
-        return Decoded(pixels, kept, tuple(about["skipped"]))
+        return Decoded(pixels, kept, tuple(skipped))
 
     def _write(
         self, file: Path, name: str, names: Sequence[str], read: Callable[[int], Image.Image]
-    ) -> dict[str, list[str]]:
-        """Decode all images into a .npy file; returns the names of those that were skipped."""
+    ) -> dict[str, dict[str, str]]:
+        """Decode all images into a .npy file; returns the names of those that were skipped, with the reasons."""
         shape = (len(names), self.side, self.side, self.channels)
         broken: dict[int, str] = {}
 
@@ -82,8 +84,8 @@ class Decoder:
                 raise
             except Exception as error:  # besides OSError PIL lets SyntaxError, struct.error and others through
                 if self.on_error == "raise":
-                    raise ValueError(f"{names[i]}: not a readable image ({error})") from error
-                broken[i] = names[i]
+                    raise _unreadable(names[i], str(error)) from error
+                broken[i] = str(error)
 
         array = _array(file, shape)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -107,7 +109,11 @@ class Decoder:
             array = whole
             file.with_name("kept.npy").replace(file)
         array.flush()
-        return {"skipped": [broken[i] for i in sorted(broken)]}
+        return {"skipped": {names[i]: broken[i] for i in sorted(broken)}}
+
+
+def _unreadable(name: str, reason: str) -> ValueError:
+    return ValueError(f"{name}: not a readable image ({reason})")
 
 
 def _array(file: Path, shape: tuple[int, ...]) -> np.memmap:

@@ -78,7 +78,7 @@ def small_images() -> dict[str, float]:
     mean, std = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
     from_pil = v1.Compose(
         [
-            v1.RandomCrop(32, 4, padding_mode="reflect"),
+            v1.RandomCrop(32, 4),
             v1.RandomHorizontalFlip(),
             v1.ToTensor(),
             v1.Normalize(mean, std),
@@ -86,12 +86,12 @@ def small_images() -> dict[str, float]:
     )
     from_tensor = v2.Compose(
         [
-            v2.RandomCrop(32, 4, padding_mode="reflect"), v2.RandomHorizontalFlip(),
+            v2.RandomCrop(32, 4), v2.RandomHorizontalFlip(),
             v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std),
         ]
     )  # fmt: skip
     tensors = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    contestants = {"this pipeline": ours(pixels, 32, [RandomCrop(32, 4), HorizontalFlip()])}
+    contestants = {"this pipeline": ours(pixels, 32, [RandomCrop(32, 4, "zero"), HorizontalFlip()])}
     for workers in WORKERS:
         pil = Samples(6_400, lambda i: Image.fromarray(pixels[i]), from_pil)
         contestants[f"PIL, torchvision, {workers} workers"] = loader(pil, workers)

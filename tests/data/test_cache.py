@@ -79,14 +79,14 @@ def test_a_listing_tells_a_changed_and_a_missing_file(tmp_path):
 
 @pytest.mark.parametrize(
     "other",
-    [{"name": "n"}, {"names": ["a", "c"]}, {"side": 4}, {"channels": 3}, {"content": [2]}, {"on_error": "skip"}],
+    [{"name": "n"}, {"names": ["a", "c"]}, {"side": 4}, {"channels": 3}, {"content": [2]}],
     ids=lambda other: next(iter(other)),
 )
-def test_an_entry_belongs_to_name_names_size_channels_content_and_on_error(other, tmp_path):
+def test_an_entry_belongs_to_name_names_size_channels_and_content(other, tmp_path):
     opened: list[int] = []
 
-    def decode(name="m", names=("a", "b"), content=(1,), side=2, channels=1, on_error="raise"):
-        decoder = Decoder(tmp_path, side, channels, on_error)
+    def decode(name="m", names=("a", "b"), content=(1,), side=2, channels=1):
+        decoder = Decoder(tmp_path, side, channels)
         return decoder.decode(name, names, content, lambda i: opened.append(i) or Image.new("L", (2, 2), i))
 
     one, two = decode(), decode(**other)
@@ -112,7 +112,7 @@ def test_an_entry_holds_one_array_and_json_and_no_pickle_and_has_the_usual_permi
     (entry,) = things.entries()
     assert {file.name for file in entry.iterdir()} == {"pixels.npy", "entry.json"}
     assert np.array_equal(np.load(entry / "pixels.npy", allow_pickle=False), things.pixels)
-    assert json.loads((entry / "entry.json").read_text())["about"] == {"skipped": []}
+    assert json.loads((entry / "entry.json").read_text())["about"] == {"skipped": {}}
     assert entry.stat().st_mode & 0o777 == 0o750
 
 

@@ -69,6 +69,16 @@ def test_broken_images_are_left_out_where_that_is_asked_for_and_told_each_time(b
     assert {file.name for file in things.entries()[0].iterdir()} == {"pixels.npy", "entry.json"}
 
 
+@pytest.mark.parametrize("things", ["png"], indirect=True)
+def test_what_one_run_skips_another_that_does_not_skip_refuses(things):
+    things.files[2].write_bytes(b"no image")
+    assert len(things.decode(on_error="skip").pixels) == 4
+    with pytest.raises(ValueError, match=rf"{things.files[2]}: not a readable image \("):
+        things.decode()
+    assert len(things.decode(on_error="skip").pixels) == 4
+    assert things.opened.count(0) == 1
+
+
 def test_with_nothing_broken_skip_says_nothing_of_it(things, capsys):
     assert np.array_equal(things.decode(on_error="skip").pixels, things.pixels)
     assert "skipped" not in capsys.readouterr().out

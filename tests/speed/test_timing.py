@@ -1,0 +1,33 @@
+"""Timing in turns, and what is written of it."""
+
+import itertools
+import json
+
+import pytest
+
+from bench.speed import timing
+
+
+def test_contestants_are_measured_in_turns_after_a_first_unmeasured_call(monkeypatch):
+    calls, clock = [], itertools.count()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    images = iter([999, 10, 30, 20])
+    contestants = {"a": lambda: calls.append("a") or next(images), "b": lambda: calls.append("b") or 5}
+    assert timing.interleaved(contestants, rounds=3) == {"a": 20, "b": 5}
+    assert "".join(calls) == "ab" + "ababab"
+
+
+def test_tables_are_printed_and_written_with_the_machine(tmp_path, capsys):
+    tables = [("first", ["what", "images/s"], [["ours", "1,000"], ["theirs", "10"]])]
+    timing.publish(tmp_path / "speed", "data", tables, {"first": {"ours": 1000.0}})
+    out = capsys.readouterr().out
+    assert "ours" in out
+    assert "1,000" in out
+    text = (tmp_path / "speed/data.md").read_text()
+    assert "| what | images/s |\n|---|--:|\n| ours | 1,000 |\n| theirs | 10 |\n" in text
+    assert "cores" in text
+    values = json.loads((tmp_path / "speed/data.json").read_text())
+    assert values["results"] == {"first": {"ours": 1000.0}}
+    assert values["hardware"]["cores"] >= 1
+    assert {"torch", "torchvision"} <= values["versions"].keys()
+    assert values["measured_at"] == pytest.approx(values["measured_at"])
