@@ -123,7 +123,7 @@ def test_a_torn_record_is_trained_anew(bench, tmp_path):
     sweep = ("-m", "model=lenet", "seed=0", *SHORT, "progress=none")
     assert bench(*sweep)[0] == 0
     (record,) = (tmp_path / "results/runs").glob("*/record.json")
-    record.write_text(record.read_text().replace('"schema_version": 1', '"schema_version": 0'))
+    record.write_text(record.read_text().replace('"schema_version": 2', '"schema_version": 0'))
     with pytest.warns(UserWarning, match="schema_version=0"):
         code, out, _ = bench(*sweep)
     assert code == 0

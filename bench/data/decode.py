@@ -47,7 +47,7 @@ class Decoder:
 
         Args:
             name: of the source.
-            names: of its images, in order.
+            names: of its images, in order; unique.
             content: JSON-able; differs when the images differ.
             read: opens image number i.
 
@@ -144,15 +144,15 @@ def fit(picture: Image.Image, side: int, channels: int) -> np.ndarray:
     return np.asarray(picture).reshape(side, side, channels)
 
 
-def listing(files: Sequence[Path]) -> list[list[int] | None]:
+def listing(files: Sequence[str]) -> list[list[int] | None]:
     """Size (bytes), time of change and of status change (ns) of each file, None for one that is missing.
 
     A changed source is told by them.
     """
 
-    def state(file: Path) -> list[int] | None:
+    def state(file: str) -> list[int] | None:
         try:
-            stat = file.stat()
+            stat = os.stat(file)
         except OSError:
             return None
         return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]

@@ -107,6 +107,7 @@ def _flowers17_files(base: Path, download: bool) -> None:
 def _assemble(
     decoder: Decoder, name: str, files: list[Path], labels: np.ndarray, parts: np.ndarray, classes: tuple[str, ...]
 ) -> Dataset:
+    names = [str(file.absolute()) for file in files]
     return assemble(
         decoder,
         name,
@@ -114,7 +115,7 @@ def _assemble(
         labels=labels,
         parts=parts,
         classes=classes,
-        content=listing(files),
+        content=listing(names),
         read=lambda i: Image.open(files[i]),
-        names=[str(file.absolute()) for file in files],
+        names=names,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,13 +71,11 @@ def scan(tree: Path) -> tuple[list[str], np.ndarray, np.ndarray, tuple[str, ...]
                 continue
             if entry.name not in classes:
                 raise ValueError(f"{entry}: is no class of train/, which has {', '.join(classes[:5])}, …")
-            found = [
-                file for file in entry.iterdir() if file.suffix.lower() in extensions and not file.name.startswith(".")
-            ]
+            named = map(os.path.splitext, os.listdir(entry))
+            found = sorted((stem, end) for stem, end in named if end.lower() in extensions and not stem.startswith("."))
             if not found:
                 raise ValueError(f"{entry}: has no images")
-            found.sort(key=lambda file: (file.stem, file.name))
-            files += [f"{name}/{entry.name}/{file.name}" for file in found]
+            files += [f"{name}/{entry.name}/{stem}{end}" for stem, end in found]
             labels += [classes.index(entry.name)] * len(found)
             parts += [part] * len(found)
     return files, np.array(labels), np.array(parts), classes
@@ -90,8 +89,9 @@ def decode(
     decoder: Decoder, tree: Path, files: Sequence[str], labels: np.ndarray, parts: np.ndarray, classes: Sequence[str]
 ) -> Dataset:
     """The data set of the images ``tree/<file>``."""
-    paths = [tree / file for file in files]
-    ids = [str(Path(file).with_suffix("")) for file in files]
+    root = tree.absolute()
+    paths = [f"{root}/{file}" for file in files]
+    ids = [os.path.splitext(file)[0] for file in files]
     if len(set(ids)) < len(ids):  # a.png beside a.jpg
         ids = list(files)
 
@@ -101,12 +101,12 @@ def decode(
 
     return assemble(
         decoder,
-        tree.absolute().name,
+        root.name,
         ids=ids,
         labels=labels,
         parts=parts,
         classes=classes,
         content=listing(paths),
         read=read,
-        names=[str(path.absolute()) for path in paths],
+        names=paths,
     )
