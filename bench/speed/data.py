@@ -94,9 +94,9 @@ def small_images() -> dict[str, float]:
     contestants = {"this pipeline": ours(pixels, 32, [RandomCrop(32, 4, "zero"), HorizontalFlip()])}
     for workers in WORKERS:
         pil = Samples(6_400, lambda i: Image.fromarray(pixels[i]), from_pil)
-        contestants[f"PIL, torchvision, {workers} workers"] = loader(pil, workers)
+        contestants[f"PIL, torchvision, {plural(workers)}"] = loader(pil, workers)
     for workers in WORKERS:
-        contestants[f"tensors, torchvision v2, {workers} workers"] = loader(
+        contestants[f"tensors, torchvision v2, {plural(workers)}"] = loader(
             Samples(6_400, lambda i: tensors[i], from_tensor), workers
         )
     return interleaved(contestants, ROUNDS)
@@ -119,8 +119,13 @@ def large_images() -> dict[str, float]:
         contestants = {"this pipeline": ours(pixels, 224, [RandomResizedCrop(224), HorizontalFlip()])}
         for workers in WORKERS:
             jpeg = Samples(len(files), lambda i: Image.open(files[i]).convert("RGB"), transform)
-            contestants[f"JPEG, PIL, torchvision, {workers} workers"] = loader(jpeg, workers)
+            contestants[f"JPEG, PIL, torchvision, {plural(workers)}"] = loader(jpeg, workers)
         return interleaved(contestants, ROUNDS)
+
+
+def plural(workers: int) -> str:
+    """``1 worker``, ``2 workers``."""
+    return f"{workers} worker" + "s" * (workers != 1)
 
 
 def photographs(folder: Path) -> list[Path]:

@@ -61,9 +61,9 @@ def test_the_command_writes_a_table_of_all_contestants(bench_speed, tmp_path, mo
     assert (code, err) == (0, "")
     results = json.loads((tmp_path / "results/speed/data.json").read_text())["results"]
     small, large, cifar10 = results.values()
-    assert list(small) == ["this pipeline", "PIL, torchvision, 0 workers", "PIL, torchvision, 1 workers",
-                           "tensors, torchvision v2, 0 workers", "tensors, torchvision v2, 1 workers"]  # fmt: skip
-    assert list(large) == ["this pipeline", "JPEG, PIL, torchvision, 0 workers", "JPEG, PIL, torchvision, 1 workers"]
+    assert list(small) == ["this pipeline", "PIL, torchvision, 0 workers", "PIL, torchvision, 1 worker",
+                           "tensors, torchvision v2, 0 workers", "tensors, torchvision v2, 1 worker"]  # fmt: skip
+    assert list(large) == ["this pipeline", "JPEG, PIL, torchvision, 0 workers", "JPEG, PIL, torchvision, 1 worker"]
     assert all(rate > 0 for rate in [*small.values(), *large.values()])
     assert cifar10 is None
     assert f"paths.data={tmp_path}: has no folder cifar10" in out
