@@ -160,12 +160,20 @@ def load_selected(module: Classifier, path: Path) -> int:
 
 
 def save_predictions(path: Path, module: Classifier, data: ImageData) -> None:
-    """``logits`` (n, num_classes) float16, ``labels`` (n,) int64 and ``ids`` (n,) str of the test samples."""
+    """``logits`` (n, num_classes) float16, ``labels`` (n,) int64 and ``ids`` (n,) str of the test samples, and the
+    names of the ``classes`` (num_classes,).
+    """
     limit = torch.finfo(torch.float16).max
     logits = torch.cat(module.test_logits).clamp(-limit, limit).numpy().astype(np.float16)
     content = io.BytesIO()
     dataset = data.dataset
-    np.savez_compressed(content, logits=logits, labels=dataset.labels[data.test], ids=dataset.ids[data.test])
+    np.savez_compressed(
+        content,
+        logits=logits,
+        labels=dataset.labels[data.test],
+        ids=dataset.ids[data.test],
+        classes=np.array(dataset.classes),
+    )
     write_atomically(path, content.getvalue())
 
 

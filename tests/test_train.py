@@ -52,6 +52,7 @@ def test_a_cell_writes_what_its_record_says(composed, tmp_path):
 def test_test_metrics_are_those_of_the_predictions(composed, tmp_path):
     record = train.run(composed("model=lenet", *QUIET))
     saved = np.load(tmp_path / "results/runs" / record.run_id / "predictions.npz")
+    assert saved["classes"].tolist() == list("0123456789")
     logits, labels = torch.tensor(saved["logits"]).float(), torch.tensor(saved["labels"])
     assert saved["logits"].dtype == np.float16
     assert logits.shape == (1500, 10)

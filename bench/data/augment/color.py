@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.data.augment.transform import Draws, Stage, Transform, uniform
+from bench.data.augment.transform import Draws, Stage, Transform, beside, uniform
 
 LUMA = (0.2989, 0.587, 0.114)
 """Shares of red, green and blue in grey (ITU-R 601), rounded as torchvision has them."""
@@ -55,15 +55,17 @@ class ColorJitter(Transform):
                 if idle[kind] or (kind >= 2 and images.shape[-1] == 1):
                     continue
                 now = (order[:, turn] == kind).nonzero()[:, 0]
-                amount = amounts[now, kind].float()[:, None, None, None].to(images.device)
-                now = now.to(images.device)
+                amount = beside(amounts[now, kind].float()[:, None, None, None], images)
+                now = beside(now, images)
                 images.index_copy_(0, now, change(images.index_select(0, now), amount))
         return images
 
 
 def _gray(images: Tensor) -> Tensor:
     """(B, S, S, C) → (B, S, S, 1)."""
-    return images if images.shape[-1] == 1 else images @ images.new_tensor(LUMA)[:, None]
+    if images.shape[-1] == 1:
+        return images
+    return sum(share * channel for share, channel in zip(LUMA, images.split(1, dim=-1), strict=True))
 
 
 def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
@@ -95,8 +97,8 @@ def _hue(images: Tensor, move: Tensor) -> Tensor:
     )
     hue = (sixth / 6 + move[..., 0]) % 1 * 6
     # each channel is value - chroma * a trapezoid over the circle, 0 around its own colour
-    k = (images.new_tensor([5.0, 3.0, 1.0]) + hue[..., None]) % 6
-    return value[..., None] - chroma[..., None] * torch.minimum(k, 4 - k).clamp(0, 1)
+    places = [(start + hue) % 6 for start in (5, 3, 1)]
+    return torch.stack([value - chroma * torch.minimum(k, 4 - k).clamp(0, 1) for k in places], dim=-1)
 
 
 class Lighting(Transform):
@@ -131,7 +133,7 @@ class Lighting(Transform):
         """(B, S, S, C) → (B, S, S, C) float32."""
         assert self.components is not None, "fit first"
         move = parameters[:, : len(self.components)] @ self.components  # (B, C)
-        return images + move[:, None, None, :].to(images.device)
+        return images + beside(move[:, None, None, :], images)
 
 
 def color_covariance(pixels: np.ndarray, index: Sequence[int] | np.ndarray) -> np.ndarray:

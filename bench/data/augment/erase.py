@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.data.augment.transform import Draws, Stage, Transform, uniform
+from bench.data.augment.transform import Draws, Stage, Transform, beside, uniform
 
 
 class Cutout(Transform):
@@ -37,7 +37,7 @@ class Cutout(Transform):
     def __call__(self, images: Tensor, parameters: Tensor) -> Tensor:
         """(B, S, S, C) → (B, S, S, C)."""
         first, last = self.boxes(images.shape[1], parameters)
-        return images.masked_fill(inside(images.shape[1], first, last).to(images.device), 0)
+        return images.masked_fill(beside(inside(images.shape[1], first, last), images), 0)
 
 
 def inside(side: int, first: Tensor, last: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.data.augment.transform import Draws, Stage, Transform, check_probability, uniform
+from bench.data.augment.transform import Draws, Stage, Transform, beside, check_probability, uniform
 
 
 class RandomCrop(Transform):
@@ -54,7 +54,7 @@ class RandomCrop(Transform):
         rows = padded.as_strided((pixels - self.size + 1, self.size * c), (c, 1))
         first = torch.arange(b) * wide * wide + top * wide + left
         begin = first[:, None] + torch.arange(self.size) * wide
-        return rows.index_select(0, begin.flatten().to(images.device)).view(b, self.size, self.size, c)
+        return rows.index_select(0, beside(begin.flatten(), images)).view(b, self.size, self.size, c)
 
     def _pad(self, images: Tensor) -> Tensor:
         """(B, S, S, C) → (B, S + 2·padding, S + 2·padding, C), contiguous."""
@@ -89,7 +89,7 @@ class HorizontalFlip(Transform):
 
     def __call__(self, images: Tensor, parameters: Tensor) -> Tensor:
         """(B, S, S, C) → (B, S, S, C)."""
-        flipped = parameters[:, 0].nonzero()[:, 0].to(images.device)
+        flipped = beside(parameters[:, 0].nonzero()[:, 0], images)
         return images.index_copy(0, flipped, images.index_select(0, flipped).flip(2))
 
 

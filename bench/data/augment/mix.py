@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bench.data.augment.erase import inside
-from bench.data.augment.transform import Draws, Mix, uniform
+from bench.data.augment.transform import Draws, Mix, beside, uniform
 
 
 def _partners_and_shares(alpha: float, draws: Draws) -> Tensor:
@@ -37,7 +37,7 @@ class Mixup(Mix):
 
     def __call__(self, images: Tensor, partners: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Both (B, S, S, C) → the mixed images and the share of the first in each, (B,)."""
-        share = parameters[:, 1].float().to(images.device)
+        share = beside(parameters[:, 1].float(), images)
         return torch.lerp(partners, images, share[:, None, None, None]), share
 
 
@@ -65,8 +65,8 @@ class CutMix(Mix):
         centre, half = (parameters[:, 2:] * side).long(), (side * (1 - parameters[:, 1:2]).sqrt() / 2).long()
         first, last = (centre - half).clamp(min=0), (centre + half).clamp(max=side)
         area = (last - first).prod(dim=1)
-        mask = inside(side, first, last).to(images.device)
-        return torch.where(mask, partners, images), (1 - area / side**2).float().to(images.device)
+        mask = beside(inside(side, first, last), images)
+        return torch.where(mask, partners, images), beside((1 - area / side**2).float(), images)
 
 
 def _check_alpha(alpha: float) -> None:

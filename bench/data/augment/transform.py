@@ -80,3 +80,8 @@ def check_probability(name: str, value: float) -> None:
 def uniform(draws: Draws, low: Tensor | float, high: Tensor | float, columns: int = 1) -> Tensor:
     """(n, columns) float64, uniform in [low, high)."""
     return low + (high - low) * torch.rand(draws.n, columns, generator=draws.generator, dtype=torch.float64)
+
+
+def beside(values: Tensor, images: Tensor) -> Tensor:
+    """``values`` on the device of ``images``, without waiting for what that device is doing."""
+    return values.to(images.device, non_blocking=True)
