@@ -30,16 +30,11 @@ def composed(tmp_path: Path) -> Iterator[Callable[..., DictConfig]]:
 
 
 @pytest.fixture
-def bench(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """Call the ``bench`` command in this process: arguments → exit code, standard output, standard error."""
-    from bench.__main__ import main
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Call a command's ``main`` in this process: main, arguments → exit code, standard output, standard error."""
 
-    def call(*arguments: str, results: Path | str = tmp_path / "results") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bench", *arguments, f"paths.results={results}"])
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-        GlobalHydra.instance().clear()
+    def call(main: Callable[[], None], *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["command", *arguments])
         code = 0
         try:
             main()
@@ -49,6 +44,21 @@ def bench(
         return code, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture
+def bench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., tuple[int, str, str]]
+) -> Callable[..., tuple[int, str, str]]:
+    """Call the ``bench`` command: arguments → exit code, standard output, standard error."""
+    from bench.__main__ import main
+
+    def run(*arguments: str, results: Path | str = tmp_path / "results") -> tuple[int, str, str]:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        GlobalHydra.instance().clear()
+        return call(main, *arguments, f"paths.results={results}")
+
+    return run
 
 
 @pytest.fixture

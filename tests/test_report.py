@@ -1,5 +1,3 @@
-import sys
-
 import pytest
 
 from bench import report
@@ -14,18 +12,8 @@ def store(tmp_path, make_record):
     return store
 
 
-def call(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["bench-report", *arguments])
-    code = 0
-    try:
-        report.main()
-    except SystemExit as stop:
-        code = stop.code
-    return code, *capsys.readouterr()
-
-
-def test_all_tables_are_printed_and_written(store, monkeypatch, capsys):
-    code, out, _ = call(monkeypatch, capsys, f"paths.results={store.root}")
+def test_all_tables_are_printed_and_written(store, call):
+    code, out, _ = call(report.main, f"paths.results={store.root}")
     assert code == 0
     assert "digits (stratified)" in out
     assert "cifar10 (stratified)" in out
@@ -33,8 +21,8 @@ def test_all_tables_are_printed_and_written(store, monkeypatch, capsys):
     assert (store.root / "leaderboard.csv").read_text().count("\n") == 3
 
 
-def test_one_data_set_is_printed_and_all_are_written(store, monkeypatch, capsys):
-    code, out, _ = call(monkeypatch, capsys, f"paths.results={store.root}", "data=cifar10")
+def test_one_data_set_is_printed_and_all_are_written(store, call):
+    code, out, _ = call(report.main, f"paths.results={store.root}", "data=cifar10")
     assert code == 0
     assert "digits" not in out
     assert "## digits" in (store.root / "leaderboard.md").read_text()
@@ -44,20 +32,20 @@ def test_one_data_set_is_printed_and_all_are_written(store, monkeypatch, capsys)
     ("arguments", "said"),
     [(["dta=cifar10"], "dta=cifar10"), (["data=mnist"], "data=cifar10"), (["protocol=x"], "stratified")],
 )
-def test_a_mistake_is_told_in_one_line(store, monkeypatch, capsys, arguments, said):
-    code, _, err = call(monkeypatch, capsys, f"paths.results={store.root}", *arguments)
+def test_a_mistake_is_told_in_one_line(store, call, arguments, said):
+    code, _, err = call(report.main, f"paths.results={store.root}", *arguments)
     assert code == 2
     assert said in err
     assert err.startswith("bench-report: ")
     assert len(err.splitlines()) == 1
 
 
-def test_a_folder_without_records_is_named(tmp_path, monkeypatch, capsys):
-    code, _, err = call(monkeypatch, capsys, f"paths.results={tmp_path}")
+def test_a_folder_without_records_is_named(tmp_path, call):
+    code, _, err = call(report.main, f"paths.results={tmp_path}")
     assert (code, err) == (2, f"bench-report: paths.results={tmp_path}: holds no finished runs\n")
 
 
-def test_help_is_printed(monkeypatch, capsys):
-    code, out, _ = call(monkeypatch, capsys, "--help")
+def test_help_is_printed(call):
+    code, out, _ = call(report.main, "--help")
     assert code == 0
     assert "paths.results" in out

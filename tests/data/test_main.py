@@ -1,6 +1,5 @@
 """The ``bench-data`` command."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +10,11 @@ from bench.data.__main__ import main
 
 
 @pytest.fixture
-def bench_data(monkeypatch, capsys, tmp_path):
+def bench_data(call, monkeypatch, tmp_path):
     """Call the command in a folder of the test's own: arguments → exit code, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bench-data", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
+    return lambda *arguments: call(main, *arguments)
 
 
 @pytest.fixture

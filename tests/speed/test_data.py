@@ -1,7 +1,6 @@
 """The comparison of input pipelines, made small: what is compared, not how fast it is."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -12,19 +11,9 @@ from bench.speed.__main__ import main
 
 
 @pytest.fixture
-def bench_speed(monkeypatch, capsys, tmp_path):
+def bench_speed(call, tmp_path):
     """Call the command: arguments → exit code, standard output, standard error."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bench-speed", *arguments, f"paths.results={tmp_path}/results"])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
+    return lambda *arguments: call(main, *arguments, f"paths.results={tmp_path}/results")
 
 
 def test_both_sides_give_the_same_images(monkeypatch):
