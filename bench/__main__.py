@@ -11,18 +11,13 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from bench import config, console
+from bench import cli, config, console
 from bench.config import ConfigError
 from bench.record import run_id
 from bench.store import Store, StoreError
-
-CELL_FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
-SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
@@ -48,34 +43,21 @@ def cell(cfg: DictConfig) -> str:
         if in_sweep:  # another process has the cell; the others go on
             console.say(f"{error}")
             return "busy"
-        sys.exit(_complain(str(error), USAGE_ERROR))
+        cli.stop("bench", str(error), cli.USAGE_ERROR)
     except ConfigError as error:
-        if SHOW_TRACEBACKS:
+        if cli.SHOW_TRACEBACKS:
             raise
-        sys.exit(_complain(str(error), USAGE_ERROR))
+        cli.stop("bench", str(error), cli.USAGE_ERROR)
     if record.status != "ok" and not in_sweep:
-        sys.exit(_complain(f"{record.run_id} failed: {record.error}", CELL_FAILED))
+        cli.stop("bench", f"{record.run_id} failed: {record.error}", cli.FAILED)
     return record.status
 
 
 def main() -> None:
     """Run the command line; exit with 0, 1 (a cell failed), 2 (a mistake in the call) or 130 (stopped by the user)."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
-    try:
+    with cli.answering("bench"):
         cell()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # model=null is a ValueError of Hydra's
-        if SHOW_TRACEBACKS:
-            raise
-        sys.exit(_complain(config.explain(error), USAGE_ERROR))
-    except BrokenPipeError:  # output into head, less and the like, which have seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
-    except KeyboardInterrupt:
-        sys.exit(_complain("stopped", INTERRUPTED))
-
-
-def _complain(text: str, code: int) -> int:
-    print(f"bench: {text}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,10 @@ def mistakes() -> Iterator[None]:
     except MISTAKES as error:
         raise ConfigError(str(error)) from error
     except InstantiationException as error:
-        if isinstance(error.__cause__, MISTAKES):
-            raise ConfigError(str(error.__cause__)) from error
-        raise
+        if not isinstance(error.__cause__, MISTAKES):
+            raise
+        place = re.search(r"full_key: (\S+)", str(error))
+        raise ConfigError(f"{place[1]}: {error.__cause__}" if place else str(error.__cause__)) from error
 
 
 def prepare_machine(resolved: Mapping[str, Any]) -> torch.device:

@@ -1,14 +1,15 @@
-"""What the commands beside ``bench`` share: settings composed by Hydra, mistakes told in a line."""
+"""What all commands share: exit codes, and mistakes told in a line."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -16,13 +17,39 @@ from bench import config
 from bench.config import ConfigError
 
 FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+def stop(name: str, text: str, code: int) -> NoReturn:
+    """End the program ``name`` with a line on standard error."""
+    print(f"{name}: {text}", file=sys.stderr)
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def answering(name: str) -> Iterator[None]:
+    """Turn what the user did wrong into a line and exit code 2, Ctrl-C into 130, a full disk and its like into 1."""
+    try:
+        yield
+    except (ConfigError, HydraException, OmegaConfBaseException, ValueError) as error:  # model=null is a ValueError
+        if SHOW_TRACEBACKS:
+            raise
+        stop(name, str(error) if isinstance(error, ConfigError) else config.explain(error), USAGE_ERROR)
+    except BrokenPipeError:  # output into head, less and the like, which have seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+    except OSError as error:
+        if SHOW_TRACEBACKS:
+            raise
+        stop(name, str(error), FAILED)
+    except KeyboardInterrupt:
+        stop(name, "stopped", INTERRUPTED)
 
 
 def composed(settings: Sequence[str]) -> DictConfig:
     """The configuration with ``settings`` such as ``data=cifar10``, as ``bench`` would have it.
 
     Raises:
-        HydraException, OmegaConfBaseException: a setting is wrong.
+        ConfigError, HydraException, OmegaConfBaseException: a setting is wrong.
     """
     for setting in settings:
         if "=" not in setting and not setting.startswith("~"):
@@ -32,31 +59,10 @@ def composed(settings: Sequence[str]) -> DictConfig:
 
 
 def run(name: str, usage: str, command: Callable[[list[str]], None]) -> None:
-    """Run ``command`` with the program's arguments; ends the program with 2 for a mistake in the call.
-
-    Args:
-        name: of the command, for messages.
-        usage: shown for ``--help``.
-        command: raises ConfigError for a mistake of the user's.
-    """
+    """Run ``command`` with the arguments of the program ``name``, or show its ``usage`` for ``--help``."""
     arguments = sys.argv[1:]
     if any(argument in ("-h", "--help") for argument in arguments):
         print(usage)
         return
-    try:
+    with answering(name):
         command(arguments)
-    except ConfigError as error:
-        _stop(name, str(error), USAGE_ERROR)
-    except (HydraException, OmegaConfBaseException) as error:
-        if isinstance(error, InstantiationException):
-            raise
-        _stop(name, config.explain(error), USAGE_ERROR)
-    except BrokenPipeError:  # output into head, less and the like, which have seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
-    except KeyboardInterrupt:
-        _stop(name, "stopped", INTERRUPTED)
-
-
-def _stop(name: str, text: str, code: int) -> NoReturn:
-    print(f"{name}: {text}", file=sys.stderr)
-    sys.exit(code)

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bench import resolvers
 from bench.record import RUN_ID
 from bench.store import StoreError, check_writable
 
@@ -27,15 +28,7 @@ class ConfigError(Exception):
     """A mistake in what the user asked for; its text is one line that names the value and what is allowed."""
 
 
-def class_folders(root: str) -> int:
-    """The number of class folders in ``root``/train: the resolver ``${class_folders:…}`` of the configuration."""
-    train = Path(root).expanduser() / "train"
-    if not train.is_dir():
-        raise ConfigError(f"{train}: no such folder; images are looked for in <paths.data>/<data.name>/train/<class>/*")
-    return sum(entry.is_dir() and not entry.name.startswith(".") for entry in train.iterdir())
-
-
-OmegaConf.register_new_resolver("class_folders", class_folders, replace=True)
+resolvers.register()
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
@@ -145,12 +138,13 @@ def _check_folders(config: Mapping[str, Any]) -> None:
     for name in ("data", "results", "cache"):
         if not isinstance(_select(config, f"paths.{name}"), str):
             raise ConfigError(f"paths.{name}={config['paths'][name]}: must be a folder")
-    data, results = (Path(config["paths"][name]).expanduser() for name in ("data", "results"))
+    data, results, cache = (Path(config["paths"][name]).expanduser() for name in ("data", "results", "cache"))
     # the default folder is made by the first download; one that was named must be there
     if "root" in _select(config, "data.source") and str(data) != DEFAULT_DATA and not data.is_dir():
         raise ConfigError(f"paths.data={data}: no such folder")
     try:
-        check_writable(results)
+        check_writable(results, "paths.results")
+        check_writable(cache, "paths.cache")
     except StoreError as error:
         raise ConfigError(str(error)) from error
 

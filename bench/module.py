@@ -155,6 +155,8 @@ class Classifier(L.LightningModule):
         self.val_metrics.reset()  # what Lightning's sanity check counted goes with it
 
     def on_test_epoch_start(self) -> None:
+        torch.set_float32_matmul_precision("highest")  # TF32 is not 32 bits; the next run sets both anew
+        torch.backends.cudnn.allow_tf32 = False
         self.test_metrics.reset()
         self.test_logits = []
 

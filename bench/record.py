@@ -40,7 +40,10 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
             for key, value in kept.items()
         }
 
-    return what({key: value for key, value in config.items() if key not in NOT_IDENTITY}, "")
+    kept = what({key: value for key, value in config.items() if key not in NOT_IDENTITY}, "")
+    if "augment" in kept:  # their order decides, too, and would be lost when keys are sorted
+        kept["augment"] = list(kept["augment"].items())
+    return kept
 
 
 def protocol(config: Mapping[str, Any]) -> str:

@@ -37,14 +37,17 @@ def write_atomically(path: Path, data: str | bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def check_writable(folder: Path) -> None:
-    """Raise StoreError if files cannot be made in the folder, or the folder itself, without making anything."""
+def check_writable(folder: Path, setting: str = "paths.results") -> None:
+    """Raise StoreError if files cannot be made in the folder, or the folder itself, without making anything.
+
+    ``setting`` is what names the folder.
+    """
     ancestor = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     effective = os.access in os.supports_effective_ids
     if not ancestor.is_dir():
-        raise StoreError(f"paths.results={folder}: {ancestor} is not a folder")
+        raise StoreError(f"{setting}={folder}: {ancestor} is not a folder")
     if not os.access(ancestor, os.W_OK | os.X_OK, effective_ids=effective):
-        raise StoreError(f"paths.results={folder}: {ancestor} is not writable")
+        raise StoreError(f"{setting}={folder}: {ancestor} is not writable")
 
 
 class Store:

@@ -23,6 +23,8 @@ from filelock import FileLock
 from bench import console
 
 ABOUT = "entry.json"
+FORMAT = 1
+"""Part of every key: raised when what is kept of the same source changes."""
 
 
 def entry(folder: Path, key: Any, build: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
@@ -36,7 +38,8 @@ def entry(folder: Path, key: Any, build: Callable[[Path], dict[str, Any]]) -> tu
     Returns:
         The entry's directory, and what ``build`` returned.
     """
-    place = Path(f"{folder}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}")
+    key = json.dumps([FORMAT, key])
+    place = Path(f"{folder}-{hashlib.sha256(key.encode()).hexdigest()[:16]}")
     about = _about(place)
     if about is None:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -44,18 +47,20 @@ def entry(folder: Path, key: Any, build: Callable[[Path], dict[str, Any]]) -> tu
             about = _about(place, say=False)  # somebody may have built it while we waited
             if about is None:
                 about = _build(place, build)
-    return place, about["about"]
+    return place, about
 
 
 def _about(place: Path, say: bool = True) -> dict[str, Any] | None:
     """What ``entry.json`` says; None where the entry is missing or damaged, which is said."""
     try:
-        about = json.loads((place / ABOUT).read_text())
-        for name, checksum in about["sha256"].items():
+        written = json.loads((place / ABOUT).read_text())
+        if _digest(written["content"]) != written["sha256"]:
+            raise ValueError(f"{ABOUT} is not what was written")
+        for name, checksum in written["content"]["files"].items():
             stat = (place / name).stat()
             if _checksum(place / name, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) != checksum:
                 raise ValueError(f"{name} is not what was written")
-        return {"about": about["about"]}
+        return written["content"]["about"]
     except FileNotFoundError as error:
         if not place.exists():
             return None
@@ -81,14 +86,15 @@ def _build(place: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, An
     part = place.with_name(f"{hidden}{uuid.uuid4().hex}")
     part.mkdir()
     try:
-        about = {"about": build(part)}
-        sums = {}
+        about = build(part)
+        files = {}
         for file in sorted(part.iterdir()):
-            with file.open("rb") as content:
-                os.fsync(content.fileno())
-                sums[file.name] = hashlib.file_digest(content, "sha256").hexdigest()
+            with file.open("rb") as data:
+                os.fsync(data.fileno())
+                files[file.name] = hashlib.file_digest(data, "sha256").hexdigest()
+        content = {"files": files, "about": about}
         with (part / ABOUT).open("w") as text:
-            json.dump({"sha256": sums, **about}, text)
+            json.dump({"sha256": _digest(content), "content": content}, text)
             text.flush()
             os.fsync(text.fileno())
         if place.is_dir():  # damaged
@@ -98,3 +104,7 @@ def _build(place: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, An
         return about
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from bench.data.decode import Decoder
+from bench.data.splits import hold_out
 
 TRAIN, VAL, TEST = range(3)
 """The official parts of a data set."""
@@ -27,6 +28,7 @@ class Dataset:
         train, val, test: positions of the official parts; ``val`` is empty where the source has no validation
             images of its own.
         skipped: names of images that could not be read and were left out.
+        whole: the source with those images; None where there are none.
     """
 
     pixels: np.ndarray
@@ -37,6 +39,29 @@ class Dataset:
     val: np.ndarray
     test: np.ndarray
     skipped: tuple[str, ...] = ()
+    whole: Whole | None = None
+
+    def hold_out(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of the training samples without and with validation images drawn from them, stratified.
+
+        What is drawn does not depend on which images could be read: skipped ones are drawn with the others.
+
+        Raises:
+            ValueError: ``size`` is impossible.
+        """
+        whole = self.whole or Whole(self.labels, self.train, np.arange(len(self.labels)))
+        place = np.full(len(whole.labels), -1)
+        place[whole.kept] = np.arange(len(whole.kept))
+        rest, drawn = (place[whole.train[part]] for part in hold_out(whole.labels[whole.train], size))
+        return rest[rest >= 0], drawn[drawn >= 0]
+
+
+class Whole(NamedTuple):
+    """A source with its skipped images: ``labels`` (M,), positions of the ``train`` images and of those ``kept``."""
+
+    labels: np.ndarray
+    train: np.ndarray
+    kept: np.ndarray
 
 
 Source = Callable[[Decoder], Dataset]
@@ -70,17 +95,20 @@ def assemble(
         ValueError: an image cannot be read, or no training or test image is left.
     """
     decoded = decoder.decode(name, names or ids, content, read)
+    labels = np.asarray(labels, dtype=np.int64)
+    whole = Whole(labels, np.flatnonzero(np.asarray(parts) == TRAIN), decoded.kept)
     parts = np.asarray(parts)[decoded.kept]
     for part, word in ((TRAIN, "training"), (TEST, "test")):
         if not (parts == part).any():
             raise ValueError(f"{name}: has no {word} images")
     return Dataset(
         pixels=decoded.pixels,
-        labels=np.asarray(labels, dtype=np.int64)[decoded.kept],
+        labels=labels[decoded.kept],
         ids=np.asarray(ids)[decoded.kept],
         classes=tuple(classes),
         train=np.flatnonzero(parts == TRAIN),
         val=np.flatnonzero(parts == VAL),
         test=np.flatnonzero(parts == TEST),
         skipped=decoded.skipped,
+        whole=whole,
     )

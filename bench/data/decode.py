@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 from PIL import Image
 from rich.progress import track
 
@@ -17,6 +19,8 @@ from bench import console
 from bench.data.cache import entry
 
 ON_ERROR = ("raise", "skip")
+NOT_THE_IMAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ENOSPC, errno.ESTALE}
+"""Errors of the machine, which say nothing of the image that was being read."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Decoder:
         if self.on_error not in ON_ERROR:
             raise ValueError(f"data.on_error={self.on_error}: must be one of {', '.join(ON_ERROR)}")
         folder = Path(self.folder).expanduser() / f"{name}-{self.side}x{self.side}x{self.channels}"
-        key = [name, list(names), content, self.side, self.channels]
+        key = [name, list(names), content, self.side, self.channels, PIL.__version__]
         place, about = entry(folder, key, lambda part: self._write(part / "pixels.npy", name, names, read))
         skipped: dict[str, str] = about["skipped"]  # name → reason
         if skipped and self.on_error == "raise":  # built by one who skips
@@ -82,7 +86,9 @@ class Decoder:
                     array[i] = fit(picture, self.side, self.channels)
             except MemoryError:
                 raise
-            except Exception as error:  # besides OSError PIL lets SyntaxError, struct.error and others through
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in NOT_THE_IMAGE:
+                    raise  # besides OSError PIL lets SyntaxError, struct.error and others through
                 if self.on_error == "raise":
                     raise _unreadable(names[i], str(error)) from error
                 broken[i] = str(error)

@@ -70,9 +70,9 @@ class Shard(NamedTuple):
     def batches(self, n: int, batch_size: int) -> list[tuple[int, int]]:
         """First and behind-last of ``n`` samples for each of this process's batches; every process has as many.
 
-        Processes share out batches of ``processes`` · ``batch_size`` samples, so that what a step learns from does not
-        depend on how many they are. The last batch holds what is left; where that has not one sample for each
-        process, it is added to the batch before.
+        Together they take, step by step, the batches that one process would have with ``processes`` · ``batch_size``
+        samples a batch. The last one holds what is left, in shares that differ by one sample at most; where that is
+        not one for each process, it is added to the batch before.
 
         Raises:
             ValueError: there are fewer samples than processes.
@@ -172,7 +172,9 @@ class BatchLoader:
         """Rows ``at`` of ``source``, on the device."""
         if source.device == self.device:
             return source.index_select(0, at.to(self.device, non_blocking=True))
-        gathered = source.index_select(0, at)
-        if self.device.type == "cuda":  # from pinned memory the copy runs beside what the GPU does
-            gathered = gathered.pin_memory()
+        if self.device.type != "cuda":
+            return source.index_select(0, at).to(self.device)
+        # from pinned memory the copy goes on while Python prepares the next steps
+        gathered = torch.empty((len(at), *source.shape[1:]), dtype=source.dtype, pin_memory=True)
+        torch.index_select(source, 0, at, out=gathered)
         return gathered.to(self.device, non_blocking=True)

@@ -8,7 +8,6 @@ import lightning as L
 import numpy as np
 import torch
 
-from bench.data import splits
 from bench.data.augment import Draws, Mix, Transform
 from bench.data.dataset import Dataset, Source
 from bench.data.decode import Decoder
@@ -34,7 +33,7 @@ class ImageData(L.LightningDataModule):
         augment: training transforms, and at most one that mixes samples.
         normalize: is fitted to the training part.
         seed: of the training batches' order and augmentation.
-        device: where batches are made, which should be where the network is.
+        device: where batches are made: where the network will be.
         storage: where the images are kept: ``cpu``; ``cuda``, which ``device`` must be; or ``auto``, there if they fit.
         dtype: of the images in training and validation; in the test they are float32.
 
@@ -76,9 +75,10 @@ class ImageData(L.LightningDataModule):
         self.augmented = Pipeline(image_size, normalize, transforms)
         self._try_out()
         self.batch_size, self.seed, self.num_classes = batch_size, seed, num_classes
-        kept = self.device if resident(dataset.pixels.nbytes, self.device, storage) else torch.device("cpu")
-        self.pixels = torch.from_numpy(dataset.pixels).to(kept)  # on the CPU the mapped file itself
-        self.labels = torch.from_numpy(dataset.labels).to(kept)
+        self.storage = storage
+        resident(dataset.pixels.nbytes, self.device, storage)  # refuse what cannot be before anything is trained
+        # on the CPU the mapped file itself
+        self.pixels, self.labels = torch.from_numpy(dataset.pixels), torch.from_numpy(dataset.labels)
 
     def _try_out(self) -> None:
         """Let the transforms refuse images that they cannot be applied to."""
@@ -87,7 +87,16 @@ class ImageData(L.LightningDataModule):
         self.augmented(image, self.augmented.draw(Draws(1, 0, *generators)))
 
     def loader(self, index: np.ndarray, augment: bool = False, dtype: torch.dtype | None = None) -> BatchLoader:
-        """Batches of the samples ``index``: in order and unchanged, or shuffled and augmented."""
+        """Batches of the samples ``index``: in order and unchanged, or shuffled and augmented.
+
+        With a Trainer, its process's share of them, on its process's device.
+        """
+        shard, device = Shard(), self.device
+        if self.trainer is not None:
+            shard = Shard(self.trainer.global_rank, self.trainer.world_size)
+            device = torch.empty(0, device=self.trainer.strategy.root_device).device
+        if self.pixels.device != device and resident(self.dataset.pixels.nbytes, device, self.storage):
+            self.pixels, self.labels = self.pixels.to(device), self.labels.to(device)
         return BatchLoader(
             self.pixels,
             self.labels,
@@ -97,9 +106,9 @@ class ImageData(L.LightningDataModule):
             shuffle_seed=self.seed if augment else None,
             mix=self.mix if augment else None,
             num_classes=self.num_classes,
-            device=self.device,
+            device=device,
             dtype=dtype or self.dtype,
-            shard=Shard() if self.trainer is None else Shard(self.trainer.global_rank, self.trainer.world_size),
+            shard=shard,
         )
 
     def train_dataloader(self) -> BatchLoader:
@@ -121,8 +130,7 @@ def parts(dataset: Dataset, val_size: int | None) -> tuple[np.ndarray, np.ndarra
         return dataset.train, dataset.val, dataset.test
     if len(dataset.val):
         raise ValueError(f"data.val_size={val_size}: must be null, there are {len(dataset.val):,} validation images")
-    rest, held_out = splits.hold_out(dataset.labels[dataset.train], val_size)
-    return dataset.train[rest], dataset.train[held_out], dataset.test
+    return *dataset.hold_out(val_size), dataset.test
 
 
 def resident(size: int, device: torch.device, storage: str) -> bool:

@@ -13,9 +13,7 @@ from torch import Tensor
 
 from bench import console
 from bench.data import cache
-
-CHUNK = 1000
-"""Images that are turned into floating point at a time."""
+from bench.data.statistics import chunks, pixel_statistics
 
 
 class Normalize(ABC):
@@ -92,7 +90,7 @@ class PixelMeanNormalize(_Affine):
     def fit(self, pixels: np.ndarray, index: np.ndarray) -> None:
         """The mean image of ``pixels[index]``, from exact sums."""
         total, squares = np.zeros(pixels.shape[1:]), np.zeros(pixels.shape[1:])
-        for part in _parts(index):
+        for part in chunks(pixels, index):
             values = pixels[part].astype(np.float64)
             total += values.sum(axis=0)
             squares += (values**2).sum(axis=0)
@@ -135,7 +133,7 @@ class ZcaNormalize(Normalize):
         if width > self.most_values:
             raise ValueError(f"augment/normalize=zca: images have {width:,} values, allowed are {self.most_values:,}")
         digest = hashlib.sha256()
-        for part in _parts(index):
+        for part in chunks(pixels, index):
             digest.update(pixels[part].tobytes())
         key = [digest.hexdigest(), list(pixels.shape[1:]), self.scale, self.bias]
         place, _ = cache.entry(self.cache_dir / "zca", key, lambda part: self._build(part, pixels, index))
@@ -146,7 +144,7 @@ class ZcaNormalize(Normalize):
         console.say(f"whitening: principal components of {len(index):,} images")
         width = int(np.prod(pixels.shape[1:]))
         total, products = np.zeros(width), np.zeros((width, width))
-        for part in _parts(index):
+        for part in chunks(pixels, index):
             values = self.contrast(torch.from_numpy(pixels[part])).double().numpy()
             total += values.sum(axis=0)
             products += values.T @ values
@@ -169,24 +167,3 @@ class ZcaNormalize(Normalize):
         assert self.whitening is not None
         self.mean, self.whitening = self.mean.to(images.device), self.whitening.to(images.device)
         return ((self.contrast(images) - self.mean) @ self.whitening).view(images.shape)
-
-
-def _parts(index: np.ndarray) -> list[np.ndarray]:
-    """``index`` in chunks."""
-    return np.array_split(index, max(1, len(index) // CHUNK))
-
-
-def pixel_statistics(pixels: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel over the images ``index``, both (C,) in [0, 255].
-
-    Exact, from the histogram of the 256 values.
-    """
-    channels = pixels.shape[-1]
-    counts = np.zeros((channels, 256), dtype=np.int64)
-    for part in _parts(index):
-        flat = pixels[part].reshape(-1, channels)
-        counts += np.stack([np.bincount(flat[:, c], minlength=256) for c in range(channels)])
-    values = np.arange(256)
-    mean = counts @ values / counts.sum(axis=1)
-    variance = counts @ values**2 / counts.sum(axis=1) - mean**2
-    return mean, np.where(variance > 1e-6, np.sqrt(np.maximum(variance, 0)), 1.0)  # a constant channel is only centred

@@ -11,7 +11,8 @@ from rich.table import Table
 from torch import Tensor
 
 from bench.data.module import ImageData
-from bench.data.normalize import ChannelNormalize, Normalize, pixel_statistics
+from bench.data.normalize import ChannelNormalize, Normalize
+from bench.data.statistics import pixel_statistics
 
 COLUMNS, EPOCHS, GAP = 12, 3, 4
 LEAST_SIDE = 96

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,8 @@ from bench import console, machine
 from bench.store import write_atomically
 
 
-def interleaved(contestants: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, float]:
-    """Median images per second of each contestant, measured in turns: A B C, A B C, ….
+def interleaved(contestants: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
+    """Images per second of each contestant in each round, measured in turns: A B C, A B C, ….
 
     Each is called once before, unmeasured. A call returns how many images it has processed.
     """
@@ -29,7 +28,7 @@ def interleaved(contestants: Mapping[str, Callable[[], int]], rounds: int) -> di
             start = time.perf_counter()
             images = run()
             rates[name].append(images / (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in rates.items()}
+    return rates
 
 
 def publish(folder: Path, subject: str, tables: Sequence[tuple[str, list[str], list[list[str]]]], values: Any) -> None:

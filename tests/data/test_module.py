@@ -195,22 +195,6 @@ def test_on_the_cpu_the_stored_pixels_are_not_copied():
     }
 
 
-def test_each_of_several_processes_takes_its_part_of_an_epoch():
-    class Trainer:
-        world_size = 2
-
-        def __init__(self, rank):
-            self.global_rank = rank
-
-    data, seen = make(), []
-    alone = collect(data.train_dataloader())[1]
-    for rank in (0, 1):
-        data.trainer = Trainer(rank)
-        seen.append(collect(data.train_dataloader())[1])
-    assert len(seen[0]) == len(seen[1]) == len(alone) // 2
-    assert torch.equal(torch.cat(seen).sort().values, alone.sort().values)
-
-
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 
 
@@ -239,8 +223,8 @@ def test_storage_on_a_gpu_needs_training_there():
 @pytest.mark.parametrize("storage", ["cuda", "cpu"])
 def test_on_a_gpu_training_batches_are_there(storage):
     data = make(device="cuda", storage=storage)
-    assert data.pixels.device.type == storage
     batch = next(iter(data.train_dataloader()))
+    assert data.pixels.device.type == storage
     assert batch.images.device == batch.labels.device == torch.empty(0, device="cuda").device
 
 

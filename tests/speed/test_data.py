@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from bench.speed import data
+from bench.speed import cache_build, data
 from bench.speed.__main__ import main
 
 
@@ -16,21 +17,37 @@ def bench_speed(call, tmp_path):
     return lambda *arguments: call(main, *arguments, f"paths.results={tmp_path}/results")
 
 
-def test_both_sides_give_the_same_images(monkeypatch):
-    """Crops and flips that change nothing leave the same normalised pixels on both sides."""
-    pixels = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
-    seen = {}
+def images(batches) -> torch.Tensor:
+    return torch.cat([batch[0] for batch in batches])
 
-    def collect(contestants, rounds):
-        seen.update(contestants)
-        return dict.fromkeys(contestants, 1.0)
 
-    monkeypatch.setattr(data, "interleaved", collect)
+def alike(contestants: dict, n: int, side: int, within: float) -> None:
+    """All give ``n`` float32 images whose channels have, to some accuracy, the same mean and standard deviation."""
+    first, *others = (images(batches) for batches in contestants.values())
+    assert first.shape == (n, 3, side, side)
+    for other in others:
+        assert other.shape == first.shape
+        assert other.dtype == first.dtype == torch.float32
+        assert other.mean((0, 2, 3)).tolist() == pytest.approx(first.mean((0, 2, 3)).tolist(), abs=within)
+        assert other.std((0, 2, 3)).tolist() == pytest.approx(first.std((0, 2, 3)).tolist(), abs=within)
+
+
+def test_small_contestants_give_images_alike(monkeypatch):
+    for name, value in (("WORKERS", (0, 1)), ("SMALL", 1_000), ("SMALL_THEIRS", 1_000)):
+        monkeypatch.setattr(data, name, value)
+    contestants = data.small_images()
+    assert list(contestants) == ["this pipeline", "PIL, torchvision, 0 workers", "PIL, torchvision, 1 worker",
+                                 "tensors, torchvision v2, 0 workers", "tensors, torchvision v2, 1 worker"]  # fmt: skip
+    alike(contestants, 1_000, 32, 0.02)
+    assert images(contestants["this pipeline"]).mean() < -0.1  # black corners: the padding is zero on all sides
+
+
+def test_large_contestants_give_images_alike(monkeypatch, tmp_path):
     monkeypatch.setattr(data, "WORKERS", (0,))
-    data.small_images()
-    assert [name.split(",")[0] for name in seen] == ["this pipeline", "PIL", "tensors"]
-    assert [run() for run in list(seen.values())[1:]] == [6_400, 6_400]
-    assert data.ours(pixels, 32, [])() == 300
+    monkeypatch.setattr(data, "PHOTOS", 48)
+    contestants = data.large_images(tmp_path)
+    assert list(contestants) == ["this pipeline", "JPEG, torchvision, 0 workers"]
+    alike(contestants, 48, 224, 0.12)
 
 
 def test_photographs_are_jpeg_files_of_a_cameras_size(tmp_path, monkeypatch):
@@ -44,17 +61,16 @@ def test_photographs_are_jpeg_files_of_a_cameras_size(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_command_writes_a_table_of_all_contestants(bench_speed, tmp_path, monkeypatch):
-    for name, value in (("ROUNDS", 1), ("WORKERS", (0, 1)), ("PHOTOS", 4)):
+    for name, value in (("ROUNDS", 1), ("WORKERS", (0, 1)), ("PHOTOS", 4), ("SMALL", 500), ("SMALL_THEIRS", 500)):
         monkeypatch.setattr(data, name, value)
     code, out, err = bench_speed("data", f"paths.data={tmp_path}")
     assert (code, err) == (0, "")
     results = json.loads((tmp_path / "results/speed/data.json").read_text())["results"]
-    small, large, cifar10 = results.values()
-    assert list(small) == ["this pipeline", "PIL, torchvision, 0 workers", "PIL, torchvision, 1 worker",
-                           "tensors, torchvision v2, 0 workers", "tensors, torchvision v2, 1 worker"]  # fmt: skip
-    assert list(large) == ["this pipeline", "JPEG, PIL, torchvision, 0 workers", "JPEG, PIL, torchvision, 1 worker"]
-    assert all(rate > 0 for rate in [*small.values(), *large.values()])
-    assert cifar10 is None
+    assert [len(rates) for rates in results["images_per_s"].values()] == [5, 3]
+    assert all(
+        len(rounds) == 1 and rounds[0] > 0 for rates in results["images_per_s"].values() for rounds in rates.values()
+    )
+    assert results["cifar10"] is None
     assert f"paths.data={tmp_path}: has no folder cifar10" in out
     assert "this pipeline / best of the others" in (tmp_path / "results/speed/data.md").read_text()
 
@@ -72,3 +88,17 @@ def test_a_mistake_is_told_in_a_line(bench_speed, arguments, said):
     assert code == 2
     assert said in err
     assert len(err.splitlines()) == 1
+
+
+def test_building_the_cache_is_timed_and_its_memory_told(tmp_path):
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 4), ("test", 1)):
+        for label in range(10):
+            folder = tmp_path / "cifar10" / part / str(label)
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    measured = cache_build.measure(str(tmp_path), str(tmp_path / "cache"), sizes=(40, 10))
+    assert measured["build_seconds"] > 0
+    assert measured.keys() == {"build_seconds", "build_bytes", "epoch_bytes"}
+    assert len(list((tmp_path / "cache").glob("cifar10-32x32x3-*/pixels.npy"))) == 1

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench.data.augment.transform import Draws, Stage, Transform, beside, uniform
+from bench.data.statistics import color_covariance
 
 LUMA = (0.2989, 0.587, 0.114)
 """Shares of red, green and blue in grey (ITU-R 601), rounded as torchvision has them."""
@@ -134,16 +133,3 @@ class Lighting(Transform):
         assert self.components is not None, "fit first"
         move = parameters[:, : len(self.components)] @ self.components  # (B, C)
         return images + beside(move[:, None, None, :], images)
-
-
-def color_covariance(pixels: np.ndarray, index: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Covariance of the channels over all pixels of the images ``index``, (C, C); exact sums, in float64."""
-    channels = pixels.shape[-1]
-    total, products, count = np.zeros(channels), np.zeros((channels, channels)), 0
-    for part in np.array_split(index, max(1, len(index) // 1000)):
-        flat = pixels[part].reshape(-1, channels).astype(np.float64)
-        total += flat.sum(axis=0)
-        products += flat.T @ flat
-        count += len(flat)
-    mean = total / count
-    return products / count - np.outer(mean, mean)

@@ -171,7 +171,10 @@ class RandomResizedCrop(Transform):
                 out[i] = (scaled if values is cut else scaled.round()).permute(0, 2, 3, 1)[0]
 
         # a single image is too little work to be shared out by PyTorch; the calls let go of Python's lock
-        threads = 1 if images.is_cuda else torch.get_num_threads()
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(crop, range(threads)))
+        threads = 1 if images.is_cuda else min(b, torch.get_num_threads())
+        if threads == 1:
+            crop(0)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(crop, range(threads)))
         return out

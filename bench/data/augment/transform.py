@@ -83,5 +83,5 @@ def uniform(draws: Draws, low: Tensor | float, high: Tensor | float, columns: in
 
 
 def beside(values: Tensor, images: Tensor) -> Tensor:
-    """``values`` on the device of ``images``, without waiting for what that device is doing."""
-    return values.to(images.device, non_blocking=True)
+    """``values`` on the device of ``images``; on a GPU the queue of its work is not waited for."""
+    return values.to(images.device, non_blocking=images.is_cuda)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from bench.data import cache
 from bench.data.dataset import TEST, TRAIN, Dataset, assemble
-from bench.data.decode import Decoder
+from bench.data.decode import Decoder, listing
 from bench.data.sources.fetch import fetched
 from bench.data.sources.folder import decode, scan
 
@@ -38,42 +41,74 @@ def cifar100(decoder: Decoder, root: str, download: bool = True, sizes: tuple[in
 
 def _cifar(name: str, decoder: Decoder, root: Path, download: bool, sizes: tuple[int, int] | None) -> Dataset:
     tree = root / name
-    dataset = decode(decoder, tree, *scan(tree)) if tree.is_dir() else _archive(name, decoder, root, download)
-    skipped = len(dataset.skipped)
-    found = (len(dataset.train), len(dataset.test))
-    if (sizes is not None and sum(found) + skipped != sum(sizes)) or (sizes and not skipped and found != tuple(sizes)):
-        raise ValueError(f"{tree}: has {found[0]} training and {found[1]} test images, not {sizes[0]} and {sizes[1]}")
-    return dataset
-
-
-def _archive(name: str, decoder: Decoder, root: Path, download: bool) -> Dataset:
-    """torchvision's files, which it has checked against their checksums."""
-    from torchvision.datasets import CIFAR10, CIFAR100
-
-    kind, title = {"cifar10": (CIFAR10, "CIFAR-10"), "cifar100": (CIFAR100, "CIFAR-100")}[name]
-    parts = fetched(
-        title, root, lambda fetch: [kind(root, train=train, download=fetch) for train in (True, False)], download
+    if tree.is_dir():
+        files, labels, parts, classes = scan(tree)
+        _check_sizes(tree, parts, sizes)
+        return decode(decoder, tree, files, labels, parts, classes)
+    kind = _archives()[name]
+    base = root / kind.base_folder
+    files = [str(base / file) for file, _ in [*kind.train_list, *kind.test_list, [kind.meta["filename"], ""]]]
+    load = functools.cache(lambda: _load(name, root, download))  # only where the cache lacks something
+    if None in listing(files):
+        load()
+    place, about = cache.entry(
+        Path(decoder.folder).expanduser() / f"{name}-index",
+        [kind.train_list, kind.test_list, listing(files)],  # the files' checksums, and what tells that they changed
+        lambda folder: _write_index(folder, load(), base),
     )
-    classes = tuple(parts[0].classes)
-    samples: list[tuple[str, int, int, Image.Image]] = []  # id, label, part, picture
-    for part, word, half in zip((TRAIN, TEST), ("train", "test"), parts, strict=True):
-        files = half.train_list if part == TRAIN else half.test_list
-        names = [name for file, _ in files for name in _names(root / half.base_folder / file)]
-        found = [
-            (f"{word}/{classes[y]}/{Path(file).stem}", y, part, Image.fromarray(pixels))
-            for file, y, pixels in zip(names, half.targets, half.data, strict=True)
-        ]
-        samples += sorted(found, key=lambda sample: (sample[1], sample[0]))
+    index = {key: np.load(place / f"{key}.npy", allow_pickle=False) for key in ("ids", "labels", "parts", "rows")}
+    _check_sizes(base, index["parts"], sizes)
+    pixels = functools.cache(lambda: np.concatenate([half.data for half in load()]))
     return assemble(
         decoder,
         name,
-        ids=[sample[0] for sample in samples],
-        labels=np.array([sample[1] for sample in samples]),
-        parts=np.array([sample[2] for sample in samples]),
-        classes=classes,
-        content=[kind.train_list, kind.test_list],  # with the files' checksums
-        read=lambda i: samples[i][3],
+        ids=index["ids"].tolist(),
+        labels=index["labels"],
+        parts=index["parts"],
+        classes=about["classes"],
+        content=[kind.train_list, kind.test_list],
+        read=lambda i: Image.fromarray(pixels()[index["rows"][i]]),
     )
+
+
+def _check_sizes(place: Path, parts: np.ndarray, sizes: tuple[int, int] | None) -> None:
+    found = tuple(int((parts == part).sum()) for part in (TRAIN, TEST))
+    if sizes is not None and found != tuple(sizes):
+        raise ValueError(f"{place}: has {found[0]} training and {found[1]} test images, not {sizes[0]} and {sizes[1]}")
+
+
+def _archives() -> dict[str, Any]:
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    return {"cifar10": CIFAR10, "cifar100": CIFAR100}
+
+
+def _load(name: str, root: Path, download: bool) -> tuple[Any, Any]:
+    """torchvision's training and test images, whose files it has checked against their checksums."""
+    kind = _archives()[name]
+    return fetched(
+        {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[name],
+        root,
+        lambda fetch: (kind(root, train=True, download=fetch), kind(root, train=False, download=fetch)),
+        download,
+    )
+
+
+def _write_index(folder: Path, halves: tuple[Any, Any], base: Path) -> dict[str, Any]:
+    """Write ids, labels, parts and rows (N,) of the images, by part, class and name; returns the class names.
+
+    ``rows`` are their places among the training and then the test images of the archive.
+    """
+    classes = tuple(halves[0].classes)
+    samples: list[tuple[int, int, str, int]] = []  # part, label, id, row
+    for part, word, half in zip((TRAIN, TEST), ("train", "test"), halves, strict=True):
+        files = half.train_list if part == TRAIN else half.test_list
+        names = [name for file, _ in files for name in _names(base / file)]
+        for name, label in zip(names, half.targets, strict=True):
+            samples.append((part, label, f"{word}/{classes[label]}/{Path(name).stem}", len(samples)))
+    for key, values in zip(("parts", "labels", "ids", "rows"), zip(*sorted(samples), strict=True), strict=True):
+        np.save(folder / f"{key}.npy", np.array(values))
+    return {"classes": list(classes)}
 
 
 def _names(batch: Path) -> list[str]:

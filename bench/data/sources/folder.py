@@ -13,6 +13,9 @@ from bench.data import splits
 from bench.data.dataset import TEST, TRAIN, VAL, Dataset, assemble
 from bench.data.decode import Decoder, listing
 
+EXTENSIONS = (
+    ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
 FOLDERS = {TRAIN: "train", VAL: "val", TEST: "test"}
 
 
@@ -35,16 +38,20 @@ def folder(decoder: Decoder, root: str, val_share: float = 0.1, test_share: floa
     tree = Path(root).expanduser()
     files, labels, parts, classes = scan(tree)
     if not (parts == TEST).any():
-        _draw(labels, parts, test_share, TEST)
+        _draw(labels, parts, classes, test_share, TEST)
     if not (parts == VAL).any() and val_share > 0:
-        _draw(labels, parts, val_share, VAL)
+        _draw(labels, parts, classes, val_share, VAL)
     return decode(decoder, tree, files, labels, parts, classes)
 
 
-def _draw(labels: np.ndarray, parts: np.ndarray, share: float, part: int) -> None:
-    """Move a share of the training images to another part."""
+def _draw(labels: np.ndarray, parts: np.ndarray, classes: Sequence[str], share: float, part: int) -> None:
+    """Move a share of the training images to another part: at least one a class, and leaving one."""
     train = np.flatnonzero(parts == TRAIN)
-    size = max(len(np.unique(labels[train])), round(share * len(train)))
+    counts = np.bincount(labels[train], minlength=len(classes))
+    if counts.min() < 2:
+        lacking = f"{classes[int(counts.argmin())]} has only {counts.min()} training image to draw from"
+        raise ValueError(f"{lacking}; add images, or a folder {FOLDERS[part]}/")
+    size = min(max(len(classes), round(share * len(train))), len(train) - len(classes))
     parts[train[splits.hold_out(labels[train], size)[1]]] = part
 
 
@@ -54,7 +61,6 @@ def scan(tree: Path) -> tuple[list[str], np.ndarray, np.ndarray, tuple[str, ...]
     Returns:
         Their files relative to ``tree``, their labels and their parts, both (n,), and the class names.
     """
-    extensions = {extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     if not (tree / "train").is_dir():
         raise FileNotFoundError(f"{tree}: has no folder train/; expected are train/<class>/* and the like")
     classes = tuple(sorted(entry.name for entry in (tree / "train").iterdir() if _is_class(entry)))
@@ -72,7 +78,7 @@ def scan(tree: Path) -> tuple[list[str], np.ndarray, np.ndarray, tuple[str, ...]
             if entry.name not in classes:
                 raise ValueError(f"{entry}: is no class of train/, which has {', '.join(classes[:5])}, …")
             named = map(os.path.splitext, os.listdir(entry))
-            found = sorted((stem, end) for stem, end in named if end.lower() in extensions and not stem.startswith("."))
+            found = sorted((stem, end) for stem, end in named if end.lower() in EXTENSIONS and not stem.startswith("."))
             if not found:
                 raise ValueError(f"{entry}: has no images")
             files += [f"{name}/{entry.name}/{stem}{end}" for stem, end in found]

@@ -1,0 +1,47 @@
+"""What configuration files may ask of a folder of images: ``${class_folders:…}`` and ``${content:…}``."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+
+def class_folders(root: str) -> int:
+    """The number of class folders in ``root``/train.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    return sum(entry.is_dir() and not entry.name.startswith(".") for entry in _train(root).iterdir())
+
+
+def content(root: str) -> str:
+    """A hash of the names and sizes (bytes) of all files below ``root``: 10 hex digits, the same for a copy.
+
+    Raises:
+        ValueError: there is no folder ``root``/train.
+    """
+    top = _train(root).parent
+    digest = hashlib.sha256()
+    for folder, below, files in os.walk(top):
+        below.sort()
+        for file in sorted(files):
+            path = os.path.join(folder, file)
+            digest.update(f"{os.path.relpath(path, top)}\0{os.lstat(path).st_size}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:10]
+
+
+def _train(root: str) -> Path:
+    train = Path(root).expanduser() / "train"
+    if not train.is_dir():
+        raise ValueError(f"{train}: no such folder; images are looked for in <paths.data>/<data.name>/train/<class>/*")
+    return train
+
+
+def register() -> None:
+    """Make them known to OmegaConf; may be called again."""
+    for resolver in (class_folders, content):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
