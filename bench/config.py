@@ -164,6 +164,8 @@ def explain(error: Exception) -> str:
             return f"{match[1]}: only there with {' or '.join(options)}"
         near = _near(match[1], [*groups(), *_settings()])
         return f"{match[1]}: no such setting{near}; groups are {', '.join(groups())}"
+    if "Config group override must be a string or a list" in text:
+        return f"a group's option must be named, and not be null; groups are {', '.join(groups())}"
     if "Ambiguous value for argument" in text:
         return f"{text.split(chr(39))[1]}: several values make a sweep, which needs -m: bench -m …"
     if match := re.search(r"Error parsing override '([^']+)'\s+missing EQUAL", text):

@@ -250,6 +250,17 @@ def test_augmentations_are_composed_from_a_list(bench):
     assert "PixelMeanNormalize" in out
 
 
+def test_a_cache_that_cannot_be_written_is_named(bench, tmp_path):
+    (tmp_path / "file").touch()
+    code, _, err = bench(f"paths.cache={tmp_path / 'file'}")
+    assert (code, err) == (2, f"bench: paths.cache={tmp_path / 'file'}: {tmp_path / 'file'} is not a folder\n")
+
+
+def test_a_refused_argument_is_named_with_its_place(bench):
+    code, _, err = bench("augment=cutout", "augment.cutout.length=0")
+    assert (code, err) == (2, "bench: augment.cutout: length=0: must be 1 or more\n")
+
+
 def test_a_folder_needs_a_name_and_to_be_there(bench, tmp_path):
     code, _, err = bench("data=folder")
     assert (code, err) == (2, "bench: data.name: must be set, as data.name=…\n")

@@ -88,6 +88,11 @@ def test_what_decides_a_result_changes_the_name(change):
     assert run_id(CONFIG | change) != run_id(CONFIG)
 
 
+def test_the_order_of_augmentations_changes_the_name():
+    one, other = {"crop": {"size": 32}, "flip": {"p": 0.5}}, {"flip": {"p": 0.5}, "crop": {"size": 32}}
+    assert run_id(CONFIG | {"augment": one}) != run_id(CONFIG | {"augment": other})
+
+
 def test_the_order_of_settings_does_not_change_the_name():
     assert run_id(dict(reversed(CONFIG.items()))) == run_id(CONFIG)
 

@@ -112,7 +112,7 @@ def test_an_entry_holds_one_array_and_json_and_no_pickle_and_has_the_usual_permi
     (entry,) = things.entries()
     assert {file.name for file in entry.iterdir()} == {"pixels.npy", "entry.json"}
     assert np.array_equal(np.load(entry / "pixels.npy", allow_pickle=False), things.pixels)
-    assert json.loads((entry / "entry.json").read_text())["about"] == {"skipped": {}}
+    assert json.loads((entry / "entry.json").read_text())["content"]["about"] == {"skipped": {}}
     assert entry.stat().st_mode & 0o777 == 0o750
 
 
@@ -123,6 +123,15 @@ def test_an_entry_is_not_there_before_it_is_whole(things):
     assert len(seen) >= 5
     assert all(name.startswith(".") for name in seen)
     assert [entry.name.startswith(".") for entry in things.entries()] == [False]
+
+
+def test_entries_of_another_format_are_not_read(things, monkeypatch):
+    one = things.decode()
+    monkeypatch.setattr("bench.data.cache.FORMAT", 99)
+    other = things.decode()
+    monkeypatch.setattr("PIL.__version__", "0.1")  # another Pillow may scale otherwise
+    third = things.decode()
+    assert len({array.pixels.filename for array in (one, other, third)}) == 3
 
 
 def flip(file: Path) -> None:
@@ -143,7 +152,15 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
     "nothing": lambda entry: [file.unlink() for file in entry.iterdir()],
 } | {
     f"json {text!r}": lambda entry, text=text: (entry / "entry.json").write_bytes(text)
-    for text in (b"", b"\xff\x00", b"{", b"null", b"[]", b"{}", b'{"sha256": []}', b'{"sha256": {"pixels.npy": 1}}')
+    for text in (
+        b"",
+        b"\xff\x00",
+        b"{",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"content": {"files": {}, "about": {}}, "sha256": "0"}',
+    )
 }
 
 

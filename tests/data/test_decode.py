@@ -1,6 +1,8 @@
 """Decoding: which images are left out, and how an image is brought to size."""
 
+import errno
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +79,22 @@ def test_what_one_run_skips_another_that_does_not_skip_refuses(things):
         things.decode()
     assert len(things.decode(on_error="skip").pixels) == 4
     assert things.opened.count(0) == 1
+
+
+@pytest.mark.parametrize("things", ["png"], indirect=True)
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO])
+def test_errors_of_the_machine_are_not_laid_to_the_image(things, number):
+    def failing(i):
+        if i == 3:
+            raise OSError(number, os.strerror(number))
+        return Image.open(things.files[i])
+
+    read, things.open = things.open, failing
+    with pytest.raises(OSError, match=os.strerror(number)):
+        things.decode(on_error="skip")
+    assert things.entries() == []
+    things.open = read
+    assert len(things.decode(on_error="skip").pixels) == 5
 
 
 def test_with_nothing_broken_skip_says_nothing_of_it(things, capsys):

@@ -87,6 +87,8 @@ def test_the_sheet_stretches_what_cannot_be_undone(bench_data, normalize):
         (["cifar10"], "cifar10: write it as setting=value"),
         (["out=sheet.jpg"], "out=sheet.jpg: must be a .png file"),
         (["out=nowhere/sheet.png"], "out=nowhere/sheet.png: must be a .png file in a folder that exists"),
+        (["model=null"], "must be named"),
+        (["augment/normalize=null"], "must be named"),
         (["data.image_size=4"], "data.image_size=4: must be"),
         (["augment=[mixup,cutmix]"], "exclude each other"),
         (["data=cifar10", "data.source.download=false", "paths.data=."], "CIFAR-10 is not there"),

@@ -1,14 +1,17 @@
 """The data module: splits, statistics and loaders of a small made-up data set."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bench.data.augment import ColorJitter, CutMix, HorizontalFlip, Lighting, Mixup, RandomCrop, RandomResizedCrop
-from bench.data.dataset import Dataset
-from bench.data.decode import Decoder
+from bench.data.dataset import TEST as TEST_PART
+from bench.data.dataset import TRAIN, Dataset, assemble
+from bench.data.decode import Decoder, listing
 from bench.data.module import ImageData, parts, resident
 from bench.data.normalize import ChannelNormalize, PixelMeanNormalize
 
@@ -90,6 +93,30 @@ def test_a_source_with_validation_images_keeps_them_and_refuses_to_draw_others()
     for val_size in (0, 12):
         with pytest.raises(ValueError, match=rf"data\.val_size={val_size}: must be null, there are 20 validation"):
             parts(dataset, val_size)
+
+
+def test_skipped_images_do_not_move_the_split(tmp_path):
+    files = [tmp_path / f"{i}.png" for i in range(60)]
+    for i, file in enumerate(files):
+        Image.new("L", (8, 8), i).save(file)
+
+    def few(decoder):
+        labels, parts = np.arange(60) % 3, np.where(np.arange(60) < 45, TRAIN, TEST_PART)
+        names = [str(file) for file in files]
+        return assemble(decoder, "few", names, labels, parts, "abc", listing(names), lambda i: Image.open(files[i]))
+
+    def ids(part):
+        return set(data.dataset.ids[part])
+
+    arguments = dict(source=few, channels=1, val_size=9, augment=[])
+    data = make(**arguments | {"decoder": Decoder(tmp_path / "cache", 8, 1)})
+    before = ids(data.train), ids(data.val)
+    broken = {str(files[3]), str(files[20]), next(iter(before[1]))}
+    for name in broken:
+        Path(name).write_bytes(b"no image")
+    data = make(**arguments | {"decoder": Decoder(tmp_path / "cache", 8, 1, "skip")})
+    assert (ids(data.train), ids(data.val)) == (before[0] - broken, before[1] - broken)
+    assert set(data.dataset.skipped) == broken
 
 
 def test_wrong_number_of_classes_raises_naming_both():

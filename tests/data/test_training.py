@@ -99,6 +99,8 @@ if __name__ == "__main__":
     dist.all_gather_object(seen, watcher.seen)
     if run.global_rank == 0:
         print(json.dumps(seen))
+    dist.barrier()
+    dist.destroy_process_group()
 """
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from bench.data import sources
-from bench.data.normalize import pixel_statistics
 from bench.data.splits import hold_out
+from bench.data.statistics import pixel_statistics
 
 KINDS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -199,6 +199,21 @@ def test_the_archive_and_the_tree_give_the_same_images_in_the_same_order(archive
     for part in ("pixels", "labels", "ids", "train", "val", "test"):
         assert np.array_equal(getattr(packed, part), getattr(unpacked, part)), part
     assert packed.classes == unpacked.classes
+
+
+def test_an_archive_is_opened_once_and_again_when_it_changes(archive, load, name, monkeypatch):
+    first = load()
+    kind, opened = KINDS[name], []
+    init = kind.__init__
+    monkeypatch.setattr(kind, "__init__", lambda self, *a, **k: (opened.append(self), init(self, *a, **k))[1])
+    second = load()
+    assert opened == []
+    for part in ("pixels", "labels", "ids", "train", "test"):
+        assert np.array_equal(getattr(first, part), getattr(second, part)), part
+    file = archive.folder / kind.train_list[0][0]
+    file.write_bytes(file.read_bytes())  # the same bytes, written later
+    load()
+    assert len(opened) == 2
 
 
 def test_a_missing_archive_is_downloaded_once(archive, load, downloads, name, tmp_path):

@@ -17,8 +17,8 @@ from torchvision.datasets.utils import extract_archive
 
 from bench.data import sources
 from bench.data.decode import Decoder
-from bench.data.normalize import pixel_statistics
 from bench.data.sources import flowers
+from bench.data.statistics import pixel_statistics
 
 pytestmark = pytest.mark.filterwarnings("ignore:Python 3.14 will:DeprecationWarning")  # torchvision unpacks a tar
 

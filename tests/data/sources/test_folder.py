@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -93,12 +93,13 @@ def test_a_share_is_drawn_from_train_alone_in_proportion(counts, share, part):
     labels = np.repeat(np.arange(len(counts) + 1), [*counts, 3])
     own = np.where(labels == len(counts), VAL + TEST - part, TRAIN)  # the last class is in the other part
     parts = own.copy()
-    _draw(labels, parts, share, part)
+    _draw(labels, parts, list("abcdef")[: len(counts)], share, part)
     drawn, size = labels[parts == part], max(len(counts), round(share * sum(counts)))
     assert len(drawn) == size
     assert (own[parts == part] == TRAIN).all()
     assert np.array_equal(parts[parts != part], own[parts != part])
     expected = np.array(counts) * size / sum(counts)
+    assume((expected >= 1).all() and (np.array(counts) - expected >= 1).all())  # else each class has one nevertheless
     assert (np.abs(np.bincount(drawn, minlength=len(counts)) - expected) < 1 + 1e-9).all()
 
 
@@ -107,7 +108,7 @@ def test_a_share_is_drawn_from_train_alone_in_proportion(counts, share, part):
 def test_a_share_of_equal_classes_has_one_of_each_at_least_and_leaves_one(count, classes, share):
     labels = np.repeat(np.arange(classes), count)
     parts = np.full(len(labels), TRAIN)
-    _draw(labels, parts, share, TEST)
+    _draw(labels, parts, list("abcdef")[:classes], share, TEST)
     assert set(labels[parts == TEST]) == set(labels[parts == TRAIN]) == set(range(classes))
 
 
@@ -120,7 +121,7 @@ def test_a_rare_class_is_in_each_part_too_or_is_refused(share, plant, load):
 
 def test_a_class_too_small_to_divide_is_refused(plant, load):
     plant({"train/ant": 50, "train/bee": 1})
-    with pytest.raises(ValueError, match="class"):
+    with pytest.raises(ValueError, match="bee has only 1 training image to draw from; add images, or a folder test/"):
         load()
 
 
