@@ -116,7 +116,9 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"data.decode_size={stored}: must be data.image_size, which is {wanted}, or more")
     for key in ("model.name", "data.name"):
         if not RUN_ID.fullmatch(str(_select(config, key)).replace("/", "-")):
-            raise ConfigError(f"{key}={_select(config, key)}: may hold letters, digits, . _ - and /")
+            raise ConfigError(
+                f"{key}={_select(config, key)}: must be letters, digits, . _ - and /, a letter or digit first"
+            )
     _check_folders(config)
     try:
         json.dumps(config, allow_nan=False)
@@ -153,7 +155,9 @@ def explain(error: Exception) -> str:
     """One or two lines for an error that Hydra or OmegaConf raised while composing: what was wrong, what is allowed."""
     options = getattr(error, "options", None)
     if options is not None:  # a group's option that does not exist
-        group, _, name = str(getattr(error, "missing_cfg_file", "")).rpartition("/")
+        file = str(getattr(error, "missing_cfg_file", ""))
+        group = max((group for group in groups() if file.startswith(f"{group}/")), key=len, default="")
+        name = file.removeprefix(f"{group}/")
         return f"{group}={name}: no such option{_near(name, options)}; choose one of {', '.join(options)}"
     text = str(error) or str(error.__cause__)
     if match := re.search(r"Could not load '([^']+)/([^'/]+)'", text):  # one of several, as in augment=[crop,flip]

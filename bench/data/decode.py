@@ -68,7 +68,7 @@ class Decoder:
             raise _unreadable(*next(iter(skipped.items())))
         if skipped:
             shown = ", ".join(list(skipped)[:3]) + (", …" if len(skipped) > 3 else "")
-            console.say(f"{name}: skipped {len(skipped)} images that cannot be read: {shown}")
+            console.say(f"{name}: skipped {len(skipped)} of {len(names):,} images, which cannot be read: {shown}")
         pixels = np.load(place / "pixels.npy", mmap_mode="c", allow_pickle=False)
         kept = np.flatnonzero([name not in skipped for name in names])
         return Decoded(pixels, kept, tuple(skipped))

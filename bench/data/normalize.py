@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
@@ -34,7 +35,7 @@ class Normalize(ABC):
         """(B, S, S, C) → (B, S, S, C) float32."""
 
 
-class _Affine(Normalize):
+class AffineNormalize(Normalize):
     """Values times a scale plus a shift, a pair a value of the image."""
 
     def __init__(self) -> None:
@@ -60,7 +61,7 @@ class _Affine(Normalize):
         return torch.addcmul(shift, values, scale).view(images.shape)
 
 
-class ChannelNormalize(_Affine):
+class ChannelNormalize(AffineNormalize):
     """Subtract each channel's mean and divide by its standard deviation over the training images.
 
     ``mean``, ``std``: (C,) in [0, 255].
@@ -74,7 +75,7 @@ class ChannelNormalize(_Affine):
         self._set(1 / self.std, -self.mean / self.std)
 
 
-class PixelMeanNormalize(_Affine):
+class PixelMeanNormalize(AffineNormalize):
     """Subtract the mean image of the training images.
 
     Krizhevsky et al. 2012, section 2, where values stay in [-255, 255]; ``unit_variance`` divides them by each
@@ -131,7 +132,8 @@ class ZcaNormalize(Normalize):
         """Mean and whitening matrix of ``pixels[index]``, from the cache if they have been computed before."""
         width = int(np.prod(pixels.shape[1:]))
         if width > self.most_values:
-            raise ValueError(f"augment/normalize=zca: images have {width:,} values, allowed are {self.most_values:,}")
+            most = math.isqrt(self.most_values // pixels.shape[-1])
+            raise ValueError(f"augment/normalize=zca: data.decode_size={pixels.shape[1]} must be at most {most}")
         digest = hashlib.sha256()
         for part in chunks(pixels, index):
             digest.update(pixels[part].tobytes())

@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from bench.data.module import ImageData
-from bench.data.normalize import ChannelNormalize, Normalize
+from bench.data.normalize import AffineNormalize, Normalize
 from bench.data.statistics import pixel_statistics
 
 COLUMNS, EPOCHS, GAP = 12, 3, 4
@@ -60,8 +60,8 @@ def _table(title: str, name: str, *columns: str) -> Table:
 def contact_sheet(data: ImageData) -> Image.Image:
     """Stored training images in the first row, the same as augmented in the first epochs in the rows below.
 
-    Normalisation by channel is undone. Other normalised values are stretched, alike for all images, so that 98 % of
-    those of the stored images lie between black and white.
+    Normalisation by mean and standard deviation is undone, with a mean image's mean colour. Whitened values are
+    stretched, alike for all images, so that 98 % of those of the stored images lie between black and white.
     """
     loader = data.train_dataloader()
     assert loader.sampler is not None
@@ -87,9 +87,9 @@ def contact_sheet(data: ImageData) -> Image.Image:
 
 def _range(normalize: Normalize, stored: Tensor) -> tuple[Tensor, Tensor]:
     """Normalised values that are shown as black and as white, (C,) or scalars."""
-    if isinstance(normalize, ChannelNormalize):
-        black, white = torch.zeros(1, 1, 1, stored.shape[-1]), torch.full((1, 1, 1, stored.shape[-1]), 255.0)
-        return normalize(black).flatten(), normalize(white).flatten()
+    if isinstance(normalize, AffineNormalize):  # the mean over pixels, where they differ
+        black, white = torch.zeros_like(stored[:1]), torch.full_like(stored[:1], 255)
+        return normalize(black).mean((0, 1, 2)), normalize(white).mean((0, 1, 2))
     values = normalize(stored).flatten()
     low, high = np.percentile(values.numpy(), [1, 99])
     return torch.tensor(low), torch.tensor(high)

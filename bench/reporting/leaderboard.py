@@ -116,6 +116,8 @@ def _variant(record: RunRecord, groups: Sequence[Sequence[RunRecord]]) -> str:
         other = _settings(group[0])
         for key in own.keys() | other.keys():
             brought = key.startswith("model.") or key == "optimizer.lr"
+            if key.startswith("augment.") and not (key in own and key in other):
+                continue  # the list of augmentations tells
             if own.get(key) != other.get(key) and (group[0].model == record.model or not brought):
                 differing.add(key)
     return " ".join(f"{key}={own[key]}" for key in sorted(differing & own.keys()))
@@ -123,7 +125,15 @@ def _variant(record: RunRecord, groups: Sequence[Sequence[RunRecord]]) -> str:
 
 def _settings(record: RunRecord) -> dict[str, Any]:
     """The settings that decide a result, by dotted name, and the precision that ``auto`` chose."""
-    return dict(_leaves(_apart_from_seed(record))) | {"precision": record.precision}
+    settings = _apart_from_seed(record)
+    augment = dict(settings.pop("augment", []))
+    normalize = augment.pop("normalize", {}).get("_target_", "").rpartition(".")[2]
+    leaves = dict(_leaves(settings | {"augment": augment}))
+    told_by_data = [f"model.net.{name}" for name in ("num_classes", "in_channels", "image_size")]
+    kept = {key: leaves[key] for key in leaves if key not in told_by_data and not key.endswith("._target_")}
+    targets = {key: leaves[key] for key in leaves if key.endswith("._target_") and not key.startswith("augment.")}
+    chosen = {"augment": f"[{','.join(augment)}]", "augment/normalize": normalize, "precision": record.precision}
+    return kept | targets | chosen
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:

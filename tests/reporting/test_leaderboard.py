@@ -66,6 +66,33 @@ def test_configurations_of_one_model_are_told_apart_by_what_differs(make_record)
     assert sorted((row.variant, row.n) for row in table.rows) == [("optimizer.lr=0.1", 2), ("optimizer.lr=0.2", 2)]
 
 
+def test_augmentations_are_told_as_they_are_asked_for(make_record):
+    def config(*names, normalize="ChannelNormalize", length=16, side=32):
+        known = {
+            "crop": {"_target_": "x.RandomCrop", "size": side},
+            "cutout": {"_target_": "x.Cutout", "length": length},
+        }
+        augment = {name: known[name] for name in names} | {"normalize": {"_target_": f"bench.x.{normalize}"}}
+        model = {"name": "lenet", "net": {"_target_": "LeNet", "image_size": side}}
+        return {"model": model, "data": {"image_size": side}, "augment": augment, "seed": 0}
+
+    def variants(*configs):
+        (table,) = leaderboard.tables([make_record(config=one) for one in configs])
+        return {row.variant for row in table.rows}
+
+    assert variants(config("crop"), config("crop", "cutout")) == {"augment=[crop]", "augment=[crop,cutout]"}
+    assert variants(config("crop", "cutout"), config("cutout", "crop")) == {
+        "augment=[crop,cutout]", "augment=[cutout,crop]",
+    }  # fmt: skip
+    assert variants(config("cutout"), config("cutout", length=8)) == {
+        "augment.cutout.length=16", "augment.cutout.length=8",
+    }  # fmt: skip
+    assert variants(config(), config(normalize="ZcaNormalize")) == {
+        "augment/normalize=ChannelNormalize", "augment/normalize=ZcaNormalize",
+    }  # fmt: skip
+    assert variants(config(), config(side=64)) == {"data.image_size=32", "data.image_size=64"}
+
+
 @pytest.mark.parametrize("status", ["failed", "interrupted"])
 def test_cells_that_are_not_ok_are_left_out(make_record, status):
     assert leaderboard.tables([make_record(status=status, metrics={})]) == []

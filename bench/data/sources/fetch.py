@@ -35,5 +35,6 @@ def fetched(title: str, root: Path, load: Callable[[bool], T], download: bool) -
         with FileLock(root / ".download.lock"):
             return load(True)
     except (RuntimeError, URLError, OSError) as error:
-        problem = f"{title} is not there and cannot be downloaded ({error})"
+        inside = "; it has a folder train/, so name the folder above it" if (root / "train").is_dir() else ""
+        problem = f"{title} is not there and cannot be downloaded{inside} ({error})"
         raise FileNotFoundError(f"paths.data={root}: {problem}") from error

@@ -33,7 +33,7 @@ def folder(decoder: Decoder, root: str, val_share: float = 0.1, test_share: floa
             without a sample; an image cannot be read.
     """
     for name, share in (("val_share", val_share), ("test_share", test_share)):
-        if not 0 <= share < 1 or (name == "test_share" and share == 0):
+        if type(share) not in (int, float) or not 0 <= share < 1 or (name == "test_share" and share == 0):
             raise ValueError(f"data.source.{name}={share}: must be a number in {'(' if 'test' in name else '['}0, 1)")
     tree = Path(root).expanduser()
     files, labels, parts, classes = scan(tree)
@@ -50,7 +50,7 @@ def _draw(labels: np.ndarray, parts: np.ndarray, classes: Sequence[str], share: 
     counts = np.bincount(labels[train], minlength=len(classes))
     if counts.min() < 2:
         lacking = f"{classes[int(counts.argmin())]} has only {counts.min()} training image to draw from"
-        raise ValueError(f"{lacking}; add images, or a folder {FOLDERS[part]}/")
+        raise ValueError(f"{lacking}; add images, or folders val/ and test/")
     size = min(max(len(classes), round(share * len(train))), len(train) - len(classes))
     parts[train[splits.hold_out(labels[train], size)[1]]] = part
 
@@ -76,7 +76,9 @@ def scan(tree: Path) -> tuple[list[str], np.ndarray, np.ndarray, tuple[str, ...]
             if not _is_class(entry):
                 continue
             if entry.name not in classes:
-                raise ValueError(f"{entry}: is no class of train/, which has {', '.join(classes[:5])}, …")
+                raise ValueError(
+                    f"{entry}: is no class of train/, which has {', '.join(classes[:10])}{', …' * (len(classes) > 10)}"
+                )
             named = map(os.path.splitext, os.listdir(entry))
             found = sorted((stem, end) for stem, end in named if end.lower() in EXTENSIONS and not stem.startswith("."))
             if not found:

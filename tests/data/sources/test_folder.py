@@ -121,7 +121,9 @@ def test_a_rare_class_is_in_each_part_too_or_is_refused(share, plant, load):
 
 def test_a_class_too_small_to_divide_is_refused(plant, load):
     plant({"train/ant": 50, "train/bee": 1})
-    with pytest.raises(ValueError, match="bee has only 1 training image to draw from; add images, or a folder test/"):
+    with pytest.raises(
+        ValueError, match="bee has only 1 training image to draw from; add images, or folders val/ and test/"
+    ):
         load()
 
 
