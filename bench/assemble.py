@@ -22,10 +22,11 @@ from bench.config import ConfigError
 from bench.data.augment import Mix, Transform
 from bench.data.decode import Decoder
 from bench.data.module import ImageData
+from bench.data.normalize import Normalize
 from bench.module import Classifier
 from bench.record import run_id
 
-MISTAKES = (ValueError, TypeError, FileNotFoundError, ImportError)
+MISTAKES = (ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError, ImportError)
 """What constructors raise for arguments they refuse."""
 
 
@@ -94,6 +95,8 @@ def make_data(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device
     settings = resolved["data"]
     augment = dict(hydra.utils.instantiate(cfg.augment))
     normalize = augment.pop("normalize")
+    if not isinstance(normalize, Normalize):
+        raise ValueError(f"augment.normalize={normalize}: is no normalisation; write augment/normalize=channel")
     for name, transform in augment.items():
         if not isinstance(transform, Transform | Mix):
             raise ValueError(f"augment.{name}: is no augmentation of bench.data.augment")

@@ -31,8 +31,10 @@ def answering(name: str) -> Iterator[None]:
     """Turn what the user did wrong into a line and exit code 2, Ctrl-C into 130, a full disk and its like into 1."""
     try:
         yield
-    except (ConfigError, HydraException, OmegaConfBaseException, ValueError) as error:  # model=null is a ValueError
-        if SHOW_TRACEBACKS:
+    except (ConfigError, HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+        # Hydra refuses model=null by ValueError and model=[[lenet]] by TypeError
+        ours = not isinstance(error, ConfigError | HydraException | OmegaConfBaseException) and not from_hydra(error)
+        if SHOW_TRACEBACKS or ours:
             raise
         stop(name, str(error) if isinstance(error, ConfigError) else config.explain(error), USAGE_ERROR)
     except BrokenPipeError:  # output into head, less and the like, which have seen enough
@@ -43,6 +45,14 @@ def answering(name: str) -> Iterator[None]:
         stop(name, str(error), FAILED)
     except KeyboardInterrupt:
         stop(name, "stopped", INTERRUPTED)
+
+
+def from_hydra(error: BaseException) -> bool:
+    """Whether it was raised in Hydra's code."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("hydra.")
 
 
 def composed(settings: Sequence[str]) -> DictConfig:

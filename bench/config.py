@@ -138,7 +138,7 @@ def _select(config: Mapping[str, Any], key: str) -> Any:
 
 def _check_folders(config: Mapping[str, Any]) -> None:
     for name in ("data", "results", "cache"):
-        if not isinstance(_select(config, f"paths.{name}"), str):
+        if not isinstance(_select(config, f"paths.{name}"), str) or not config["paths"][name].strip():
             raise ConfigError(f"paths.{name}={config['paths'][name]}: must be a folder")
     data, results, cache = (Path(config["paths"][name]).expanduser() for name in ("data", "results", "cache"))
     # the default folder is made by the first download; one that was named must be there
@@ -168,6 +168,10 @@ def explain(error: Exception) -> str:
             return f"{match[1]}: only there with {' or '.join(options)}"
         near = _near(match[1], [*groups(), *_settings()])
         return f"{match[1]}: no such setting{near}; groups are {', '.join(groups())}"
+    if "viable alternative" in text or "extraneous input" in text or "mismatched input" in text:
+        return f"{text.splitlines()[0]}; a list goes in quotes and without spaces: 'augment=[crop_flip,cutout]'"
+    if "can only concatenate str (not" in text:
+        return "a list inside a list is no choice of options; write 'augment=[crop_flip,cutout]'"
     if "Config group override must be a string or a list" in text:
         return f"a group's option must be named, and not be null; groups are {', '.join(groups())}"
     if "Ambiguous value for argument" in text:

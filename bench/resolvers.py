@@ -13,9 +13,13 @@ def class_folders(root: str) -> int:
     """The number of class folders in ``root``/train.
 
     Raises:
-        ValueError: there is no such folder.
+        ValueError: there is no such folder, or it holds fewer than two.
     """
-    return sum(entry.is_dir() and not entry.name.startswith(".") for entry in _train(root).iterdir())
+    train = _train(root)
+    count = sum(entry.is_dir() and not entry.name.startswith(".") for entry in train.iterdir())
+    if count < 2:
+        raise ValueError(f"{train}: holds {count} class folders, at least 2 are needed")
+    return count
 
 
 def content(root: str) -> str:

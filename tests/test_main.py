@@ -256,6 +256,13 @@ def test_a_cache_that_cannot_be_written_is_named(bench, tmp_path):
     assert (code, err) == (2, f"bench: paths.cache={tmp_path / 'file'}: {tmp_path / 'file'} is not a folder\n")
 
 
+@pytest.mark.parametrize("name", ["data", "cache"])
+def test_an_empty_path_is_refused(bench, name):
+    code, _, err = bench(f"paths.{name}=''")
+    assert code == 2
+    assert f"paths.{name}=: must be a folder" in one_line(err)
+
+
 def test_a_refused_argument_is_named_with_its_place(bench):
     code, _, err = bench("augment=cutout", "augment.cutout.length=0")
     assert (code, err) == (2, "bench: augment.cutout: length=0: must be 1 or more\n")

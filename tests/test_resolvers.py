@@ -47,6 +47,12 @@ def test_other_files_are_another_content(pets, change):
     assert content(str(pets)) != before
 
 
+def test_fewer_than_two_classes_are_refused(pets):
+    shutil.rmtree(pets / "train/dog")
+    with pytest.raises(ValueError, match=f"{pets}/train: holds 1 class folders, at least 2 are needed"):
+        class_folders(str(pets))
+
+
 @pytest.mark.parametrize("resolver", [class_folders, content])
 def test_a_missing_folder_is_named(tmp_path, resolver):
     with pytest.raises(ValueError, match=f"{tmp_path}/nix/train: no such folder"):

@@ -26,8 +26,9 @@ def look(arguments: list[str]) -> None:
     out = [argument.removeprefix("out=") for argument in arguments if argument.startswith("out=")]
     cfg = cli.composed(settings)
     resolved = config.check(cfg)
-    augment = [word.removeprefix("augment=") for word in settings if word.startswith("augment=")]
-    name = "-".join([resolved["data"]["name"], *augment[-1:]]).strip("[]").replace("[", "").replace(",", "+")
+    choices = {word.partition("=")[0]: word.partition("=")[2].strip("[]").replace(",", "+") for word in settings}
+    chosen = [choices[group] for group in ("augment", "augment/normalize") if group in choices]
+    name = "-".join([resolved["data"]["name"], *chosen])
     file = Path(out[-1] if out else f"{name}.png").expanduser()
     if file.suffix.lower() != ".png" or not file.parent.is_dir():
         raise ConfigError(f"out={file}: must be a .png file in a folder that exists")

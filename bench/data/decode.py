@@ -119,7 +119,7 @@ class Decoder:
 
 
 def _unreadable(name: str, reason: str) -> ValueError:
-    return ValueError(f"{name}: not a readable image ({reason})")
+    return ValueError(f"{name}: not a readable image ({reason}); data.on_error=skip leaves such images out")
 
 
 def _array(file: Path, shape: tuple[int, ...]) -> np.memmap:

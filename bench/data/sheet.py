@@ -24,7 +24,9 @@ def tables(data: ImageData) -> Iterator[Table]:
     """Sizes; mean and standard deviation of the training images; class balance."""
     dataset = data.dataset
     side, channels = dataset.pixels.shape[2:]
-    sizes = _table(f"{len(dataset.classes)} classes, {side}×{side}×{channels}", "part", "images", "in a class")
+    cropped = f", cropped to {data.plain.size}×{data.plain.size}" if data.plain.size != side else ""
+    title = f"{len(dataset.classes)} classes, {side}×{side}×{channels}{cropped}"
+    sizes = _table(title, "part", "images", "in a class")
     counts = {}
     for name in ("train", "val", "test"):
         index = getattr(data, name)
@@ -74,15 +76,14 @@ def contact_sheet(data: ImageData) -> Image.Image:
         images = loader.batch(samples, loader.draw()).images.float().cpu()
         rows.append((images.permute(0, 2, 3, 1) - low) / (high - low) * 255)
     side = max(row.shape[1] for row in rows)
-    scale = -(-LEAST_SIDE // side)
-    cell = side * scale + GAP
-    sheet = np.full((len(rows) * cell + GAP, len(samples) * cell + GAP, 3), 255, dtype=np.uint8)
+    side *= -(-LEAST_SIDE // side)
+    cell = side + GAP
+    sheet = Image.new("RGB", (len(samples) * cell + GAP, len(rows) * cell + GAP), "white")
     for y, row in enumerate(rows):
         for x, image in enumerate(row.clamp(0, 255).round().byte().numpy()):
-            picture = np.broadcast_to(image, (*image.shape[:2], 3)).repeat(scale, 0).repeat(scale, 1)
-            top, left = GAP + y * cell, GAP + x * cell
-            sheet[top : top + len(picture), left : left + len(picture)] = picture
-    return Image.fromarray(sheet)
+            picture = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)).copy())
+            sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (GAP + x * cell, GAP + y * cell))
+    return sheet
 
 
 def _range(normalize: Normalize, stored: Tensor) -> tuple[Tensor, Tensor]:

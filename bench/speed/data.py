@@ -66,8 +66,8 @@ def measure(resolved: Mapping[str, Any]) -> None:
         median = {name: statistics.median(each) for name, each in rates.items()}
         rows = [[name, f"{rate:,.0f}", f"{median[OURS] / rate:.1f}"] for name, rate in median.items()]
         best = max(rate for name, rate in median.items() if name != OURS)
-        rows.append([f"{OURS} / best of the others", "", f"{median[OURS] / best:.1f}"])
-        tables.append((title, ["", "images/s", f"{OURS} / it"], rows))
+        rows.append(["than the best of the others", "", f"{median[OURS] / best:.1f}"])
+        tables.append((title, ["", "images/s", f"{OURS} is × faster"], rows))
     built = cache_build(Path(resolved["paths"]["data"]).expanduser())
     if built is not None:
         rows = [

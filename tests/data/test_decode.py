@@ -66,7 +66,7 @@ def test_broken_images_are_left_out_where_that_is_asked_for_and_told_each_time(b
         assert decoded.skipped == tuple(names)
         assert np.array_equal(decoded.pixels, things.pixels[kept])
         shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-        assert f"things: skipped {len(broken)} images that cannot be read: {shown}\n" in capsys.readouterr().out
+        assert f"things: skipped {len(broken)} of 5 images, which cannot be read: {shown}\n" in capsys.readouterr().out
     assert len(things.opened) == 5
     assert {file.name for file in things.entries()[0].iterdir()} == {"pixels.npy", "entry.json"}
 

@@ -17,7 +17,7 @@ def fetched(title: str, root: Path, load: Callable[[bool], T], download: bool) -
 
     Args:
         title: of the data set, for messages.
-        root: the folder it lies in.
+        root: the folder that data sets lie in.
         load: told whether to download; raises RuntimeError or OSError where files are missing or damaged.
         download: whether downloading is allowed.
 

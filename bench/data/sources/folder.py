@@ -76,9 +76,8 @@ def scan(tree: Path) -> tuple[list[str], np.ndarray, np.ndarray, tuple[str, ...]
             if not _is_class(entry):
                 continue
             if entry.name not in classes:
-                raise ValueError(
-                    f"{entry}: is no class of train/, which has {', '.join(classes[:10])}{', …' * (len(classes) > 10)}"
-                )
+                known = ", ".join(classes[:10]) + ("" if len(classes) <= 10 else ", …")
+                raise ValueError(f"{entry}: is no class of train/, which has {known}")
             named = map(os.path.splitext, os.listdir(entry))
             found = sorted((stem, end) for stem, end in named if end.lower() in EXTENSIONS and not stem.startswith("."))
             if not found:
