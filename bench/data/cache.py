@@ -7,6 +7,7 @@ damaged (``entry.json`` holds the checksums of its arrays). Entries hold arrays 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import hashlib
@@ -14,11 +15,11 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from bench import console
 
@@ -43,11 +44,26 @@ def entry(folder: Path, key: Any, build: Callable[[Path], dict[str, Any]]) -> tu
     about = _about(place)
     if about is None:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{place}.lock"):
+        with _locked(place):
             about = _about(place, say=False)  # somebody may have built it while we waited
             if about is None:
                 about = _build(place, build)
     return place, about
+
+
+@contextlib.contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    """Hold the entry's lock; says so where another process has it."""
+    lock = FileLock(f"{place}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        console.say(f"waiting for another process, which makes {place.name}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _about(place: Path, say: bool = True) -> dict[str, Any] | None:

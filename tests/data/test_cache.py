@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +11,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from bench.data.decode import Decoder, listing
@@ -249,6 +252,20 @@ def test_threads_that_ask_at_once_decode_once(things, monkeypatch):
         results = list(pool.map(lambda _: things.decode(), range(4)))
     assert sorted(things.opened) == [0, 1, 2, 3, 4]
     assert all(np.array_equal(result.pixels, things.pixels) for result in results)
+
+
+def test_one_who_waits_for_another_says_so(things, monkeypatch):
+    things.decode()
+    (entry,) = things.entries()
+    shutil.rmtree(entry)
+    said, waits = [], Event()
+    monkeypatch.setattr("bench.console.say", lambda text: (said.append(text), waits.set()))
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(f"{entry}.lock"):
+            decoded = pool.submit(things.decode)
+            assert waits.wait(timeout=30)
+            assert said == [f"waiting for another process, which makes {entry.name}"]
+        assert np.array_equal(decoded.result().pixels, things.pixels)
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="blocks cannot be reserved here")
