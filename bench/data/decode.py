@@ -86,9 +86,9 @@ class Decoder:
                     array[i] = fit(picture, self.side, self.channels)
             except MemoryError:
                 raise
-            except Exception as error:
+            except Exception as error:  # besides OSError PIL lets SyntaxError, struct.error and others through
                 if isinstance(error, OSError) and error.errno in NOT_THE_IMAGE:
-                    raise  # besides OSError PIL lets SyntaxError, struct.error and others through
+                    raise
                 if self.on_error == "raise":
                     raise _unreadable(names[i], str(error)) from error
                 broken[i] = str(error)
