@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -33,8 +33,8 @@ def answering(name: str) -> Iterator[None]:
         yield
     except (ConfigError, HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
         # Hydra refuses model=null by ValueError and model=[[lenet]] by TypeError
-        ours = not isinstance(error, ConfigError | HydraException | OmegaConfBaseException) and not from_hydra(error)
-        if SHOW_TRACEBACKS or ours:
+        told = isinstance(error, ConfigError | HydraException | OmegaConfBaseException) or from_hydra(error)
+        if SHOW_TRACEBACKS or not told or isinstance(error, InstantiationException):
             raise
         stop(name, str(error) if isinstance(error, ConfigError) else config.explain(error), USAGE_ERROR)
     except BrokenPipeError:  # output into head, less and the like, which have seen enough

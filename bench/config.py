@@ -79,7 +79,7 @@ RULES: dict[str, Rule] = {
     "trainer.max_epochs": _whole(1),
     "trainer.clip_norm": _or_null(_number("a number above 0", lambda v: v > 0)),
     "trainer.accelerator": _choice("auto", "gpu", "mps", "cpu"),
-    "trainer.devices": _choice(1),  # the loader does not share an epoch out between processes
+    "trainer.devices": _choice(1),  # the predictions of several processes are not gathered
     "trainer.precision": _choice("auto", "32-true", "bf16-mixed"),
     "trainer.channels_last": _choice(True, False),
     "trainer.deterministic": _choice(True, False),
@@ -94,7 +94,8 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     """Check a composed configuration; returns it resolved.
 
     Raises:
-        ConfigError: a value is not allowed, the data folder is missing, or the results folder cannot be written.
+        ConfigError: a value is not allowed, the data folder is missing, or the folder of the results or of the cache
+            cannot be written.
     """
     try:
         config = resolved(cfg)
@@ -146,7 +147,8 @@ def _check_folders(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"paths.data={data}: no such folder")
     try:
         check_writable(results, "paths.results")
-        check_writable(cache, "paths.cache")
+        if not cache.is_dir():  # one that is there may be read alone
+            check_writable(cache, "paths.cache")
     except StoreError as error:
         raise ConfigError(str(error)) from error
 
@@ -169,7 +171,10 @@ def explain(error: Exception) -> str:
         near = _near(match[1], [*groups(), *_settings()])
         return f"{match[1]}: no such setting{near}; groups are {', '.join(groups())}"
     if "viable alternative" in text or "extraneous input" in text or "mismatched input" in text:
-        return f"{text.splitlines()[0]}; a list goes in quotes and without spaces: 'augment=[crop_flip,cutout]'"
+        line = text.splitlines()[0]
+        if "[" in line:
+            return f"{line}; a list goes in quotes and without spaces: 'augment=[crop_flip,cutout]'"
+        return f"{line}; a value with signs such as = and ( needs quotes of its own: \"paths.results='/a=b'\""
     if "can only concatenate str (not" in text:
         return "a list inside a list is no choice of options; write 'augment=[crop_flip,cutout]'"
     if "Config group override must be a string or a list" in text:

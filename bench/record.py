@@ -110,8 +110,8 @@ class RunRecord:
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
-        """The record as JSON, keys sorted, no NaN."""
-        return json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"
+        """The record as JSON without NaN; keys keep their order, which counts for augmentations."""
+        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> RunRecord:

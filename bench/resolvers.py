@@ -8,6 +8,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+PARTS = ("train", "val", "test")
+
 
 def class_folders(root: str) -> int:
     """The number of class folders in ``root``/train.
@@ -23,18 +25,22 @@ def class_folders(root: str) -> int:
 
 
 def content(root: str) -> str:
-    """A hash of the names and sizes (bytes) of all files below ``root``: 10 hex digits, the same for a copy.
+    """A hash of the names and sizes (bytes) of the files ``root``/{train,val,test}/<class>/*, hidden ones aside.
+
+    10 hex digits, the same for a copy.
 
     Raises:
         ValueError: there is no folder ``root``/train.
     """
-    top = _train(root).parent
     digest = hashlib.sha256()
-    for folder, below, files in os.walk(top):
-        below.sort()
-        for file in sorted(files):
-            path = os.path.join(folder, file)
-            digest.update(f"{os.path.relpath(path, top)}\0{os.lstat(path).st_size}\0".encode(errors="surrogateescape"))
+    for folder in sorted(path for part in PARTS for path in (_train(root).parent / part).glob("[!.]*/")):
+        place = f"{folder.parent.name}/{folder.name}"
+        for name in sorted(name for name in os.listdir(folder) if not name.startswith(".")):
+            try:
+                size = os.stat(os.path.join(folder, name)).st_size
+            except OSError:  # a link to nowhere
+                size = -1
+            digest.update(f"{place}/{name}\0{size}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()[:10]
 
 

@@ -93,6 +93,12 @@ def test_the_order_of_augmentations_changes_the_name():
     assert run_id(CONFIG | {"augment": one}) != run_id(CONFIG | {"augment": other})
 
 
+def test_the_order_of_augmentations_survives_json(make_record):
+    augment = {"flip": {"p": 0.5}, "crop": {"size": 32}}
+    record = RunRecord.from_json(make_record(config=CONFIG | {"augment": augment}).to_json())
+    assert run_id(record.config) == run_id(CONFIG | {"augment": augment})
+
+
 def test_the_order_of_settings_does_not_change_the_name():
     assert run_id(dict(reversed(CONFIG.items()))) == run_id(CONFIG)
 

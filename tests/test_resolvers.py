@@ -30,6 +30,18 @@ def test_a_copy_has_the_same_content_and_the_time_of_change_does_not_count(pets,
     assert len(content(str(pets))) == 10
 
 
+def test_hidden_files_do_not_count_and_linked_folders_do(pets, tmp_path):
+    before = content(str(pets))
+    (pets / "train/cat/.DS_Store").touch()
+    (pets / "train/.hidden/a").touch()
+    assert content(str(pets)) == before
+    (pets / "train/dog").rename(tmp_path / "elsewhere")
+    (pets / "train/dog").symlink_to(tmp_path / "elsewhere")
+    assert content(str(pets)) == before
+    (tmp_path / "elsewhere/b").touch()
+    assert content(str(pets)) != before
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -127,13 +127,13 @@ def _settings(record: RunRecord) -> dict[str, Any]:
     """The settings that decide a result, by dotted name, and the precision that ``auto`` chose."""
     settings = _apart_from_seed(record)
     augment = dict(settings.pop("augment", []))
-    normalize = augment.pop("normalize", {}).get("_target_", "").rpartition(".")[2]
+    normalize = augment.get("normalize", {}).get("_target_", "").rpartition(".")[2]
     leaves = dict(_leaves(settings | {"augment": augment}))
-    told_by_data = [f"model.net.{name}" for name in ("num_classes", "in_channels", "image_size")]
-    kept = {key: leaves[key] for key in leaves if key not in told_by_data and not key.endswith("._target_")}
-    targets = {key: leaves[key] for key in leaves if key.endswith("._target_") and not key.startswith("augment.")}
-    chosen = {"augment": f"[{','.join(augment)}]", "augment/normalize": normalize, "precision": record.precision}
-    return kept | targets | chosen
+    for name in ("num_classes", "in_channels", "image_size"):  # told by data
+        leaves.pop(f"model.net.{name}", None)
+    leaves.pop("augment.normalize._target_", None)
+    names = ",".join(name for name in augment if name != "normalize")
+    return leaves | {"augment": f"[{names}]", "augment/normalize": normalize, "precision": record.precision}
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:

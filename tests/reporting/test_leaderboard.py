@@ -90,6 +90,8 @@ def test_augmentations_are_told_as_they_are_asked_for(make_record):
     assert variants(config(), config(normalize="ZcaNormalize")) == {
         "augment/normalize=ChannelNormalize", "augment/normalize=ZcaNormalize",
     }  # fmt: skip
+    biased = [config() | {"augment": {"normalize": {"_target_": "x.ZcaNormalize", "bias": bias}}} for bias in (0.1, 5)]
+    assert variants(*biased) == {"augment.normalize.bias=0.1", "augment.normalize.bias=5"}
     assert variants(config(), config(side=64)) == {"data.image_size=32", "data.image_size=64"}
 
 

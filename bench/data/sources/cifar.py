@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import pickle
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -15,6 +17,8 @@ from bench.data.dataset import TEST, TRAIN, Dataset, assemble
 from bench.data.decode import Decoder, listing
 from bench.data.sources.fetch import fetched
 from bench.data.sources.folder import decode, scan
+
+T = TypeVar("T")
 
 SIZES = (50_000, 10_000)
 
@@ -48,7 +52,7 @@ def _cifar(name: str, decoder: Decoder, root: Path, download: bool, sizes: tuple
     kind = _archives()[name]
     base = root / kind.base_folder
     files = [str(base / file) for file, _ in [*kind.train_list, *kind.test_list, [kind.meta["filename"], ""]]]
-    load = functools.cache(lambda: _load(name, root, download))  # only where the cache lacks something
+    load = _once(lambda: _load(name, root, download))  # only where the cache lacks something
     if None in listing(files):
         load()
     place, about = cache.entry(
@@ -58,7 +62,7 @@ def _cifar(name: str, decoder: Decoder, root: Path, download: bool, sizes: tuple
     )
     index = {key: np.load(place / f"{key}.npy", allow_pickle=False) for key in ("ids", "labels", "parts", "rows")}
     _check_sizes(base, index["parts"], sizes)
-    pixels = functools.cache(lambda: np.concatenate([half.data for half in load()]))
+    pixels = _once(lambda: np.concatenate([half.data for half in load()]))
     return assemble(
         decoder,
         name,
@@ -69,6 +73,17 @@ def _cifar(name: str, decoder: Decoder, root: Path, download: bool, sizes: tuple
         content=[kind.train_list, kind.test_list],
         read=lambda i: Image.fromarray(pixels()[index["rows"][i]]),
     )
+
+
+def _once(make: Callable[[], T]) -> Callable[[], T]:
+    """``make`` that is called at most once, also where several threads ask."""
+    lock, made = threading.Lock(), functools.cache(make)
+
+    def get() -> T:
+        with lock:
+            return made()
+
+    return get
 
 
 def _check_sizes(place: Path, parts: np.ndarray, sizes: tuple[int, int] | None) -> None:

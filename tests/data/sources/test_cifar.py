@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,22 @@ def test_an_archive_is_opened_once_and_again_when_it_changes(archive, load, name
     file.write_bytes(file.read_bytes())  # the same bytes, written later
     load()
     assert len(opened) == 2
+
+
+def test_an_archive_is_opened_once_for_all_threads_that_decode(archive, load, name, monkeypatch):
+    load(side=8)
+    kind, opened = KINDS[name], []
+    init = kind.__init__
+
+    def slow(self, *arguments, **more):
+        opened.append(self)
+        time.sleep(0.05)
+        init(self, *arguments, **more)
+
+    monkeypatch.setattr(kind, "__init__", slow)
+    monkeypatch.setattr("bench.data.decode.os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    load(side=16)
+    assert len(opened) == 2  # its two halves
 
 
 def test_a_missing_archive_is_downloaded_once(archive, load, downloads, name, tmp_path):
