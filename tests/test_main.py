@@ -1,3 +1,5 @@
+"""The ``bench`` command: what it does, and how soon it answers."""
+
 import os
 import subprocess
 import sys
@@ -9,18 +11,6 @@ from common import SHORT
 from bench import config
 
 MODELS = sorted(file.stem for file in (config.CONF / "model").glob("*.yaml"))
-
-
-def files(folder: Path) -> list[str]:
-    """Everything in the folder but what the tests put there."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != "locked")
-
-
-def one_line(err: str) -> str:
-    assert err.startswith("bench: ")
-    assert len(err.strip().splitlines()) <= 2
-    assert "Traceback" not in err
-    return err
 
 
 def test_a_cell_is_trained_recorded_and_then_left_alone(bench, tmp_path):
@@ -36,176 +26,6 @@ def test_a_cell_is_trained_recorded_and_then_left_alone(bench, tmp_path):
     code, out, _ = bench("model=lenet", *SHORT, "force=true")
     assert code == 0
     assert (folder / "record.json").stat().st_mtime_ns > before
-
-
-def test_an_unknown_option_is_answered_with_the_choices(bench, tmp_path):
-    code, _, err = bench("model=letnet")
-    assert code == 2
-    assert "model=letnet" in one_line(err)
-    assert "did you mean lenet?" in err
-    assert ", ".join(MODELS) in err
-    assert files(tmp_path) == []
-
-
-@pytest.mark.parametrize("group", ["data", "optimizer", "scheduler", "trainer", "logger", "augment"])
-def test_every_group_names_its_choices(bench, group):
-    code, _, err = bench(f"{group}=nonsense")
-    assert code == 2
-    choices = sorted(file.stem for file in (config.CONF / group).glob("*.yaml"))
-    assert f"{group}=nonsense" in one_line(err)
-    assert ", ".join(choices) in err
-
-
-@pytest.mark.parametrize(
-    ("misspelt", "meant"),
-    [("modle=nin", "model"), ("trainer.max_epoch=3", "trainer.max_epochs"), ("optimizer.ler=0.1", "optimizer.lr")],
-)
-def test_a_misspelt_setting_is_answered_with_the_nearest(bench, misspelt, meant):
-    code, _, err = bench(misspelt)
-    assert code == 2
-    assert f"did you mean {meant}?" in one_line(err)
-
-
-@pytest.mark.parametrize(
-    ("override", "allowed"),
-    [
-        ("trainer.max_epochs=-3", "1 or more"),
-        ("trainer.max_epochs=0", "1 or more"),
-        ("trainer.max_epochs=many", "whole number"),
-        ("seed=-1", "from 0 to 4294967295"),
-        ("seed=5000000000", "from 0 to 4294967295"),
-        ("optimizer.lr=inf", "above 0"),
-        ("optimizer.weight_decay=-1", "0 or more"),
-        ("trainer.deterministic=maybe", "true, false"),
-        ("trainer.devices=2", "one of 1"),
-        ("model.net.num_classes=7", "data.num_classes, which is 10"),
-        ("model.net.in_channels=1", "data.in_channels, which is 3"),
-        ("seed=1.5", "whole number"),
-        ("data.batch_size=0", "1 or more"),
-        ("data.decode_size=24", "data.image_size, which is 32, or more"),
-        ("data.val_size=-1", "null or a whole number, 0 or more"),
-        ("data.on_error=ignore", "raise, skip"),
-        ("data.device=disk", "auto, cpu, cuda"),
-        ("data.in_channels=2", "one of 1, 3"),
-        ("optimizer.lr=0", "above 0"),
-        ("loss.label_smoothing=1", "[0, 1)"),
-        ("loss.aux_weight=-0.1", "0 or more"),
-        ("trainer.precision=fp8", "auto, 32-true, bf16-mixed"),
-        ("trainer.accelerator=abacus", "auto, gpu, mps, cpu"),
-        ("force=perhaps", "true, false"),
-        ("progress=loud", "bar"),
-    ],
-)
-def test_a_value_that_is_not_allowed_is_named_with_what_is(bench, tmp_path, override, allowed):
-    code, _, err = bench(override)
-    assert code == 2
-    assert override in one_line(err)
-    assert allowed in err
-    assert files(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        ("data.val_size=1790", "1790"),
-        ("data.num_classes=7", "data.num_classes=7"),
-        ("data.image_size=12", "image_size=12"),
-        ("model.net.pool=median", "pool=median"),
-        ("scheduler.warmup=5", "scheduler.warmup=5"),
-        ("+optimizer.foo=1", "foo"),
-        ("+loss.foo=1", "foo"),
-        ("+model.net.foo=1", "foo"),
-        ("data.source.test_size=abc", "abc"),
-        ("data.device=cuda", "choose auto or cpu"),
-        ("augment=[mixup,cutmix]", "Mixup and CutMix exclude each other"),
-        ("+augment.foo=3", "augment.foo"),
-    ],
-)
-def test_what_a_constructor_refuses_is_a_usage_error_that_leaves_nothing(bench, tmp_path, override, said):
-    code, _, err = bench("model=lenet", override)
-    assert code == 2
-    assert said in one_line(err)
-    assert files(tmp_path) == []
-
-
-@pytest.mark.parametrize("override", ["~paths", "model=null", "~model.net.num_classes", "paths.data=null"])
-def test_what_is_missing_from_the_configuration_is_named(bench, override):
-    code, _, err = bench(override)
-    assert code == 2
-    one_line(err)
-
-
-@pytest.mark.parametrize(
-    ("override", "option"),
-    [
-        ("optimizer.momentum=0.5", "optimizer=sgd"),
-        ("logger.mode=offline", "logger=wandb"),
-        ("augment.flip.p=1", "augment=flip"),
-    ],
-)
-def test_a_setting_of_another_option_names_that_option(bench, override, option):
-    code, _, err = bench(override)
-    assert code == 2
-    assert f"only there with {option}" in one_line(err)
-
-
-def test_a_list_of_values_without_a_sweep_is_answered_with_the_flag(bench):
-    code, _, err = bench("model=lenet,nin")
-    assert code == 2
-    assert "model=lenet,nin: several values make a sweep, which needs -m" in one_line(err)
-
-
-def test_a_word_that_sets_nothing_is_answered_with_the_form(bench):
-    code, _, err = bench("lenet")
-    assert code == 2
-    assert "lenet: write it as setting=value" in one_line(err)
-
-
-def test_syntax_errors_are_told_in_two_lines(bench):
-    code, _, err = bench("model=[")
-    assert code == 2
-    one_line(err)
-
-
-def test_a_missing_data_folder_is_named(bench, tmp_path):
-    code, _, err = bench("data=cifar10", f"paths.data={tmp_path / 'nowhere'}")
-    assert code == 2
-    assert f"paths.data={tmp_path / 'nowhere'}" in one_line(err)
-    assert files(tmp_path) == []
-
-
-def test_a_data_folder_without_the_data_is_named(bench, tmp_path):
-    code, _, err = bench("data=cifar10", f"paths.data={tmp_path}", "data.source.download=false")
-    assert code == 2
-    assert str(tmp_path) in one_line(err)
-    assert files(tmp_path) == []
-
-
-def test_a_results_path_that_is_a_file_is_named(bench, tmp_path):
-    (tmp_path / "file").write_text("")
-    code, _, err = bench("model=lenet", results=tmp_path / "file/results")
-    assert code == 2
-    assert "not a folder" in one_line(err)
-
-
-def test_a_read_only_results_folder_is_named(bench, tmp_path):
-    (tmp_path / "locked").mkdir(mode=0o555)
-    root = os.geteuid() == 0
-    if root:  # whom permissions do not stop
-        tmp_path.chmod(0o755)
-        for parent in tmp_path.parents:
-            if str(parent).startswith("/tmp/pytest-of"):
-                parent.chmod(0o755)
-        os.seteuid(65534)
-    try:
-        code, _, err = bench("model=lenet", results=tmp_path / "locked")
-    finally:
-        if root:
-            os.seteuid(0)
-    assert code == 2
-    assert f"paths.results={tmp_path / 'locked'}" in one_line(err)
-    assert "not writable" in err
-    assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["model=letnet"], ["trainer.max_epochs=-1"]])
@@ -226,21 +46,6 @@ assert not heavy, heavy
     assert done.stdout or done.stderr
 
 
-@pytest.mark.parametrize(
-    ("setting", "said"),
-    [
-        ("augment=[crop,flap]", "augment=flap: no such option (did you mean flip?); choose of alternating_flip, "),
-        ("augment/normalize=mean", "augment/normalize=mean: no such option"),
-        ("augment.normalize.bias=1", "only there with augment/normalize=zca"),
-        ("normalize=zca", "did you mean augment/normalize?"),
-    ],
-)
-def test_mistakes_in_lists_and_nested_groups_are_told_as_well(bench, setting, said):
-    code, _, err = bench(setting)
-    assert code == 2
-    assert said in one_line(err)
-
-
 def test_augmentations_are_composed_from_a_list(bench):
     overrides = ("augment=[crop_flip,cutout]", "augment/normalize=pixel_mean")
     code, out, _ = bench("--cfg", "job", "-p", "augment", *overrides)
@@ -248,35 +53,6 @@ def test_augmentations_are_composed_from_a_list(bench):
     names = [line for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert names == ["crop:", "flip:", "cutout:", "normalize:"]
     assert "PixelMeanNormalize" in out
-
-
-def test_a_cache_that_cannot_be_written_is_named(bench, tmp_path):
-    (tmp_path / "file").touch()
-    code, _, err = bench(f"paths.cache={tmp_path / 'file'}")
-    assert (code, err) == (2, f"bench: paths.cache={tmp_path / 'file'}: {tmp_path / 'file'} is not a folder\n")
-
-
-@pytest.mark.parametrize("name", ["data", "cache"])
-def test_an_empty_path_is_refused(bench, name):
-    code, _, err = bench(f"paths.{name}=''")
-    assert code == 2
-    assert f"paths.{name}=: must be a folder" in one_line(err)
-
-
-def test_a_refused_argument_is_named_with_its_place(bench):
-    code, _, err = bench("augment=cutout", "augment.cutout.length=0")
-    assert (code, err) == (2, "bench: augment.cutout: length=0: must be 1 or more\n")
-
-
-def test_a_folder_needs_a_name_and_to_be_there(bench, tmp_path):
-    code, _, err = bench("data=folder")
-    assert (code, err) == (2, "bench: data.name: must be set, as data.name=…\n")
-    code, _, err = bench("data=folder", "data.name=pets", f"paths.data={tmp_path}")
-    assert code == 2
-    assert f"{tmp_path}/pets/train: no such folder" in one_line(err)
-    code, _, err = bench("-m", "data=folder", "seed=0,1")
-    assert code == 2
-    assert "data.name: must be set" in one_line(err)
 
 
 def test_help_lists_groups_and_settings(bench):

@@ -40,7 +40,7 @@ def entry(folder: Path, key: Any, build: Callable[[Path], dict[str, Any]]) -> tu
         The entry's directory, and what ``build`` returned.
     """
     key = json.dumps([FORMAT, key])
-    place = Path(f"{folder}-{hashlib.sha256(key.encode()).hexdigest()[:16]}")
+    place = Path(f"{folder}-{hashlib.sha256(key.encode()).hexdigest()[:16]}").expanduser()
     about = _about(place)
     if about is None:
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -60,7 +60,7 @@ class Decoder:
         """
         if self.on_error not in ON_ERROR:
             raise ValueError(f"data.on_error={self.on_error}: must be one of {', '.join(ON_ERROR)}")
-        folder = Path(self.folder).expanduser() / f"{name}-{self.side}x{self.side}x{self.channels}"
+        folder = Path(self.folder) / f"{name}-{self.side}x{self.side}x{self.channels}"
         key = [name, list(names), content, self.side, self.channels, PIL.__version__]
         place, about = entry(folder, key, lambda part: self._write(part / "pixels.npy", name, names, read))
         skipped: dict[str, str] = about["skipped"]  # name → reason

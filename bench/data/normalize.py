@@ -124,7 +124,7 @@ class ZcaNormalize(Normalize):
         for name, value in (("scale", scale), ("bias", bias)):
             if not 0 < value < float("inf"):
                 raise ValueError(f"{name}={value}: must be above 0")
-        self.cache_dir, self.scale, self.bias = Path(cache_dir).expanduser(), scale, bias
+        self.cache_dir, self.scale, self.bias = Path(cache_dir), scale, bias
         self.mean: Tensor | None = None  # (D,)
         self.whitening: Tensor | None = None  # (D, D), symmetric
 

@@ -20,9 +20,7 @@ from bench.data.augment import HorizontalFlip, RandomCrop
 from bench.data.decode import Decoder
 from bench.data.module import ImageData
 from bench.data.normalize import ChannelNormalize
-from bench.data.sources import cifar10
-
-SIZES = (50_000, 10_000)
+from bench.data.sources.cifar import SIZES, cifar10
 
 
 def measure(root: str, cache: str, sizes: tuple[int, int] = SIZES) -> dict[str, float]:

@@ -49,14 +49,19 @@ def _cifar(name: str, decoder: Decoder, root: Path, download: bool, sizes: tuple
         files, labels, parts, classes = scan(tree)
         _check_sizes(tree, parts, sizes)
         return decode(decoder, tree, files, labels, parts, classes)
+    return _archive(name, decoder, root, download, sizes)
+
+
+def _archive(name: str, decoder: Decoder, root: Path, download: bool, sizes: tuple[int, int] | None) -> Dataset:
+    """From torchvision's files, which are opened only where the cache lacks their index or pixels."""
     kind = _archives()[name]
     base = root / kind.base_folder
     files = [str(base / file) for file, _ in [*kind.train_list, *kind.test_list, [kind.meta["filename"], ""]]]
-    load = _once(lambda: _load(name, root, download))  # only where the cache lacks something
+    load = _once(lambda: _load(name, root, download))
     if None in listing(files):
         load()
     place, about = cache.entry(
-        Path(decoder.folder).expanduser() / f"{name}-index",
+        Path(decoder.folder) / f"{name}-index",
         [kind.train_list, kind.test_list, listing(files)],  # the files' checksums, and what tells that they changed
         lambda folder: _write_index(folder, load(), base),
     )

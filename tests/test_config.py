@@ -1,0 +1,210 @@
+"""What is wrong with a configuration is told by ``bench`` in a line that names the value and what is allowed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bench import config
+
+MODELS = sorted(file.stem for file in (config.CONF / "model").glob("*.yaml"))
+
+
+def files(folder: Path) -> list[str]:
+    """Everything in the folder but what the tests put there."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != "locked")
+
+
+def one_line(err: str) -> str:
+    assert err.startswith("bench: ")
+    assert len(err.strip().splitlines()) <= 2
+    assert "Traceback" not in err
+    return err
+
+
+def test_an_unknown_option_is_answered_with_the_choices(bench, tmp_path):
+    code, _, err = bench("model=letnet")
+    assert code == 2
+    assert "model=letnet" in one_line(err)
+    assert "did you mean lenet?" in err
+    assert ", ".join(MODELS) in err
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("group", ["data", "optimizer", "scheduler", "trainer", "logger", "augment"])
+def test_every_group_names_its_choices(bench, group):
+    code, _, err = bench(f"{group}=nonsense")
+    assert code == 2
+    choices = sorted(file.stem for file in (config.CONF / group).glob("*.yaml"))
+    assert f"{group}=nonsense" in one_line(err)
+    assert ", ".join(choices) in err
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("modle=nin", "did you mean model?"),
+        ("trainer.max_epoch=3", "did you mean trainer.max_epochs?"),
+        ("optimizer.ler=0.1", "did you mean optimizer.lr?"),
+        ("normalize=zca", "did you mean augment/normalize?"),
+        ("optimizer.momentum=0.5", "only there with optimizer=sgd"),
+        ("logger.mode=offline", "only there with logger=wandb"),
+        ("augment.flip.p=1", "only there with augment=flip"),
+        ("augment.normalize.bias=1", "only there with augment/normalize=zca"),
+        ("augment/normalize=mean", "augment/normalize=mean: no such option"),
+        ("augment=[crop,flap]", "augment=flap: no such option (did you mean flip?); choose of alternating_flip, "),
+        ("augment=[crop,", "a list goes in quotes and without spaces"),
+        ("paths.data=/a=b", "needs quotes of its own"),
+        ("model=lenet,nin", "model=lenet,nin: several values make a sweep, which needs -m"),
+        ("lenet", "lenet: write it as setting=value"),
+    ],
+)
+def test_what_cannot_be_composed_is_answered_with_what_was_meant(bench, override, said):
+    code, _, err = bench(override)
+    assert code == 2
+    assert said in one_line(err)
+
+
+@pytest.mark.parametrize(
+    ("override", "allowed"),
+    [
+        ("trainer.max_epochs=-3", "1 or more"),
+        ("trainer.max_epochs=0", "1 or more"),
+        ("trainer.max_epochs=many", "whole number"),
+        ("seed=-1", "from 0 to 4294967295"),
+        ("seed=5000000000", "from 0 to 4294967295"),
+        ("optimizer.lr=inf", "above 0"),
+        ("optimizer.weight_decay=-1", "0 or more"),
+        ("trainer.deterministic=maybe", "true, false"),
+        ("trainer.devices=2", "one of 1"),
+        ("model.net.num_classes=7", "data.num_classes, which is 10"),
+        ("model.net.in_channels=1", "data.in_channels, which is 3"),
+        ("seed=1.5", "whole number"),
+        ("data.batch_size=0", "1 or more"),
+        ("data.decode_size=24", "data.image_size, which is 32, or more"),
+        ("data.val_size=-1", "null or a whole number, 0 or more"),
+        ("data.on_error=ignore", "raise, skip"),
+        ("data.device=disk", "auto, cpu, cuda"),
+        ("data.in_channels=2", "one of 1, 3"),
+        ("optimizer.lr=0", "above 0"),
+        ("loss.label_smoothing=1", "[0, 1)"),
+        ("loss.aux_weight=-0.1", "0 or more"),
+        ("trainer.precision=fp8", "auto, 32-true, bf16-mixed"),
+        ("trainer.accelerator=abacus", "auto, gpu, mps, cpu"),
+        ("force=perhaps", "true, false"),
+        ("progress=loud", "bar"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_named_with_what_is(bench, tmp_path, override, allowed):
+    code, _, err = bench(override)
+    assert code == 2
+    assert override in one_line(err)
+    assert allowed in err
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.val_size=1790", "1790"),
+        ("data.num_classes=7", "data.num_classes=7"),
+        ("data.image_size=12", "image_size=12"),
+        ("model.net.pool=median", "pool=median"),
+        ("scheduler.warmup=5", "scheduler.warmup=5"),
+        ("+optimizer.foo=1", "foo"),
+        ("+loss.foo=1", "foo"),
+        ("+model.net.foo=1", "foo"),
+        ("data.source.test_size=abc", "abc"),
+        ("data.device=cuda", "choose auto or cpu"),
+        ("augment=[mixup,cutmix]", "Mixup and CutMix exclude each other"),
+        ("+augment.foo=3", "augment.foo"),
+    ],
+)
+def test_what_a_constructor_refuses_is_a_usage_error_that_leaves_nothing(bench, tmp_path, override, said):
+    code, _, err = bench("model=lenet", override)
+    assert code == 2
+    assert said in one_line(err)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("override", ["~paths", "model=null", "~model.net.num_classes", "paths.data=null"])
+def test_what_is_missing_from_the_configuration_is_named(bench, override):
+    code, _, err = bench(override)
+    assert code == 2
+    one_line(err)
+
+
+def test_syntax_errors_are_told_in_two_lines(bench):
+    code, _, err = bench("model=[")
+    assert code == 2
+    one_line(err)
+
+
+def test_a_missing_data_folder_is_named(bench, tmp_path):
+    code, _, err = bench("data=cifar10", f"paths.data={tmp_path / 'nowhere'}")
+    assert code == 2
+    assert f"paths.data={tmp_path / 'nowhere'}" in one_line(err)
+    assert files(tmp_path) == []
+
+
+def test_a_data_folder_without_the_data_is_named(bench, tmp_path):
+    code, _, err = bench("data=cifar10", f"paths.data={tmp_path}", "data.source.download=false")
+    assert code == 2
+    assert str(tmp_path) in one_line(err)
+    assert files(tmp_path) == []
+
+
+def test_a_results_path_that_is_a_file_is_named(bench, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = bench("model=lenet", results=tmp_path / "file/results")
+    assert code == 2
+    assert "not a folder" in one_line(err)
+
+
+def test_a_read_only_results_folder_is_named(bench, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o555)
+    root = os.geteuid() == 0
+    if root:  # whom permissions do not stop
+        tmp_path.chmod(0o755)
+        for parent in tmp_path.parents:
+            if str(parent).startswith("/tmp/pytest-of"):
+                parent.chmod(0o755)
+        os.seteuid(65534)
+    try:
+        code, _, err = bench("model=lenet", results=tmp_path / "locked")
+    finally:
+        if root:
+            os.seteuid(0)
+    assert code == 2
+    assert f"paths.results={tmp_path / 'locked'}" in one_line(err)
+    assert "not writable" in err
+    assert files(tmp_path) == []
+
+
+def test_a_cache_that_cannot_be_written_is_named(bench, tmp_path):
+    (tmp_path / "file").touch()
+    code, _, err = bench(f"paths.cache={tmp_path / 'file'}")
+    assert (code, err) == (2, f"bench: paths.cache={tmp_path / 'file'}: {tmp_path / 'file'} is not a folder\n")
+
+
+@pytest.mark.parametrize("name", ["data", "cache"])
+def test_an_empty_path_is_refused(bench, name):
+    code, _, err = bench(f"paths.{name}=''")
+    assert code == 2
+    assert f"paths.{name}=: must be a folder" in one_line(err)
+
+
+def test_a_refused_argument_is_named_with_its_place(bench):
+    code, _, err = bench("augment=cutout", "augment.cutout.length=0")
+    assert (code, err) == (2, "bench: augment.cutout: length=0: must be 1 or more\n")
+
+
+def test_a_folder_needs_a_name_and_to_be_there(bench, tmp_path):
+    code, _, err = bench("data=folder")
+    assert (code, err) == (2, "bench: data.name: must be set, as data.name=…\n")
+    code, _, err = bench("data=folder", "data.name=pets", f"paths.data={tmp_path}")
+    assert code == 2
+    assert f"{tmp_path}/pets/train: no such folder" in one_line(err)
+    code, _, err = bench("-m", "data=folder", "seed=0,1")
+    assert code == 2
+    assert "data.name: must be set" in one_line(err)
