@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
-from bench import callbacks, config, loggers, machine, profile
+from bench import callbacks, config, costs, loggers, machine
 from bench.assemble import build, make_logger, make_trainer, prepare_machine, selection
 from bench.config import ConfigError
 from bench.data.module import ImageData
@@ -99,7 +99,7 @@ def train(
     """
     write_atomically(work / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(resolved))))
     shape = (resolved["data"]["in_channels"], resolved["data"]["image_size"])
-    cost = {"params": profile.parameters(module.model), "macs": profile.macs(module.model, *shape)}
+    cost = {"params": costs.parameters(module.model), "macs": costs.macs(module.model, *shape)}
 
     throughput = callbacks.Throughput()
     bar, on_row = callbacks.progress(resolved["progress"], resolved["model"]["name"], resolved["trainer"]["max_epochs"])

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.nn import functional as F
 
-from bench import profile
+from bench import costs
 from bench.config import CONF
 from bench.models import Output
 from bench.models.alexnet import AlexNet
@@ -178,7 +178,7 @@ def test_googlenets_heads_cost_nothing_in_evaluation():
     net.train()(images)
     assert called == ["4a", "4d"]
     without = on_meta(GoogLeNet, image_size=32, num_classes=10, aux_heads=False)
-    assert profile.macs(net, 3, 32) == profile.macs(without, 3, 32)
+    assert costs.macs(net, 3, 32) == costs.macs(without, 3, 32)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -212,7 +212,7 @@ def test_lenets_activation_and_pooling(activation, pool):
     net = on_meta(LeNet, activation=activation, pool=pool)
     assert len(of_type(net, {"relu": nn.ReLU, "tanh": nn.Tanh}[activation])) == 4
     assert len(of_type(net, {"max": nn.MaxPool2d, "average": nn.AvgPool2d}[pool])) == 2
-    assert profile.parameters(net) == 61_706
+    assert costs.parameters(net) == 61_706
 
 
 @pytest.mark.parametrize(

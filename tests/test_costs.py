@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench import profile
+from bench import costs
 from bench.models.googlenet import GoogLeNet
 from bench.models.layers import LocalResponseNorm
 
@@ -28,8 +28,8 @@ PARAMETERS = (8 * 3 * 9 + 8) + (12 * 2 * 9 + 12) + 2 * 12 + 48 * 5
 
 
 def test_macs_and_parameters_of_a_small_net_are_those_of_the_arithmetic():
-    assert profile.macs(small_net(), 3, 10) == MACS
-    assert profile.parameters(small_net()) == PARAMETERS
+    assert costs.macs(small_net(), 3, 10) == MACS
+    assert costs.parameters(small_net()) == PARAMETERS
 
 
 def test_auxiliary_heads_do_not_count():
@@ -40,12 +40,12 @@ def test_auxiliary_heads_do_not_count():
             self.aux_heads = nn.ModuleDict({"a": nn.Linear(100, 100)})
             self.aux_heads_no_more = nn.Linear(2, 2)
 
-    assert profile.parameters(WithHeads()) == (3 * 4 + 4) + (2 * 2 + 2)
+    assert costs.parameters(WithHeads()) == (3 * 4 + 4) + (2 * 2 + 2)
     with torch.device("meta"):
         net = GoogLeNet(num_classes=10, image_size=32)
     heads = sum(p.numel() for p in net.aux_heads.parameters())
     assert heads > 1_000_000
-    assert profile.parameters(net) == sum(p.numel() for p in net.parameters()) - heads
+    assert costs.parameters(net) == sum(p.numel() for p in net.parameters()) - heads
 
 
 def test_local_response_norm_does_not_count():
@@ -59,7 +59,7 @@ def test_local_response_norm_does_not_count():
             return self.norm(self.conv(self.norm(x)))
 
     net = nn.Sequential(nn.Conv2d(3, 8, 3), LocalResponseNorm(8), Block())
-    assert profile.macs(net, 3, 10) == 8 * 8 * (8 * 3 * 9 + 8 * 8)
+    assert costs.macs(net, 3, 10) == 8 * 8 * (8 * 3 * 9 + 8 * 8)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -68,7 +68,7 @@ def test_the_model_is_left_as_it_is(training):
     net[3].eval()  # a frozen layer stays frozen
     modes = [layer.training for layer in net.modules()]
     state = copy.deepcopy(net.state_dict())
-    profile.macs(net, 3, 10)
+    costs.macs(net, 3, 10)
     assert [layer.training for layer in net.modules()] == modes
     assert {p.device.type for p in net.parameters()} == {"cpu"}
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
@@ -79,9 +79,9 @@ def test_the_model_is_left_as_it_is(training):
 def test_counting_needs_neither_memory_nor_arithmetic():
     with torch.device("meta"):
         net = nn.Sequential(nn.Conv2d(3, 100_000, 11, padding=5), nn.Conv2d(100_000, 100_000, 3, padding=1))
-    assert profile.macs(net, 3, 1000) == 10**6 * (100_000 * 363 + 10**10 * 9)
+    assert costs.macs(net, 3, 1000) == 10**6 * (100_000 * 363 + 10**10 * 9)
 
 
 def test_macs_grow_with_the_image():
     net = nn.Conv2d(1, 1, 1)
-    assert [profile.macs(net, 1, side) for side in (1, 2, 10)] == [1, 4, 100]
+    assert [costs.macs(net, 1, side) for side in (1, 2, 10)] == [1, 4, 100]

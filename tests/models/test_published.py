@@ -10,7 +10,7 @@ from hydra.utils import get_class, instantiate
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import profile
+from bench import costs
 from bench.config import CONF
 from bench.models.alexnet import AlexNet
 from bench.models.googlenet import GoogLeNet
@@ -140,8 +140,8 @@ def test_published_numbers(name):
     golden = GOLDEN["published"][name]
     arguments = golden["arguments"]
     net = on_meta(get_class(golden["target"]), **arguments)
-    macs = profile.macs(net, arguments.get("in_channels", 3), arguments.get("image_size", 224))
-    assert (profile.parameters(net), macs) == (golden["params"], golden["macs"])
+    macs = costs.macs(net, arguments.get("in_channels", 3), arguments.get("image_size", 224))
+    assert (costs.parameters(net), macs) == (golden["params"], golden["macs"])
     assert golden["source"]
 
 
@@ -159,7 +159,7 @@ def test_every_model_config_has_golden_numbers():
 def test_golden_numbers_of_every_model_config(name, composed):
     golden = GOLDEN["configs"][name]
     net = on_meta(lambda: instantiate(composed(f"model={name}", "data=cifar10").model.net))
-    assert (profile.parameters(net), profile.macs(net, 3, 32)) == (golden["params"], golden["macs"])
+    assert (costs.parameters(net), costs.macs(net, 3, 32)) == (golden["params"], golden["macs"])
     assert summed(name) == (golden["params"], golden["macs"])
     assert golden["source"]
 
@@ -172,24 +172,24 @@ def test_vgg_costs_what_torchvisions_does(depth, batch_norm):
     with FlopCounterMode(display=False) as counter:
         theirs(torch.empty(1, 3, 224, 224, device="meta"))
     ours = on_meta(VGG, depth=depth, batch_norm=batch_norm)
-    assert profile.macs(ours, 3, 224) == counter.get_total_flops() // 2
+    assert costs.macs(ours, 3, 224) == counter.get_total_flops() // 2
     # torchvision keeps the convolutions' biases beside batch norm, which subtracts them again
     biases = sum(layer.bias.numel() for layer in theirs.modules() if isinstance(layer, nn.Conv2d)) if batch_norm else 0
-    assert profile.parameters(ours) == sum(p.numel() for p in theirs.parameters()) - biases
+    assert costs.parameters(ours) == sum(p.numel() for p in theirs.parameters()) - biases
     published = torchvision.models.get_model_weights(name).DEFAULT.meta
-    assert profile.parameters(ours) + biases == published["num_params"]
-    assert profile.macs(ours, 3, 224) / 1e9 == pytest.approx(published["_ops"], abs=5e-4)
+    assert costs.parameters(ours) + biases == published["num_params"]
+    assert costs.macs(ours, 3, 224) / 1e9 == pytest.approx(published["_ops"], abs=5e-4)
 
 
 def test_costs_agree_with_the_literature():
-    assert profile.macs(on_meta(VGG, depth=16), 3, 224) == pytest.approx(15.47e9, rel=1e-3)
-    assert profile.macs(on_meta(AlexNet), 3, 224) == pytest.approx(0.72e9, rel=1e-2)
-    assert 1.575e9 < profile.macs(on_meta(GoogLeNet), 3, 224) < 1.605e9
+    assert costs.macs(on_meta(VGG, depth=16), 3, 224) == pytest.approx(15.47e9, rel=1e-3)
+    assert costs.macs(on_meta(AlexNet), 3, 224) == pytest.approx(0.72e9, rel=1e-2)
+    assert 1.575e9 < costs.macs(on_meta(GoogLeNet), 3, 224) < 1.605e9
 
 
 def test_alexnet_without_towers_has_the_joined_weights():
     joined = 48 * 256 * 25 + 192 * 384 * 9 + 192 * 256 * 9  # conv2, conv4, conv5 see the other tower too
-    assert profile.parameters(on_meta(AlexNet, towers=1)) == 60_965_224 + joined
+    assert costs.parameters(on_meta(AlexNet, towers=1)) == 60_965_224 + joined
 
 
 def weights(*layers: nn.Module) -> int:
@@ -209,9 +209,9 @@ def test_googlenets_weights_are_those_of_table_1():
 def test_googlenets_blocks_cost_what_table_1_says(name):
     side = {"3": 28, "4": 14, "5": 7}[name[0]]
     c_in, *_, millions = INCEPTION[name]
-    assert abs(profile.macs(on_meta(GoogLeNet).inception[name], c_in, side) / 1e6 - millions) < 1
+    assert abs(costs.macs(on_meta(GoogLeNet).inception[name], c_in, side) / 1e6 - millions) < 1
 
 
 def test_googlenet_without_heads_is_the_same_network():
-    assert profile.parameters(on_meta(GoogLeNet, aux_heads=False)) == 6_998_552
+    assert costs.parameters(on_meta(GoogLeNet, aux_heads=False)) == 6_998_552
     assert sum(p.numel() for p in on_meta(GoogLeNet, aux_heads=False).parameters()) == 6_998_552
