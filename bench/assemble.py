@@ -22,7 +22,8 @@ from bench.config import ConfigError
 from bench.data.augment import Mix, Transform
 from bench.data.decode import Decoder
 from bench.data.module import ImageData
-from bench.data.normalize import Normalize
+from bench.data.normalize import ChannelNormalize, Normalize
+from bench.models.pretrained import freeze_backbone, imagenet_statistics, load_imagenet
 from bench.module import Classifier
 from bench.record import run_id
 
@@ -69,7 +70,7 @@ def build(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device) ->
     settings = resolved["data"]
     with mistakes():
         data = make_data(cfg, resolved, device)
-        model = hydra.utils.instantiate(cfg.model.net)
+        model = make_model(cfg, resolved)
         if resolved["trainer"]["channels_last"]:
             model = model.to(memory_format=torch.channels_last)
         optimizer, scheduler = hydra.utils.instantiate(cfg.optimizer), hydra.utils.instantiate(cfg.scheduler)
@@ -85,6 +86,21 @@ def build(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device) ->
     return data, module
 
 
+def make_model(cfg: DictConfig, resolved: Mapping[str, Any]) -> torch.nn.Module:
+    """The network that the configuration describes, pretrained or frozen where it says so.
+
+    Raises:
+        ValueError, TypeError, ImportError, hydra's InstantiationException: the network refuses its arguments.
+        ConnectionError: pretrained weights cannot be downloaded.
+    """
+    model, settings = hydra.utils.instantiate(cfg.model.net), resolved["model"]
+    if settings.get("pretrained"):
+        load_imagenet(model, settings["twin"])
+    if settings.get("freeze"):
+        freeze_backbone(model)
+    return model
+
+
 def make_data(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device) -> ImageData:
     """The data that the configuration describes, in batches on ``device``.
 
@@ -95,6 +111,10 @@ def make_data(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device
     settings = resolved["data"]
     augment = dict(hydra.utils.instantiate(cfg.augment))
     normalize = augment.pop("normalize")
+    if resolved["model"].get("pretrained"):
+        if not isinstance(normalize, ChannelNormalize):
+            raise ValueError("model.pretrained=imagenet: wants the images as its weights do, augment/normalize=channel")
+        normalize = ChannelNormalize(*imagenet_statistics(resolved["model"]["twin"]))
     if not isinstance(normalize, Normalize):
         raise ValueError(f"augment.normalize={normalize}: is no normalisation; write augment/normalize=channel")
     for name, transform in augment.items():

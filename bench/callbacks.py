@@ -92,7 +92,7 @@ def progress(shown: str, model: str, epochs: int) -> tuple[list[L.Callback], Cal
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Lightning's notices, and a warning about PyTorch's internals that only Lightning can mend."""
+    """Silence Lightning's notices, and its warnings of what is meant or what only Lightning can mend."""
     log = logging.getLogger("lightning.pytorch")
     level = log.level
     log.setLevel(logging.WARNING)
@@ -100,6 +100,7 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
             warnings.filterwarnings("ignore", message=r"(GPU|MPS) available but not used")  # trainer=cpu means it
+            warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")  # model.freeze means it
             yield
     finally:
         log.setLevel(level)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import lightning as L
 import torch
@@ -66,6 +67,11 @@ class EpochMetrics(nn.Module):
         """``top1``, ``top5``, ``loss`` over all samples (of all devices) since the last reset."""
         self._flush()
         return {name: value.item() for name, value in [*self.accuracy.compute().items(), ("loss", self.loss.compute())]}
+
+
+def is_head(name: str) -> bool:
+    """Whether a weight of Classifier's state belongs to an auxiliary head."""
+    return name.startswith(f"model.{AUX_HEADS}.")
 
 
 class Classifier(L.LightningModule):
@@ -185,6 +191,12 @@ class Classifier(L.LightningModule):
         optimizer = self.make_optimizer(parameter_groups(self.model))
         scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave auxiliary heads out of weights saved alone: those are for use, not for going on with training."""
+        if "optimizer_states" not in checkpoint:
+            weights = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {name: value for name, value in weights.items() if not is_head(name)}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip gradients; here because Lightning's own clipping refuses fused optimizers under autocast."""

@@ -15,9 +15,13 @@ SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Two groups: weights, which decay, and biases and normalisation, which do not (as in the papers' Caffe models)."""
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    """Two groups: weights, which decay, and biases and normalisation, which do not (as in the papers' Caffe models).
+
+    Frozen parameters are in neither.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    weights = [p for p in trained if p.ndim > 1]
+    others = [p for p in trained if p.ndim <= 1]
     return [group for group in ({"params": weights}, {"params": others, "weight_decay": 0.0}) if group["params"]]
 
 

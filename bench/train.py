@@ -24,7 +24,7 @@ from bench import callbacks, config, costs, loggers, machine
 from bench.assemble import build, make_logger, make_trainer, prepare_machine, selection
 from bench.config import ConfigError
 from bench.data.module import ImageData
-from bench.module import Classifier
+from bench.module import Classifier, is_head
 from bench.record import Metrics, RunRecord, Status, protocol, run_id
 from bench.store import Store, StoreError, write_atomically
 
@@ -153,9 +153,11 @@ def describe(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_selected(module: Classifier, path: Path) -> int:
-    """Load the selected weights; returns their epoch, counted from 1."""
+    """Load the selected weights, which have no auxiliary heads; returns their epoch, counted from 1."""
     saved = torch.load(path, map_location="cpu", weights_only=True)
-    module.load_state_dict(saved["state_dict"])
+    missing, unexpected = module.load_state_dict(saved["state_dict"], strict=False)
+    assert not unexpected, unexpected
+    assert all(map(is_head, missing)), missing
     return int(saved["epoch"]) + 1
 
 

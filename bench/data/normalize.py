@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -64,14 +65,26 @@ class AffineNormalize(Normalize):
 class ChannelNormalize(AffineNormalize):
     """Subtract each channel's mean and divide by its standard deviation over the training images.
 
-    ``mean``, ``std``: (C,) in [0, 255].
+    ``mean``, ``std``: (C,) in [0, 255]; those given are used instead of the training images', as weights trained on
+    other images want.
+
+    Raises:
+        ValueError: one of the two is given without the other, or, when fitted, for another number of channels.
     """
 
     first = False
 
+    def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None):
+        super().__init__()
+        if (mean is None) != (std is None):
+            raise ValueError(f"mean={mean}, std={std}: give both or neither")
+        self.given = None if mean is None or std is None else (np.array(mean, float), np.array(std, float))
+
     def fit(self, pixels: np.ndarray, index: np.ndarray) -> None:
-        """Exact statistics of ``pixels[index]``."""
-        self.mean, self.std = pixel_statistics(pixels, index)
+        """Exact statistics of ``pixels[index]``, unless others were given."""
+        self.mean, self.std = self.given or pixel_statistics(pixels, index)
+        if not len(self.mean) == len(self.std) == pixels.shape[-1]:
+            raise ValueError(f"mean and std are for {len(self.mean)} channels; images have {pixels.shape[-1]}")
         self._set(1 / self.std, -self.mean / self.std)
 
 

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from bench.models.layers import FitTo, LocalResponseNorm, Output, conv, geometry, init_kaiming
 
-CHANNELS = (96, 256, 384, 384, 256)  # conv1 … conv5, figure 2 (both towers together)
+# channels of conv1 … conv5
+TWO_TOWERS = (96, 256, 384, 384, 256)  # Krizhevsky et al. 2012, figure 2, both towers together
+ONE_TOWER = (64, 192, 384, 256, 256)  # Krizhevsky 2014
 
 
 class Shape(NamedTuple):
-    """conv1's kernel, stride and padding; the side of the last feature map; the width of fc6 and fc7."""
+    """conv1's kernel and stride; the side of the last feature map; the width of fc6 and fc7."""
 
-    conv1: tuple[int, int, int]
+    kernel: int
+    stride: int
     side: int
     width: int
 
 
-PAPER = Shape(conv1=(11, 4, 2), side=6, width=4096)  # 224 → 55 → 27 → 13 → 6
-SMALL = Shape(conv1=(5, 1, 2), side=3, width=1024)  # 32 → 32 → 15 → 7 → 3
+PAPER = Shape(kernel=11, stride=4, side=6, width=4096)  # 227 → 55 → 27 → 13 → 6
+SMALL = Shape(kernel=5, stride=1, side=3, width=1024)  # 32 → 32 → 15 → 7 → 3
 
 
 class AlexNet(nn.Module):
@@ -29,42 +32,57 @@ class AlexNet(nn.Module):
     Krizhevsky, Sutskever, Hinton, "ImageNet classification with deep convolutional neural networks", NIPS 2012,
     sections 3 and 4: two towers (groups) joined at conv3 and at the fully connected layers, local response
     normalisation behind conv1 and conv2 (k=2, n=5, α=1e-4, β=0.75), overlapping 3×3/2 pooling, dropout on fc6
-    and fc7. 60,965,224 parameters at 3×224×224 and 1000 classes.
+    and fc7. 60,965,224 parameters at 3×227×227 and 1000 classes.
 
-    Geometries: ``paper`` from 96 pixels on (224 is padded by 2, which gives the published 55×55 maps; other sizes
-    are pooled to 6×6); ``small`` below: conv1 5×5 stride 1, fc6 and fc7 1024 wide, which keeps the paper's
-    ratio of 2.25 inputs to outputs at fc6.
+    ``towers=1``: Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014, footnote 1: fewer
+    channels, no local response normalisation; 61,100,840 parameters. It is torchvision's AlexNet but for the
+    place of dropout, which torchvision has in front of fc6 and fc7.
 
-    Deviations: Kaiming initialisation instead of N(0, 0.01) with ones as biases, which wants 90 epochs; batch
-    norm, if asked for, replaces local response normalisation.
+    Geometries: ``paper`` from 96 pixels on. 227 pixels give the published 55×55 maps without padding; smaller
+    images, the 224 of the paper's text among them, are padded by 2, which does so for 224. Other sizes are pooled to
+    6×6. ``small`` below: conv1 5×5 stride 1, fc6 and fc7 1024 wide, which keeps the paper's ratio of 2.25 inputs to
+    outputs at fc6.
+
+    ``init=paper``: weights from N(0, 0.01), biases of conv2, conv4, conv5, fc6 and fc7 one, the others zero
+    (section 5). It wants the paper's 90 epochs.
+
+    Deviations: Kaiming initialisation by default; batch norm, if asked for, replaces local response normalisation.
 
     Raises:
-        ValueError: ``image_size`` is below 15, where the last pooling has nothing left to pool.
+        ValueError: ``image_size`` is below 15, where the last pooling has nothing left to pool, or ``towers`` or
+            ``init`` is not one of those allowed.
     """
 
     def __init__(
         self,
         num_classes: int = 1000,
         in_channels: int = 3,
-        image_size: int = 224,
-        towers: int = 2,
+        image_size: int = 227,
+        towers: Literal[1, 2] = 2,
         batch_norm: bool = False,
         dropout: float = 0.5,
+        init: Literal["kaiming", "paper"] = "kaiming",
     ):
         super().__init__()
         if image_size < 15:
             raise ValueError(f"image_size={image_size}: AlexNet needs at least 15 pixels")
+        if towers not in (1, 2):
+            raise ValueError(f"towers={towers}: choose one of 1, 2")
+        if init not in ("kaiming", "paper"):
+            raise ValueError(f"init={init}: choose one of kaiming, paper")
         shape = PAPER if geometry(image_size) == "paper" else SMALL
-        kernel, stride, padding = shape.conv1
-        c1, c2, c3, c4, c5 = CHANNELS
+        c1, c2, c3, c4, c5 = TWO_TOWERS if towers == 2 else ONE_TOWER
+        padding = 0 if towers == 2 and image_size >= 227 else 2
 
         def norm(channels: int) -> list[nn.Module]:
+            if batch_norm or towers == 1:
+                return []
             # the paper's α multiplies the plain sum over the window, PyTorch's the mean
-            return [] if batch_norm else [LocalResponseNorm(channels, size=5, alpha=5 * 1e-4, beta=0.75, k=2.0)]
+            return [LocalResponseNorm(channels, size=5, alpha=5 * 1e-4, beta=0.75, k=2.0)]
 
         self.features = nn.Sequential(
-            *conv(in_channels, c1, kernel, stride=stride, padding=padding, batch_norm=batch_norm), *norm(c1),
-            nn.MaxPool2d(3, 2),
+            *conv(in_channels, c1, shape.kernel, stride=shape.stride, padding=padding, batch_norm=batch_norm),
+            *norm(c1), nn.MaxPool2d(3, 2),
             *conv(c1, c2, 5, padding=2, groups=towers, batch_norm=batch_norm), *norm(c2), nn.MaxPool2d(3, 2),
             *conv(c2, c3, 3, padding=1, batch_norm=batch_norm),
             *conv(c3, c4, 3, padding=1, groups=towers, batch_norm=batch_norm),
@@ -79,7 +97,19 @@ class AlexNet(nn.Module):
             nn.Linear(width, width), nn.ReLU(inplace=True), nn.Dropout(dropout),  # fc7
             classifier,  # fc8
         )  # fmt: skip
-        init_kaiming(self, [classifier])
+        if init == "kaiming":
+            init_kaiming(self, [classifier])
+        else:
+            init_as_published(self)
 
     def forward(self, x: Tensor) -> Output:
         return Output(self.classifier(self.features(x)))
+
+
+def init_as_published(model: AlexNet) -> None:
+    """Weights from N(0, 0.01); ones as biases of conv2, conv4, conv5 and the hidden fully connected layers: section 5."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    for i, layer in enumerate(layers, start=1):
+        nn.init.normal_(layer.weight, std=0.01)
+        if layer.bias is not None:
+            nn.init.constant_(layer.bias, 1.0 if i in (2, 4, 5, 6, 7) else 0.0)

@@ -19,24 +19,39 @@ INCEPTION: dict[str, tuple[int, int, int, int, int, int]] = {
     "5a": (256, 160, 320, 32, 128, 128),
     "5b": (384, 192, 384, 48, 128, 128),
 }
-POOL_AFTER = ("3b", "4e")  # 3×3/2 max pooling
 AUX_AFTER = ("4a", "4d")
 
 
 class Inception(nn.Module):
-    """Inception block with dimension reduction, figure 2b: (N, c_in, H, W) → (N, c1 + c3 + c5 + proj, H, W)."""
+    """Inception block, figure 2: (N, c_in, H, W) → (N, out_channels, H, W).
 
-    def __init__(self, c_in: int, table: tuple[int, int, int, int, int, int], batch_norm: bool):
+    With dimension reduction (figure 2b) ``out_channels`` is c1 + c3 + c5 + proj; ``naive`` (figure 2a) has no 1×1
+    convolutions in front of the 3×3 and 5×5 ones and none behind the pooling, and c1 + c3 + c5 + c_in channels.
+    ``kernel5`` is the kernel of the 5×5 branch.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        table: tuple[int, int, int, int, int, int],
+        batch_norm: bool = False,
+        kernel5: int = 5,
+        naive: bool = False,
+    ):
         super().__init__()
         c1, r3, c3, r5, c5, proj = table
+
+        def branch(reduced: int, c_out: int, kernel: int) -> nn.Sequential:
+            first = [] if naive else conv(c_in, reduced, 1, batch_norm=batch_norm)
+            c = c_in if naive else reduced
+            return nn.Sequential(*first, *conv(c, c_out, kernel, padding=kernel // 2, batch_norm=batch_norm))
+
         self.branch1 = nn.Sequential(*conv(c_in, c1, 1, batch_norm=batch_norm))
-        self.branch3 = nn.Sequential(
-            *conv(c_in, r3, 1, batch_norm=batch_norm), *conv(r3, c3, 3, padding=1, batch_norm=batch_norm)
-        )
-        self.branch5 = nn.Sequential(
-            *conv(c_in, r5, 1, batch_norm=batch_norm), *conv(r5, c5, 5, padding=2, batch_norm=batch_norm)
-        )
-        self.pool = nn.Sequential(nn.MaxPool2d(3, 1, padding=1), *conv(c_in, proj, 1, batch_norm=batch_norm))
+        self.branch3 = branch(r3, c3, 3)
+        self.branch5 = branch(r5, c5, kernel5)
+        projection = [] if naive else conv(c_in, proj, 1, batch_norm=batch_norm)
+        self.pool = nn.Sequential(nn.MaxPool2d(3, 1, padding=1), *projection)
+        self.out_channels = c1 + c3 + c5 + (c_in if naive else proj)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self.branch1(x), self.branch3(x), self.branch5(x), self.pool(x)], dim=1)
@@ -45,14 +60,14 @@ class Inception(nn.Module):
 class AuxiliaryHead(nn.Module):
     """Auxiliary classifier, section 5: (N, c_in, H, W) → logits (N, num_classes).
 
-    5×5/3 average pooling (14×14 → 4×4, 8×8 → 2×2), 1×1 convolution to 128 channels, fully connected 1024,
-    dropout 0.7, linear. Other sizes are pooled, or spread, to ``side`` × ``side``.
+    Average pooling, 1×1 convolution to 128 channels, fully connected 1024, dropout 0.7, linear. ``pool``: 5×5/3
+    (14×14 → 4×4, 8×8 → 2×2), other sizes then pooled, or spread, to ``side`` × ``side``; or straight to that size.
     """
 
-    def __init__(self, c_in: int, num_classes: int, side: int, batch_norm: bool, dropout: float):
+    def __init__(self, c_in: int, num_classes: int, side: int, batch_norm: bool, dropout: float, pool: nn.Module):
         super().__init__()
         self.features = nn.Sequential(
-            nn.AvgPool2d(5, 3), *conv(c_in, 128, 1, batch_norm=batch_norm),
+            pool, *conv(c_in, 128, 1, batch_norm=batch_norm),
             FitTo(side), nn.Flatten(),
             nn.Linear(128 * side * side, 1024), nn.ReLU(inplace=True), nn.Dropout(dropout),
         )  # fmt: skip
@@ -73,11 +88,16 @@ class GoogLeNet(nn.Module):
     Geometries: ``paper`` has the 7×7/2 stem (224 → 112 → 56 → 28 → 14 → 7). ``small`` has a 3×3/1 first
     convolution and one pooling less (32 → 16 → 8 → 4).
 
+    ``torchvision=true``, which wants batch norm, has the differences of torchvision's GoogLeNet: a 3×3 kernel in the
+    5×5 branch, 2×2 pooling behind 4e, heads pooled to 4×4 whatever their input, ε = 1e-3 in batch norm; 6,624,904
+    parameters. ``naive=true`` has Inception blocks without dimension reduction.
+
     Deviations: Kaiming initialisation (the paper gives none); batch norm behind every convolution in place of
     local response normalisation if asked for; k=1, n=5, α=1e-4, β=0.75 as in the authors' Caffe model.
 
     Raises:
-        ValueError: the auxiliary heads' 5×5 pooling does not fit ``image_size``.
+        ValueError: the auxiliary heads' 5×5 pooling does not fit ``image_size``, or ``torchvision`` comes without
+            ``batch_norm`` or with ``naive``.
     """
 
     def __init__(
@@ -89,10 +109,14 @@ class GoogLeNet(nn.Module):
         aux_heads: bool = True,
         dropout: float = 0.4,
         aux_dropout: float = 0.7,
+        naive: bool = False,
+        torchvision: bool = False,
     ):
         super().__init__()
         paper = geometry(image_size) == "paper"
-        if aux_heads and image_size < 20:
+        if torchvision and (naive or not batch_norm):
+            raise ValueError("torchvision=true: needs batch_norm=true and naive=false")
+        if aux_heads and image_size < 20 and not torchvision:
             raise ValueError(
                 f"image_size={image_size}: the auxiliary heads need at least 20 pixels; or aux_heads=false"
             )
@@ -100,8 +124,8 @@ class GoogLeNet(nn.Module):
         def norm(channels: int) -> list[nn.Module]:
             return [] if batch_norm else [LocalResponseNorm(channels, size=5, alpha=1e-4, beta=0.75, k=1.0)]
 
-        def pool() -> nn.Module:
-            return nn.MaxPool2d(3, 2, ceil_mode=True)  # 112 → 56 → 28 → 14 → 7
+        def pool(kernel: int = 3) -> nn.Module:
+            return nn.MaxPool2d(kernel, 2, ceil_mode=True)  # 112 → 56 → 28 → 14 → 7
 
         first = dict(kernel=7, stride=2, padding=3) if paper else dict(kernel=3, stride=1, padding=1)
         self.stem = nn.Sequential(
@@ -111,19 +135,26 @@ class GoogLeNet(nn.Module):
         )  # fmt: skip
         self.inception = nn.ModuleDict()
         self.aux_heads = nn.ModuleDict()
+        self.pools = nn.ModuleDict({"3b": pool(), "4e": pool(2 if torchvision else 3)})
         aux_classifiers = []
-        self.pool = pool()
         c = 192
         for name, table in INCEPTION.items():
-            self.inception[name] = Inception(c, table, batch_norm)
-            c = table[0] + table[2] + table[4] + table[5]
+            block = Inception(c, table, batch_norm, kernel5=3 if torchvision else 5, naive=naive)
+            self.inception[name] = block
+            c = block.out_channels
             if aux_heads and name in AUX_AFTER:
-                head = AuxiliaryHead(c, num_classes, 4 if paper else 2, batch_norm, aux_dropout)
+                side = 4 if paper else 2
+                aux_pool = FitTo(side) if torchvision else nn.AvgPool2d(5, 3)
+                head = AuxiliaryHead(c, num_classes, side, batch_norm, aux_dropout, aux_pool)
                 self.aux_heads[name] = head
                 aux_classifiers.append(head.classifier)
         classifier = nn.Linear(c, num_classes)
         self.classifier = nn.Sequential(GlobalAveragePool(), nn.Dropout(dropout), classifier)
         init_kaiming(self, [classifier, *aux_classifiers])
+        if torchvision:
+            for layer in self.modules():
+                if isinstance(layer, nn.BatchNorm2d):
+                    layer.eps = 1e-3
 
     def forward(self, x: Tensor) -> Output:
         x = self.stem(x)
@@ -132,6 +163,6 @@ class GoogLeNet(nn.Module):
             x = block(x)
             if self.training and name in self.aux_heads:
                 aux.append(self.aux_heads[name](x))
-            if name in POOL_AFTER:
-                x = self.pool(x)
+            if name in self.pools:
+                x = self.pools[name](x)
         return Output(self.classifier(x), tuple(aux))

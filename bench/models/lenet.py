@@ -13,6 +13,17 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 POOLS: dict[str, type[nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
 
+def side_of_s4(image_size: int) -> int:
+    """The side of S4's maps: 32 → 28 → 14 → 10 → 5.
+
+    Raises:
+        ValueError: ``image_size`` is below 20.
+    """
+    if image_size < 20:
+        raise ValueError(f"image_size={image_size}: LeNet needs at least 20 pixels, so that C5 sees a 2×2 map")
+    return ((image_size - 4) // 2 - 4) // 2
+
+
 class LeNet(nn.Module):
     """LeNet-5, modern form: (N, in_channels, S, S) → ``Output(logits=(N, num_classes))``.
 
@@ -22,7 +33,9 @@ class LeNet(nn.Module):
     Deviations: C3 is connected to all maps of S2 (table I connects it in part); S2 and S4 have no trainable
     coefficients; plain instead of scaled tanh, or ReLU; a linear output instead of radial basis functions, trained
     with cross entropy; Kaiming initialisation. 61,706 parameters at 1×32×32 and 10 classes against the paper's
-    60,000. Images larger than 32×32 widen the input of C5, which is written as a linear layer.
+    60,000; ``lenet5.py`` is the network as published.
+
+    One geometry for all sizes. Images larger than 32×32 widen the input of C5, which is written as a linear layer.
 
     Raises:
         ValueError: ``image_size`` is below 20, or ``activation`` or ``pool`` is not one of those allowed.
@@ -37,14 +50,12 @@ class LeNet(nn.Module):
         pool: Literal["max", "average"] = "max",
     ):
         super().__init__()
-        if image_size < 20:
-            raise ValueError(f"image_size={image_size}: LeNet needs at least 20 pixels, so that C5 sees a 2×2 map")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation={activation}: choose one of {', '.join(ACTIVATIONS)}")
         if pool not in POOLS:
             raise ValueError(f"pool={pool}: choose one of {', '.join(POOLS)}")
         act, down = ACTIVATIONS[activation], POOLS[pool]
-        side = ((image_size - 4) // 2 - 4) // 2  # 32 → 28 → 14 → 10 → 5
+        side = side_of_s4(image_size)
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, 6, 5), act(), down(2),  # C1, S2
             nn.Conv2d(6, 16, 5), act(), down(2),  # C3, S4

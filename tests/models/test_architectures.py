@@ -16,10 +16,13 @@ from bench import costs
 from bench.config import CONF
 from bench.models import Output
 from bench.models.alexnet import AlexNet
-from bench.models.googlenet import GoogLeNet
+from bench.models.googlenet import GoogLeNet, Inception
+from bench.models.inception_v2 import InceptionV2
 from bench.models.lenet import LeNet
+from bench.models.lenet5 import C3_SEES, LeNet5, PartialConv, RadialBasis, ScaledTanh, Subsampling, codes
 from bench.models.nin import NiN
 from bench.models.vgg import VGG
+from bench.models.zfnet import ZFNet
 
 CONFIGS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 INCEPTION = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
@@ -63,10 +66,30 @@ def sides(net: nn.Module, layers: list[nn.Module], image_size: int) -> list[int]
 
 @pytest.mark.parametrize(
     ("image_size", "expected"),
-    [(224, [55, 27, 27, 13, 13, 13, 13, 6]), (32, [32, 15, 15, 7, 7, 7, 7, 3])],
+    [
+        (227, [55, 27, 27, 13, 13, 13, 13, 6]),
+        (224, [55, 27, 27, 13, 13, 13, 13, 6]),
+        (32, [32, 15, 15, 7, 7, 7, 7, 3]),
+    ],
 )
-def test_alexnets_feature_maps(image_size, expected):
-    net = on_meta(AlexNet, image_size=image_size)
+@pytest.mark.parametrize("towers", [1, 2])
+def test_alexnets_feature_maps(image_size, expected, towers):
+    if towers == 1 and image_size == 227:
+        expected = [56, *expected[1:]]  # torchvision pads always
+    net = on_meta(AlexNet, image_size=image_size, towers=towers)
+    assert sides(net, of_type(net.features, nn.Conv2d, nn.MaxPool2d), image_size) == expected
+
+
+def test_alexnet_pads_nothing_at_227_pixels():
+    assert on_meta(AlexNet, image_size=227).features[0].padding == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "expected"),
+    [(224, [110, 55, 26, 13, 13, 13, 13, 6]), (32, [32, 16, 16, 8, 8, 8, 8, 4])],
+)
+def test_zfnets_feature_maps(image_size, expected):
+    net = on_meta(ZFNet, image_size=image_size)
     assert sides(net, of_type(net.features, nn.Conv2d, nn.MaxPool2d), image_size) == expected
 
 
@@ -94,6 +117,30 @@ def test_googlenets_feature_maps(image_size, stem, blocks):
     net = on_meta(GoogLeNet, image_size=image_size)
     expected = [blocks[int(name[0]) - 3] for name in INCEPTION]
     assert sides(net, list(net.inception.values()), image_size) == expected
+
+
+@pytest.mark.parametrize(
+    ("image_size", "stem", "blocks"),
+    [
+        (224, [112, 56, 56, 56, 28], [28, 28, 14, 14, 14, 14, 14, 7, 7, 7]),
+        (32, [32, 16, 16, 16], [16] * 2 + [8] * 5 + [4] * 3),
+    ],
+)
+def test_inception_v2s_feature_maps(image_size, stem, blocks):
+    net = on_meta(InceptionV2, image_size=image_size)
+    assert sides(net, of_type(net.stem, nn.Conv2d, nn.MaxPool2d), image_size) == stem
+    net = on_meta(InceptionV2, image_size=image_size)
+    assert sides(net, list(net.inception.values()), image_size) == blocks
+
+
+def test_inception_v2s_blocks_have_the_papers_widths():
+    widths = [block.out_channels for block in on_meta(InceptionV2).inception.values()]
+    assert widths == [256, 320, 576, 576, 576, 608, 608, 1056, 1024, 1024]
+
+
+def test_inception_v2_has_no_kernel_of_5():
+    kernels = {layer.kernel_size for layer in of_type(on_meta(InceptionV2), nn.Conv2d)}
+    assert kernels == {(7, 7), (3, 3), (1, 1)}
 
 
 def test_googlenets_heads_see_the_papers_14_pixel_maps_and_pool_them_to_4():
@@ -146,13 +193,38 @@ def test_every_config_runs_forward_and_backward(name, image_size):
     assert output.logits.isfinite().all()
 
 
+PAPER_SIZES = {"lenet": 32, "lenet5": 32, "alexnet": 227, "alexnet_bn": 227}
+
+
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_gives_logits_at_224(name):
-    net = on_meta(configured, name=name, image_size=224)
-    assert net(torch.empty(2, 3, 224, 224, device="meta")).logits.shape == (2, 10)
+def test_every_config_runs_forward_and_backward_at_its_papers_size(name):
+    size = PAPER_SIZES.get(name, 224)
+    net = on_meta(configured, name=name, image_size=size)
+    assert net(torch.empty(2, 3, size, size, device="meta")).logits.shape == (2, 10)
+    output = net.train()(torch.empty(2, 3, size, size, device="meta"))
+    sum(logits.sum() for logits in (output.logits, *output.aux)).backward()
+    assert all(p.grad is not None and p.grad.shape == p.shape for p in net.parameters())
 
 
-@pytest.mark.parametrize(("target", "smallest"), [(LeNet, 20), (AlexNet, 15), (NiN, 5), (VGG, 32), (GoogLeNet, 20)])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["alexnet", "alexnet_torchvision", "zfnet", "nin", "vgg11_bn", "googlenet", "inception_v2"]
+)
+def test_gradients_are_finite_and_reach_the_first_layer_at_the_papers_size(name):
+    torch.manual_seed(0)
+    size = PAPER_SIZES.get(name, 224)
+    net = configured(name, size).train()
+    output = net(torch.randn(2, 3, size, size))
+    labels = torch.tensor([1, 7])
+    sum(F.cross_entropy(logits, labels) for logits in (output.logits, *output.aux)).backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+    assert next(net.parameters()).grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("target", "smallest"),
+    [(LeNet, 20), (LeNet5, 20), (AlexNet, 15), (ZFNet, 8), (NiN, 5), (VGG, 32), (GoogLeNet, 20), (InceptionV2, 8)],
+)
 def test_the_smallest_images_and_any_size_between_the_geometries(target, smallest):
     for image_size in (smallest, smallest + 1, 48, 95, 96, 97, 160):
         net = on_meta(target, image_size=image_size, in_channels=1, num_classes=7)
@@ -161,7 +233,7 @@ def test_the_smallest_images_and_any_size_between_the_geometries(target, smalles
             assert all(logits.shape == (2, 7) for logits in (output.logits, *output.aux))
 
 
-@pytest.mark.parametrize(("target", "image_size"), [(AlexNet, 14), (VGG, 31)])
+@pytest.mark.parametrize(("target", "image_size"), [(AlexNet, 14), (ZFNet, 7), (VGG, 31)])
 def test_images_too_small_for_the_network_raise_naming_the_size(target, image_size):
     with pytest.raises(ValueError, match=f"image_size={image_size}"):
         on_meta(target, image_size=image_size)
@@ -221,6 +293,12 @@ def test_lenets_activation_and_pooling(activation, pool):
         (lambda: LeNet(image_size=19), "image_size=19"),
         (lambda: LeNet(activation="gelu"), "activation=gelu"),
         (lambda: LeNet(pool="min"), "pool=min"),
+        (lambda: LeNet5(image_size=19), "image_size=19"),
+        (lambda: LeNet5(output="softmax"), "output=softmax"),
+        (lambda: AlexNet(towers=3), "towers=3"),
+        (lambda: AlexNet(init="xavier"), "init=xavier"),
+        (lambda: GoogLeNet(torchvision=True), "torchvision=true"),
+        (lambda: GoogLeNet(torchvision=True, batch_norm=True, naive=True), "torchvision=true"),
         (lambda: VGG(depth=12), "depth=12"),
         (lambda: GoogLeNet(image_size=19), "image_size=19"),
     ],
@@ -228,3 +306,133 @@ def test_lenets_activation_and_pooling(activation, pool):
 def test_bad_arguments_raise_naming_the_value(make, named):
     with pytest.raises(ValueError, match=named):
         make()
+
+
+# ---- LeNet-5 as published
+
+
+def test_lenet5_has_the_papers_connections():
+    """Section II.B: 122,304 + 5,880 + 151,600 + 2,000 + 48,120 + 10,164, and 840 of the output, make 340,908."""
+    net = LeNet5()
+    counted = []
+
+    def count(layer, _, output):
+        a_unit = 5 if isinstance(layer, Subsampling) else layer.weight[0].numel() + 1  # with the bias
+        counted.append(output[0].numel() * a_unit)
+
+    for layer in of_type(net, nn.Conv2d, nn.Linear, Subsampling):
+        layer.register_forward_hook(count)
+    net(torch.randn(1, 1, 32, 32))
+    c3 = sum(counted[2:5])
+    assert [*counted[:2], c3, *counted[5:]] == [122_304, 5_880, 151_600, 2_000, 48_120, 10_164]
+    assert sum(counted) + codes(10).numel() == 340_908
+
+
+def test_lenet5s_c3_sees_what_table_1_says():
+    # the table's rows: S2's map; its columns: those of C3 that see it
+    table = """
+        X . . . X X X . . X X X X . X X
+        X X . . . X X X . . X X X X . X
+        X X X . . . X X X . . X . X X X
+        . X X X . . X X X X . . X . X X
+        . . X X X . . X X X X . X X . X
+        . . . X X X . . X X X X . X X X
+    """
+    rows = [line.split() for line in table.strip().splitlines()]
+    assert tuple(tuple(i for i in range(6) if rows[i][column] == "X") for column in range(16)) == C3_SEES
+    layer, x = PartialConv(C3_SEES), torch.randn(1, 6, 14, 14, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        plain = layer(x)
+        for i in range(6):
+            changed = x.clone()
+            changed[:, i] += 1
+            differs = (layer(changed) - plain).abs().amax(dim=(0, 2, 3)) > 1e-3
+            assert ["X" if differ else "." for differ in differs] == rows[i]
+
+
+def test_lenet5s_subsampling_sums_scales_and_shifts():
+    layer = Subsampling(2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([2.0, 3.0]))
+        layer.bias.copy_(torch.tensor([0.5, -1.0]))
+    x = torch.arange(16.0).reshape(1, 1, 4, 4).repeat(1, 2, 1, 1)
+    sums = torch.tensor([[0 + 1 + 4 + 5, 2 + 3 + 6 + 7], [8 + 9 + 12 + 13, 10 + 11 + 14 + 15]]).float()
+    assert torch.equal(layer(x)[0], torch.stack([2 * sums + 0.5, 3 * sums - 1]))
+
+
+def test_lenet5s_tanh_takes_one_to_one():
+    values = ScaledTanh()(torch.tensor([-1.0, 0.0, 1.0, 100.0]))
+    torch.testing.assert_close(values, torch.tensor([-1.0, 0.0, 1.0, 1.7159]), rtol=1e-4, atol=1e-4)
+
+
+def test_lenet5s_outputs_are_distances_to_codes_which_are_its_own_classes():
+    layer = RadialBasis(12)
+    x = torch.randn(5, 84, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(layer(x), -torch.cdist(x, layer.codes).square())
+    assert layer(layer.codes).argmax(dim=1).tolist() == list(range(12))
+    assert layer(layer.codes).amax(dim=1).eq(0).all()
+    assert layer.state_dict() == {}
+    assert layer(x.bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("num_classes", [2, 10, 102])
+def test_lenet5s_codes_are_signs_that_differ(num_classes):
+    table = codes(num_classes)
+    assert table.shape == (num_classes, 84)
+    assert table.abs().eq(1).all()
+    distances = torch.cdist(table, table, p=0) + 84 * torch.eye(num_classes)
+    assert distances.min() >= 5  # digits that look alike, 8 and 0, differ in as few pixels
+    assert torch.equal(table, codes(num_classes))
+
+
+def test_lenet5s_weights_are_drawn_by_the_inputs_of_a_unit():
+    torch.manual_seed(0)
+    net = LeNet5()
+    for layer, inputs in (
+        (net.features[0], 25),
+        (net.features[2], 4),
+        (net.features[4].convs[1], 100),
+        (net.classifier[1], 400),
+    ):
+        for parameter in layer.parameters():
+            assert parameter.abs().max() <= 2.4 / inputs
+            if parameter.numel() > 50:
+                assert parameter.abs().max() > 0.9 * 2.4 / inputs
+
+
+def test_lenet5_with_a_linear_output_has_its_850_parameters_too():
+    assert costs.parameters(LeNet5(output="linear")) == 60_850
+
+
+# ---- variants of AlexNet and GoogLeNet
+
+
+@pytest.mark.parametrize("towers", [1, 2])
+def test_alexnets_published_initialisation(towers):
+    torch.manual_seed(0)
+    net = AlexNet(10, image_size=32, towers=towers, init="paper")
+    layers = of_type(net, nn.Conv2d, nn.Linear)
+    assert [layer.bias.unique().item() for layer in layers] == [0, 1, 0, 1, 1, 1, 1, 0]
+    for layer in layers:
+        assert layer.weight.std().item() == pytest.approx(0.01, rel=0.05)
+        assert abs(layer.weight.mean().item()) < 1e-3
+
+
+def test_alexnet_in_one_tower_has_no_local_response_norm():
+    assert "LocalResponseNorm" not in str(on_meta(AlexNet, towers=1))
+
+
+def test_a_naive_inception_block_passes_its_input_on():
+    block = Inception(16, (4, 0, 6, 0, 2, 0), naive=True).eval()
+    x = torch.rand(2, 16, 5, 5)
+    y = block(x)
+    assert y.shape == (2, 4 + 6 + 2 + 16, 5, 5)
+    assert torch.equal(y[:, 12:], F.max_pool2d(x, 3, 1, 1))
+
+
+def test_googlenet_of_naive_blocks_grows_as_they_pass_their_inputs_on():
+    net = on_meta(GoogLeNet, naive=True)
+    widths = [block.out_channels for block in net.inception.values()]
+    assert widths[:3] == [192 + 64 + 128 + 32, 416 + 128 + 192 + 96, 832 + 192 + 208 + 48]
+    output = net.train()(torch.empty(2, 3, 224, 224, device="meta"))
+    assert [logits.shape for logits in (output.logits, *output.aux)] == [(2, 1000)] * 3

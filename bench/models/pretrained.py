@@ -1,0 +1,98 @@
+"""torchvision's ImageNet weights in this project's networks, and linear probing on top of them."""
+
+from __future__ import annotations
+
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import nn
+
+from bench.models.layers import AUX_HEADS, SMALL_BELOW
+
+IMAGENET = "IMAGENET1K_V1"
+"""The weights that torchvision trained from scratch, of those it offers for a network."""
+
+Weighted = nn.Conv2d | nn.BatchNorm2d | nn.Linear
+
+
+def load_imagenet(model: nn.Module, twin: str) -> None:
+    """Load the ImageNet weights of torchvision's network ``twin``, such as ``vgg16_bn``, into ``model``.
+
+    They are downloaded once, into torch.hub's folder (``TORCH_HOME``). A last layer for another number of classes keeps
+    its initial weights; so do auxiliary heads, of which torchvision has no trained weights.
+
+    Raises:
+        ValueError: ``model`` has other layers or shapes than its twin.
+        ConnectionError: the weights cannot be downloaded.
+    """
+    weights = torchvision.models.get_model_weights(twin)[IMAGENET]
+    try:
+        theirs = torchvision.models.get_model(twin, weights=weights)
+    except URLError as error:
+        folder = f"{torch.hub.get_dir()}/checkpoints"
+        raise ConnectionError(f"{weights.url}: {error.reason}; put the file into {folder} by hand") from error
+    copy_weights(theirs, model)
+
+
+def imagenet_statistics(twin: str) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation, three channels in [0, 255], that images had when ``twin`` was trained."""
+    if twin == "googlenet":  # its weights come from TensorFlow; torchvision rescales its input inside the network
+        mean = std = [0.5, 0.5, 0.5]
+    else:
+        transform = torchvision.models.get_model_weights(twin)[IMAGENET].transforms()
+        mean, std = transform.mean, transform.std
+    return [255 * value for value in mean], [255 * value for value in std]
+
+
+def copy_weights(theirs: nn.Module, ours: nn.Module) -> None:
+    """Copy all weights of a network of torchvision into ours, whose layers come in the same order.
+
+    torchvision's VGG has a bias in front of batch norm, which ours has not: it goes into the running mean. A linear
+    layer that differs in the number of its outputs alone, the last one, stays as it is, and so do auxiliary heads
+    where torchvision's network has none.
+
+    Raises:
+        ValueError: the networks differ in a layer's type or shape.
+    """
+    heads = any(name.startswith("aux") for name, _ in theirs.named_children())
+    sources, targets = _weighted(theirs), _weighted(ours, with_heads=heads)
+    if len(sources) != len(targets) or not all(map(_alike, sources, targets)):
+        raise ValueError(
+            f"pretrained weights do not fit {type(ours).__name__}: they are for images of 3 channels and "
+            f"{SMALL_BELOW} or more pixels, and for model configurations that leave the layers as they are"
+        )
+    bias: torch.Tensor | None = None
+    for source, target in zip(sources, targets, strict=True):
+        state = source.state_dict()
+        if isinstance(source, nn.Linear) and len(source.weight) != len(target.weight):
+            continue
+        if isinstance(source, nn.BatchNorm2d) and bias is not None:
+            state["running_mean"] = state["running_mean"] - bias
+        bias = state.pop("bias") if source.bias is not None and target.bias is None else None
+        target.load_state_dict(state)
+
+
+def _weighted(model: nn.Module, with_heads: bool = True) -> list[Weighted]:
+    return [
+        layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, Weighted) and (with_heads or not name.startswith(f"{AUX_HEADS}."))
+    ]
+
+
+def _alike(source: Weighted, target: Weighted) -> bool:
+    """Whether the weights of one fit into the other; linear layers may differ in the number of their outputs."""
+    first = 1 if isinstance(source, nn.Linear) else 0
+    return type(source) is type(target) and source.weight.shape[first:] == target.weight.shape[first:]
+
+
+def freeze_backbone(model: nn.Module) -> None:
+    """Leave the last linear layer alone to be trained: linear probing.
+
+    The others get no gradients and stay in evaluation mode, batch norm with its statistics and dropout without effect;
+    auxiliary heads, whose gradients would reach nothing, are taken away.
+    """
+    setattr(model, AUX_HEADS, nn.ModuleDict())
+    model.requires_grad_(False).eval()
+    _weighted(model)[-1].requires_grad_(True).train()
