@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench report test test-fast lint clean
+.PHONY: help setup bench report profile test test-fast lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ bench: $(READY) ## train the five networks, write and print the leaderboard
 
 report: $(READY) ## rebuild the leaderboard from the records
 	$(BIN)/bench-report 'paths.results=$(RESULTS)'
+
+profile: $(READY) ## print layers, parameters and MACs of all models
+	$(BIN)/bench-profile --all 'data=$(DATA)' $(ARGS)
 
 test: $(READY) ## run all tests
 	$(BIN)/python -m pytest

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import hydra.utils
 import lightning as L
 import torch
-from hydra.errors import InstantiationException
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig
 
-from bench import loggers, machine
-from bench.config import ConfigError
+from bench import cli, loggers, machine
 from bench.data.augment import Mix, Transform
 from bench.data.decode import Decoder
 from bench.data.module import ImageData
@@ -26,23 +22,6 @@ from bench.data.normalize import ChannelNormalize, Normalize
 from bench.models.pretrained import freeze_backbone, imagenet_statistics, load_imagenet
 from bench.module import Classifier
 from bench.record import run_id
-
-MISTAKES = (ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError, ImportError)
-"""What constructors raise for arguments they refuse."""
-
-
-@contextlib.contextmanager
-def mistakes() -> Iterator[None]:
-    """Turn what constructors say of their arguments into ConfigError."""
-    try:
-        yield
-    except MISTAKES as error:
-        raise ConfigError(str(error)) from error
-    except InstantiationException as error:
-        if not isinstance(error.__cause__, MISTAKES):
-            raise
-        place = re.search(r"full_key: (\S+)", str(error))
-        raise ConfigError(f"{place[1]}: {error.__cause__}" if place else str(error.__cause__)) from error
 
 
 def prepare_machine(resolved: Mapping[str, Any]) -> torch.device:
@@ -57,7 +36,7 @@ def prepare_machine(resolved: Mapping[str, Any]) -> torch.device:
     torch.set_float32_matmul_precision("high" if resolved["trainer"]["precision"] == "auto" else "highest")
     torch.backends.cudnn.allow_tf32 = resolved["trainer"]["precision"] == "auto"
     L.seed_everything(resolved["seed"], verbose=False)
-    with mistakes():
+    with cli.mistakes():
         return machine.device(resolved["trainer"]["accelerator"])
 
 
@@ -68,7 +47,7 @@ def build(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device) ->
         ConfigError: a constructor refuses its arguments, or the data are not there.
     """
     settings = resolved["data"]
-    with mistakes():
+    with cli.mistakes():
         data = make_data(cfg, resolved, device)
         model = make_model(cfg, resolved)
         if resolved["trainer"]["channels_last"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
@@ -15,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench import config
 from bench.config import ConfigError
+from bench.explain import explain
 
 FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -36,7 +38,7 @@ def answering(name: str) -> Iterator[None]:
         told = isinstance(error, ConfigError | HydraException | OmegaConfBaseException) or from_hydra(error)
         if SHOW_TRACEBACKS or not told or isinstance(error, InstantiationException):
             raise
-        stop(name, str(error) if isinstance(error, ConfigError) else config.explain(error), USAGE_ERROR)
+        stop(name, str(error) if isinstance(error, ConfigError) else explain(error), USAGE_ERROR)
     except BrokenPipeError:  # output into head, less and the like, which have seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
     except OSError as error:
@@ -45,6 +47,24 @@ def answering(name: str) -> Iterator[None]:
         stop(name, str(error), FAILED)
     except KeyboardInterrupt:
         stop(name, "stopped", INTERRUPTED)
+
+
+MISTAKES = (ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError, ImportError)
+"""What constructors raise for arguments they refuse."""
+
+
+@contextlib.contextmanager
+def mistakes() -> Iterator[None]:
+    """Turn what constructors say of their arguments into ConfigError."""
+    try:
+        yield
+    except MISTAKES as error:
+        raise ConfigError(str(error)) from error
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, MISTAKES):
+            raise
+        place = re.search(r"full_key: (\S+)", str(error))
+        raise ConfigError(f"{place[1]}: {error.__cause__}" if place else str(error.__cause__)) from error
 
 
 def from_hydra(error: BaseException) -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +103,10 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         raise ConfigError(_first_line(error)) from error
     if unset:
         raise ConfigError(_unset(unset[0]))
-    for key, (allowed, text) in RULES.items():
-        value = _select(config, key)
-        if not allowed(value):
-            raise ConfigError(f"{key}={value}: must be {text}")
-    for name in SHAPES:
-        told, wanted = _select(config, f"model.net.{name}"), config["data"][name]
-        if told != wanted:
-            raise ConfigError(f"model.net.{name}={told}: is data.{name}, which is {wanted}; set that instead")
+    for key in RULES:
+        _check_value(key, _select(config, key))
+    check_shapes(lambda key: _select(config, key))
+    _check_pretrained(config["model"])
     stored, wanted = config["data"]["decode_size"], config["data"]["image_size"]
     if stored < wanted:
         raise ConfigError(f"data.decode_size={stored}: must be data.image_size, which is {wanted}, or more")
@@ -126,6 +121,34 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"a setting is not a finite number ({error})") from error
     return config
+
+
+def check_shapes(select: Callable[[str], Any]) -> None:
+    """Check what shapes a network, from ``select(dotted name)``.
+
+    Raises:
+        ConfigError: a value is not allowed, or the network was told another than the data.
+    """
+    for name in SHAPES:
+        wanted, told = select(f"data.{name}"), select(f"model.net.{name}")
+        _check_value(f"data.{name}", wanted)
+        if told != wanted:
+            raise ConfigError(f"model.net.{name}={told}: is data.{name}, which is {wanted}; set that instead")
+
+
+def _check_value(key: str, value: Any) -> None:
+    allowed, text = RULES[key]
+    if not allowed(value):
+        raise ConfigError(f"{key}={value}: must be {text}")
+
+
+def _check_pretrained(model: Mapping[str, Any]) -> None:
+    """``model.pretrained`` and ``model.freeze``, which are there for networks that torchvision has weights of."""
+    for key, allowed in (("pretrained", "imagenet"), ("freeze", "backbone")):
+        if model.get(key) not in (None, allowed):
+            raise ConfigError(f"model.{key}={model[key]}: must be null or {allowed}")
+    if model.get("freeze") and not model["pretrained"]:
+        raise ConfigError(f"model.freeze={model['freeze']}: needs model.pretrained=imagenet, or it stays random")
 
 
 def _select(config: Mapping[str, Any], key: str) -> Any:
@@ -151,76 +174,6 @@ def _check_folders(config: Mapping[str, Any]) -> None:
             check_writable(cache, "paths.cache")
     except StoreError as error:
         raise ConfigError(str(error)) from error
-
-
-def explain(error: Exception) -> str:
-    """One or two lines for an error that Hydra or OmegaConf raised while composing: what was wrong, what is allowed."""
-    options = getattr(error, "options", None)
-    if options is not None:  # a group's option that does not exist
-        file = str(getattr(error, "missing_cfg_file", ""))
-        group = max((group for group in groups() if file.startswith(f"{group}/")), key=len, default="")
-        name = file.removeprefix(f"{group}/")
-        return f"{group}={name}: no such option{_near(name, options)}; choose one of {', '.join(options)}"
-    text = str(error) or str(error.__cause__)
-    if match := re.search(r"Could not load '([^']+)/([^'/]+)'", text):  # one of several, as in augment=[crop,flip]
-        options = sorted(file.stem for file in (CONF / match[1]).glob("*.yaml"))
-        return f"{match[1]}={match[2]}: no such option{_near(match[2], options)}; choose of {', '.join(options)}"
-    if match := re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text):
-        if options := _options_with(match[1]):
-            return f"{match[1]}: only there with {' or '.join(options)}"
-        near = _near(match[1], [*groups(), *_settings()])
-        return f"{match[1]}: no such setting{near}; groups are {', '.join(groups())}"
-    if "viable alternative" in text or "extraneous input" in text or "mismatched input" in text:
-        line = text.splitlines()[0]
-        if "[" in line:
-            return f"{line}; a list goes in quotes and without spaces: 'augment=[crop_flip,cutout]'"
-        return f"{line}; a value with signs such as = and ( needs quotes of its own: \"paths.results='/a=b'\""
-    if "can only concatenate str (not" in text:
-        return "a list inside a list is no choice of options; write 'augment=[crop_flip,cutout]'"
-    if "Config group override must be a string or a list" in text:
-        return f"a group's option must be named, and not be null; groups are {', '.join(groups())}"
-    if "Ambiguous value for argument" in text:
-        return f"{text.split(chr(39))[1]}: several values make a sweep, which needs -m: bench -m …"
-    if match := re.search(r"Error parsing override '([^']+)'\s+missing EQUAL", text):
-        return f"{match[1]}: write it as setting=value; bench --help lists the settings"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " ".join(lines[:2])
-
-
-def groups() -> list[str]:
-    """The configuration groups, such as ``model`` and ``augment/normalize``."""
-    folders = {file.parent.relative_to(CONF).as_posix() for file in CONF.glob("*/**/*.yaml")}
-    return sorted(folder for folder in folders if not folder.startswith("hydra/"))
-
-
-def _settings() -> Iterator[str]:
-    """Dotted names of all settings in the configuration files."""
-
-    def walk(node: Any, prefix: str) -> Iterator[str]:
-        for key, value in node.items() if isinstance(node, Mapping) else ():
-            yield f"{prefix}{key}"
-            yield from walk(value, f"{prefix}{key}.")
-
-    yield from walk(OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml")), "")
-    for group in groups():
-        for file in sorted((CONF / group).glob("*.yaml")):
-            yield from walk(OmegaConf.to_container(OmegaConf.load(file)), group.replace("/", ".") + ".")
-
-
-def _options_with(key: str) -> list[str]:
-    """The options, such as ``optimizer=sgd``, that bring the setting ``key`` along."""
-    found = []
-    for group in groups():
-        name = key.removeprefix(group.replace("/", ".") + ".")
-        for file in sorted((CONF / group).glob("*.yaml")) if name != key else ():
-            if OmegaConf.select(OmegaConf.load(file), name, throw_on_missing=False) is not None:
-                found.append(f"{group}={file.stem}")
-    return found
-
-
-def _near(word: str, words: Any) -> str:
-    close = difflib.get_close_matches(word, list(words), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _unset(key: str) -> str:

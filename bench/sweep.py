@@ -23,7 +23,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bench import console, report
-from bench.config import check, explain, resolved
+from bench.config import check, resolved
+from bench.explain import explain
 from bench.record import RunRecord, run_id
 from bench.store import Store, write_atomically
 

@@ -1,4 +1,18 @@
-"""Values that several test files use."""
+"""What several test files use."""
+
+from pathlib import Path
 
 SHORT = ("trainer.max_epochs=1", "data.source.test_size=1500", "data.val_size=100", "trainer.accelerator=cpu")
 """One short epoch of a cell on digits: 197 images to train on, 100 to validate, 1,500 to test."""
+
+
+def files(folder: Path) -> list[str]:
+    """Everything in the folder but what the tests put there."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != "locked")
+
+
+def one_line(err: str) -> str:
+    assert err.startswith("bench: ")
+    assert len(err.strip().splitlines()) <= 2
+    assert "Traceback" not in err
+    return err

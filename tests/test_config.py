@@ -1,68 +1,9 @@
 """What is wrong with a configuration is told by ``bench`` in a line that names the value and what is allowed."""
 
 import os
-from pathlib import Path
 
 import pytest
-
-from bench import config
-
-MODELS = sorted(file.stem for file in (config.CONF / "model").glob("*.yaml"))
-
-
-def files(folder: Path) -> list[str]:
-    """Everything in the folder but what the tests put there."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != "locked")
-
-
-def one_line(err: str) -> str:
-    assert err.startswith("bench: ")
-    assert len(err.strip().splitlines()) <= 2
-    assert "Traceback" not in err
-    return err
-
-
-def test_an_unknown_option_is_answered_with_the_choices(bench, tmp_path):
-    code, _, err = bench("model=letnet")
-    assert code == 2
-    assert "model=letnet" in one_line(err)
-    assert "did you mean lenet?" in err
-    assert ", ".join(MODELS) in err
-    assert files(tmp_path) == []
-
-
-@pytest.mark.parametrize("group", ["data", "optimizer", "scheduler", "trainer", "logger", "augment"])
-def test_every_group_names_its_choices(bench, group):
-    code, _, err = bench(f"{group}=nonsense")
-    assert code == 2
-    choices = sorted(file.stem for file in (config.CONF / group).glob("*.yaml"))
-    assert f"{group}=nonsense" in one_line(err)
-    assert ", ".join(choices) in err
-
-
-@pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        ("modle=nin", "did you mean model?"),
-        ("trainer.max_epoch=3", "did you mean trainer.max_epochs?"),
-        ("optimizer.ler=0.1", "did you mean optimizer.lr?"),
-        ("normalize=zca", "did you mean augment/normalize?"),
-        ("optimizer.momentum=0.5", "only there with optimizer=sgd"),
-        ("logger.mode=offline", "only there with logger=wandb"),
-        ("augment.flip.p=1", "only there with augment=flip"),
-        ("augment.normalize.bias=1", "only there with augment/normalize=zca"),
-        ("augment/normalize=mean", "augment/normalize=mean: no such option"),
-        ("augment=[crop,flap]", "augment=flap: no such option (did you mean flip?); choose of alternating_flip, "),
-        ("augment=[crop,", "a list goes in quotes and without spaces"),
-        ("paths.data=/a=b", "needs quotes of its own"),
-        ("model=lenet,nin", "model=lenet,nin: several values make a sweep, which needs -m"),
-        ("lenet", "lenet: write it as setting=value"),
-    ],
-)
-def test_what_cannot_be_composed_is_answered_with_what_was_meant(bench, override, said):
-    code, _, err = bench(override)
-    assert code == 2
-    assert said in one_line(err)
+from common import files, one_line
 
 
 @pytest.mark.parametrize(
@@ -86,6 +27,9 @@ def test_what_cannot_be_composed_is_answered_with_what_was_meant(bench, override
         ("data.on_error=ignore", "raise, skip"),
         ("data.device=disk", "auto, cpu, cuda"),
         ("data.in_channels=2", "one of 1, 3"),
+        ("model.pretrained=imagenet21k model=vgg16", "null or imagenet"),
+        ("model.freeze=head model=vgg16", "null or backbone"),
+        ("model.freeze=backbone model=vgg16", "needs model.pretrained=imagenet"),
         ("optimizer.lr=0", "above 0"),
         ("loss.label_smoothing=1", "[0, 1)"),
         ("loss.aux_weight=-0.1", "0 or more"),
@@ -96,9 +40,9 @@ def test_what_cannot_be_composed_is_answered_with_what_was_meant(bench, override
     ],
 )
 def test_a_value_that_is_not_allowed_is_named_with_what_is(bench, tmp_path, override, allowed):
-    code, _, err = bench(override)
+    code, _, err = bench(*override.split())
     assert code == 2
-    assert override in one_line(err)
+    assert override.split()[0] in one_line(err)
     assert allowed in err
     assert files(tmp_path) == []
 
@@ -130,12 +74,6 @@ def test_what_a_constructor_refuses_is_a_usage_error_that_leaves_nothing(bench, 
 @pytest.mark.parametrize("override", ["~paths", "model=null", "~model.net.num_classes", "paths.data=null"])
 def test_what_is_missing_from_the_configuration_is_named(bench, override):
     code, _, err = bench(override)
-    assert code == 2
-    one_line(err)
-
-
-def test_syntax_errors_are_told_in_two_lines(bench):
-    code, _, err = bench("model=[")
     assert code == 2
     one_line(err)
 

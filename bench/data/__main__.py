@@ -33,11 +33,11 @@ def look(arguments: list[str]) -> None:
     if file.suffix.lower() != ".png" or not file.parent.is_dir():
         raise ConfigError(f"out={file}: must be a .png file in a folder that exists")
 
-    from bench.assemble import make_data, mistakes, prepare_machine  # only now: importing PyTorch takes seconds
+    from bench.assemble import make_data, prepare_machine  # only now: importing PyTorch takes seconds
     from bench.data import sheet
 
     device = prepare_machine(resolved)
-    with mistakes():
+    with cli.mistakes():
         data = make_data(cfg, resolved, device)
     for table in sheet.tables(data):
         console.out.print(table)

@@ -107,7 +107,7 @@ class AlexNet(nn.Module):
 
 
 def init_as_published(model: AlexNet) -> None:
-    """Weights from N(0, 0.01); ones as biases of conv2, conv4, conv5 and the hidden fully connected layers: section 5."""
+    """Section 5: weights from N(0, 0.01); ones as biases of conv2, conv4, conv5, fc6 and fc7, zeros as the others."""
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     for i, layer in enumerate(layers, start=1):
         nn.init.normal_(layer.weight, std=0.01)

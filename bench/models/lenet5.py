@@ -112,10 +112,10 @@ class LeNet5(nn.Module):
     """LeNet-5: (N, in_channels, S, S) → ``Output(logits=(N, num_classes))``.
 
     LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", Proc. IEEE 86(11),
-    1998, section II.B, figure 2, table I: C1 6@5×5, S2, C3 16@5×5 with partial connections, S4, C5 120, F6 84; trainable
-    subsampling; scaled tanh behind every layer up to F6; radial basis functions with fixed codes as the output. 60,000
-    parameters and 340,908 connections at 1×32×32 and 10 classes. Initialisation: U(-2.4/F, 2.4/F), F the inputs of a
-    unit (appendix A).
+    1998, section II.B, figure 2, table I: C1 6@5×5, S2, C3 16@5×5 with partial connections, S4, C5 120, F6 84;
+    trainable subsampling; scaled tanh behind every layer up to F6; radial basis functions with fixed codes as output.
+    60,000 parameters and 340,908 connections at 1×32×32 and 10 classes. Initialisation: U(-2.4/F, 2.4/F), F the inputs
+    of a unit (appendix A).
 
     One geometry for all sizes. Images larger than 32×32 widen the input of C5, which is written as a linear layer.
 

@@ -1,0 +1,102 @@
+"""What went wrong while Hydra composed a configuration, in a line or two; and the groups and options there are."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bench.config import CONF
+
+_ABSENT = object()
+
+
+def explain(error: Exception) -> str:
+    """One or two lines for an error that Hydra or OmegaConf raised while composing: what was wrong, what is allowed."""
+    if getattr(error, "options", None) is not None:  # a group's option that does not exist
+        group, name = _option(str(getattr(error, "missing_cfg_file", "")))
+        return f"{group}={name}: no such option{_near(name, options(group))}; choose one of {', '.join(options(group))}"
+    text = str(error) or str(error.__cause__)
+    if match := re.search(r"Could not load '([^']+)'", text):  # one of several, as in augment=[crop,flip]
+        group, name = _option(match[1])
+        return f"{group}={name}: no such option{_near(name, options(group))}; choose of {', '.join(options(group))}"
+    if match := re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text):
+        group, folder = _option(match[1])
+        if group and any(option.startswith(f"{folder}/") for option in options(group)):
+            return f"{match[1]}: is no group; write {group}={folder}/…"
+        if found := _options_with(match[1]):
+            return f"{match[1]}: only there with {' or '.join(found)}"
+        near = _near(match[1], [*groups(), *_settings()])
+        return f"{match[1]}: no such setting{near}; groups are {', '.join(groups())}"
+    if "viable alternative" in text or "extraneous input" in text or "mismatched input" in text:
+        line = text.splitlines()[0]
+        if "[" in line:
+            return f"{line}; a list goes in quotes and without spaces: 'augment=[crop_flip,cutout]'"
+        return f"{line}; a value with signs such as = and ( needs quotes of its own: \"paths.results='/a=b'\""
+    if "can only concatenate str (not" in text:
+        return "a list inside a list is no choice of options; write 'augment=[crop_flip,cutout]'"
+    if "Config group override must be a string or a list" in text:
+        return f"a group's option must be named, and not be null; groups are {', '.join(groups())}"
+    if "Ambiguous value for argument" in text:
+        return f"{text.split(chr(39))[1]}: several values make a sweep, which needs -m: bench -m …"
+    if match := re.search(r"Error parsing override '([^']+)'\s+missing EQUAL", text):
+        return f"{match[1]}: write it as setting=value; bench --help lists the settings"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(lines[:2])
+
+
+@cache
+def groups() -> tuple[str, ...]:
+    """The configuration groups, such as ``model`` and ``augment/normalize``: those that config.yaml has defaults of."""
+    entries = OmegaConf.load(CONF / "config.yaml").defaults
+    names = [str(name) for entry in entries if isinstance(entry, DictConfig) for name in entry]
+    return tuple(sorted(name for name in names if not name.startswith("override ")))
+
+
+def options(group: str) -> list[str]:
+    """A group's options: ``lenet`` and the like, then those of folders that are no group, such as ``timm/resnet18``."""
+    files = (file.relative_to(CONF).with_suffix("").as_posix() for file in CONF.glob(f"{group}/**/*.yaml"))
+    names = [name for its_group, name in map(_option, files) if its_group == group]
+    return sorted(names, key=lambda name: (name.count("/"), name))
+
+
+def _option(path: str) -> tuple[str, str]:
+    """The innermost group and its option: ``model/timm/resnet18`` → ``("model", "timm/resnet18")``."""
+    group = max((group for group in groups() if path.startswith(f"{group}/")), key=len, default="")
+    return group, path.removeprefix(f"{group}/")
+
+
+def _settings() -> Iterator[str]:
+    """Dotted names of all settings in the configuration files."""
+
+    def walk(node: Any, prefix: str) -> Iterator[str]:
+        for key, value in node.items() if isinstance(node, Mapping) else ():
+            yield f"{prefix}{key}"
+            yield from walk(value, f"{prefix}{key}.")
+
+    yield from walk(OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml")), "")
+    for group in groups():
+        for option in options(group):
+            settings = OmegaConf.load(CONF / group / f"{option}.yaml")
+            yield from walk(OmegaConf.to_container(settings), group.replace("/", ".") + ".")
+
+
+def _options_with(key: str) -> list[str]:
+    """The options, such as ``optimizer=sgd``, that bring the setting ``key`` along."""
+    found = []
+    for group in groups():
+        name = key.removeprefix(group.replace("/", ".") + ".")
+        for option in options(group) if name != key else ():
+            settings = OmegaConf.load(CONF / group / f"{option}.yaml")
+            if OmegaConf.select(settings, name, default=_ABSENT) is not _ABSENT:
+                found.append(f"{group}={option}")
+    return found
+
+
+def _near(word: str, words: Any) -> str:
+    close = difflib.get_close_matches(word, list(words), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,0 +1,206 @@
+"""The ``bench-profile`` command: what a network is made of, layer by layer, and what it costs.
+
+    bench-profile model=googlenet data.image_size=224 data.num_classes=1000 [format=table] [out=FILE]
+    bench-profile --all [data.image_size=224]
+
+Prints each layer's kernel, stride, output (height×width×channels), parameters and multiply-accumulates (MACs) of one
+image in evaluation: auxiliary heads are not run. Activations, dropout and the like, without kernel or sums, are left
+out. A layer that is called twice has two lines, its parameters in the first. --all has a line a model: how
+many of its layers have weights to multiply by, and the sums, or why it cannot be built.
+
+format: table, markdown or csv, which has no line of sums; out=FILE writes it, in the format of its suffix .md or .csv
+if it has one. All settings of bench are understood, but only model and the data's image_size, in_channels and
+num_classes matter; the images need not be there. bench --help lists them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from bench import cli, config, console
+from bench.config import ConfigError
+from bench.explain import options
+from bench.store import write_atomically
+
+if TYPE_CHECKING:
+    from bench.costs import Layer
+
+ALL = "--all"
+FORMATS = ("table", "csv", "markdown")
+BY_SUFFIX = {".csv": "csv", ".md": "markdown"}
+NUMBERS = ("layers", "params", "MACs")
+"""The columns that hold numbers."""
+
+Row = tuple[str | int | None, ...]
+
+
+class Table(NamedTuple):
+    """``total``: a last row, of sums. ``notes``: of rows without numbers, the reason by the row's name."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: list[Row]
+    total: Row | None
+    notes: dict[str, str]
+
+
+def main() -> None:
+    """Run the command line."""
+    cli.run("bench-profile", __doc__ or "", profile)
+
+
+def profile(arguments: list[str]) -> None:
+    """Print or write the table that the arguments ask for."""
+    own = dict(a.split("=", 1) for a in arguments if a.startswith(("format=", "out=")))
+    settings = [a for a in arguments if a != ALL and not a.startswith(("format=", "out="))]
+    file = Path(own["out"]).expanduser() if "out" in own else None
+    style = own.get("format") or BY_SUFFIX.get(file.suffix.lower() if file else "", "table")
+    if style not in FORMATS:
+        raise ConfigError(f"format={style}: choose one of {', '.join(FORMATS)}")
+    if file and (file.is_dir() or not file.parent.is_dir()):
+        raise ConfigError(f"out={own['out']}: must be a file in a folder that exists")
+    table = of_all_models(settings) if ALL in arguments else of_layers(settings)
+    if file:
+        try:
+            write_atomically(file, render(table, style))
+        except OSError as error:
+            raise ConfigError(f"out={file}: cannot be written ({error})") from error
+        console.say(f"written: {file}")
+    elif style == "table":
+        console.out.print(to_rich(table))
+    else:
+        print(render(table, style), end="")
+
+
+def of_layers(settings: Sequence[str]) -> Table:
+    """One network, a row a layer."""
+    cfg = composed(settings)
+    layers = profiled(cfg)
+    header = ("layer", "kind", "kernel/stride", "output", "params", "MACs")
+    rows: list[Row] = [(la.name, la.kind, kernel(la), output(la), la.params, la.macs) for la in layers]
+    total = ("total", "", "", "", sum(la.params for la in layers), sum(la.macs for la in layers))
+    return Table(f"{cfg.model.name}, {images(cfg)}", header, rows, total, {})
+
+
+def of_all_models(settings: Sequence[str]) -> Table:
+    """A row a model configuration."""
+    if chosen := [setting for setting in settings if setting.startswith("model=")]:
+        raise ConfigError(f"{chosen[0]}: {ALL} has every model; leave one of them out")
+    # all are composed before the first is built: what is wrong there is a mistake in the call
+    cfgs = {name: composed([*settings, f"model={name}"]) for name in options("model")}
+    rows: list[Row] = []
+    notes = {}
+    for name, cfg in cfgs.items():
+        try:
+            layers = profiled(cfg)
+        except ConfigError as error:
+            notes[name] = " ".join(str(error).removeprefix("model.net: ").split())
+            rows.append((name, None, None, None))
+            continue
+        weighted = sum(la.params > 0 and la.macs > 0 for la in layers)
+        rows.append((name, weighted, sum(la.params for la in layers), sum(la.macs for la in layers)))
+    return Table(f"all models, {images(next(iter(cfgs.values())))}", ("model", *NUMBERS), rows, None, notes)
+
+
+def composed(settings: Sequence[str]) -> DictConfig:
+    """The configuration, of which only what shapes a network is checked, and no folder.
+
+    Raises:
+        ConfigError, HydraException, OmegaConfBaseException: a setting is wrong.
+    """
+    cfg = cli.composed(settings)
+    try:
+        config.check_shapes(lambda key: OmegaConf.select(cfg, key))
+    except OmegaConfBaseException as error:  # data=folder counts its classes
+        reason = str(error).splitlines()[0].split(" interpolation: ")[-1]
+        raise ConfigError(f"data.num_classes: must be set where there are no images ({reason})") from error
+    return cfg
+
+
+def profiled(cfg: DictConfig) -> list[Layer]:
+    """The layers of the configured network.
+
+    Raises:
+        ConfigError: it cannot be built, or cannot take images of this size.
+    """
+    import torch  # only now: importing PyTorch takes seconds
+
+    from bench import costs
+
+    try:
+        with cli.mistakes(), torch.device("meta"):
+            model = instantiate(cfg.model.net)
+        return costs.layers(model, cfg.data.in_channels, cfg.data.image_size)
+    except (RuntimeError, InstantiationException) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ConfigError(f"{cfg.model.name}, {images(cfg)}: {reason}") from error
+
+
+def images(cfg: DictConfig) -> str:
+    data = cfg.data
+    return f"{data.image_size}×{data.image_size}×{data.in_channels}, {data.num_classes:,} classes"
+
+
+def kernel(layer: Layer) -> str:
+    """As the papers write it: ``7×7/2``; ``5`` for a window of channels."""
+    stride = layer.stride[:1] if len(set(layer.stride)) == 1 else layer.stride
+    return "/".join("×".join(map(str, sides)) for sides in (layer.kernel, stride) if layer.kernel and sides)
+
+
+def output(layer: Layer) -> str:
+    """Channels last, as the papers write it: ``112×112×64``; ``not run`` in evaluation."""
+    return "×".join(map(str, (*layer.output[1:], *layer.output[:1]))) or "not run"
+
+
+def to_rich(table: Table) -> Group:
+    """For the terminal; fits 80 columns."""
+    out = RichTable(title=table.title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in table.header:
+        out.add_column(name.replace("/", "\n/"), justify="right" if name in NUMBERS else "left", overflow="fold")
+        out.columns[-1].no_wrap = name not in ("layer", "kind", "model")
+    for row in table.rows:
+        out.add_row(*map(escape, _texts(row)))
+    if table.total:
+        out.add_row(*_texts(table.total), style="bold")
+    return Group(out, *map(escape, _notes(table)))
+
+
+def render(table: Table, style: str) -> str:
+    """The table in one of the formats; CSV has the numbers in full, without sums, and notes as a column."""
+    text = io.StringIO()
+    if style == "table":
+        Console(file=text, width=80, highlight=False).print(to_rich(table))
+    elif style == "csv":
+        more = bool(table.notes)
+        lines = [(*row, table.notes.get(str(row[0]))) if more else row for row in table.rows]
+        csv.writer(text, lineterminator="\n").writerows([(*table.header, "note") if more else table.header, *lines])
+    else:
+        bar = ["--:" if name in NUMBERS else "---" for name in table.header]
+        rows = [table.header, bar, *map(_texts, table.rows), *([_texts(table.total)] if table.total else [])]
+        notes = ["", *(f"- {note}" for note in _notes(table))] if table.notes else []
+        text.write("\n".join([f"{table.title}:", "", *("| " + " | ".join(row) + " |" for row in rows), *notes, ""]))
+    return text.getvalue()
+
+
+def _texts(row: Row) -> list[str]:
+    return ["–" if cell is None else f"{cell:,}" if isinstance(cell, int) else cell for cell in row]
+
+
+def _notes(table: Table) -> list[str]:
+    return [f"{name}: {reason}" for name, reason in table.notes.items()]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""What cannot be composed is told by ``bench`` in a line that names what was meant and what is allowed."""
+
+import pytest
+from common import files, one_line
+
+from bench.config import CONF
+from bench.explain import groups, options
+
+MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
+
+
+def test_an_unknown_option_is_answered_with_the_choices(bench, tmp_path):
+    code, _, err = bench("model=letnet")
+    assert code == 2
+    assert "model=letnet" in one_line(err)
+    assert "did you mean lenet?" in err
+    assert ", ".join(MODELS) in err
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("group", ["data", "optimizer", "scheduler", "trainer", "logger", "augment"])
+def test_every_group_names_its_choices(bench, group):
+    code, _, err = bench(f"{group}=nonsense")
+    assert code == 2
+    choices = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    assert f"{group}=nonsense" in one_line(err)
+    assert ", ".join(choices) in err
+
+
+def test_a_folder_of_options_is_no_group():
+    assert {"model", "augment", "augment/normalize"} <= set(groups())
+    assert "model/timm" not in groups()
+    assert {"lenet", "timm/resnet18"} <= set(options("model"))
+    assert {"crop", "normalize/zca"} & set(options("augment")) == {"crop"}
+
+
+@pytest.mark.parametrize("option", ["nope", "timm", "timm/nope", "[lenet,timm/nope]"])
+def test_options_in_folders_are_among_the_choices(bench, option):
+    code, _, err = bench(f"model={option}")
+    assert code == 2
+    assert f"model={option.removeprefix('[lenet,').rstrip(']')}: no such option" in one_line(err)
+    assert f"{MODELS[-1]}, timm/densenet121, " in err
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("modle=nin", "did you mean model?"),
+        ("trainer.max_epoch=3", "did you mean trainer.max_epochs?"),
+        ("optimizer.ler=0.1", "did you mean optimizer.lr?"),
+        ("normalize=zca", "did you mean augment/normalize?"),
+        ("optimizer.momentum=0.5", "only there with optimizer=sgd"),
+        ("logger.mode=offline", "only there with logger=wandb"),
+        ("augment.flip.p=1", "only there with augment=flip"),
+        ("model.net.architecture=resnet34", "only there with model=timm/densenet121 or model=timm/"),
+        ("model.pretrained=imagenet", "only there with model=alexnet_torchvision or model=googlenet_torchvision or"),
+        ("model=resnet18", "did you mean timm/resnet18?"),
+        ("model/timm=resnet18", "model/timm: is no group; write model=timm/…"),
+        ("augment.normalize.bias=1", "only there with augment/normalize=zca"),
+        ("augment/normalize=mean", "augment/normalize=mean: no such option"),
+        ("augment=[crop,flap]", "augment=flap: no such option (did you mean flip?); choose of alternating_flip, "),
+        ("augment=[crop,", "a list goes in quotes and without spaces"),
+        ("paths.data=/a=b", "needs quotes of its own"),
+        ("model=lenet,nin", "model=lenet,nin: several values make a sweep, which needs -m"),
+        ("lenet", "lenet: write it as setting=value"),
+    ],
+)
+def test_what_cannot_be_composed_is_answered_with_what_was_meant(bench, override, said):
+    code, _, err = bench(override)
+    assert code == 2
+    assert said in one_line(err)
+
+
+def test_syntax_errors_are_told_in_two_lines(bench):
+    code, _, err = bench("model=[")
+    assert code == 2
+    one_line(err)
