@@ -1,0 +1,66 @@
+"""Every network leaves chance as it is initialised: trained on real photographs, its loss falls."""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench import machine
+from bench.config import CONF
+from bench.optim import parameter_groups
+
+CONFIGS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+STEPS = {"vgg13": 120, "vgg16": 200, "vgg19": 320}  # at most; of AdamW at the configured rate, each on all images
+OTHERS_STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def photographs() -> tuple[Tensor, Tensor]:
+    """20 images of CIFAR-10, (20, 3, 32, 32) normalised, and their labels: 2 of each class."""
+    folder = Path(os.environ.get("BENCH_DATA", "nowhere")) / "cifar10/train"
+    if not folder.is_dir():
+        pytest.skip("needs cifar10/train as image files in BENCH_DATA")
+    files = [sorted(label.iterdir())[:2] for label in sorted(folder.iterdir())]
+    chosen = [(files[i % 10][i // 10], i % 10) for i in range(20)]
+    pixels = np.stack([np.asarray(Image.open(file).convert("RGB"), dtype=np.float32) for file, _ in chosen])
+    mean, std = pixels.mean(axis=(0, 1, 2)), pixels.std(axis=(0, 1, 2))
+    images = torch.from_numpy((pixels - mean) / std).permute(0, 3, 1, 2)
+    return images.contiguous(memory_format=torch.channels_last), torch.tensor([label for _, label in chosen])
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_loss_falls_below_half_its_first_value_and_half_of_chance(name, photographs, composed):
+    images, labels = photographs
+    cfg = composed(f"model={name}", "data=cifar10")
+    torch.manual_seed(0)
+    net = instantiate(cfg.model.net).to(memory_format=torch.channels_last).train()
+    optimizer = instantiate(cfg.optimizer)(parameter_groups(net))
+    bf16 = machine.precision("auto", torch.device("cpu")) == "bf16-mixed"
+    losses: list[float] = []
+    for _ in range(STEPS.get(name, OTHERS_STEPS)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            output = net(images)
+            loss = F.cross_entropy(output.logits, labels)
+            total = loss + 0.3 * sum(F.cross_entropy(logits, labels) for logits in output.aux)
+        losses.append(loss.item())
+        recent = sum(losses[-5:]) / 5  # dropout makes single steps differ
+        if len(losses) > 5 and recent < min(losses[0], math.log(10)) / 2:
+            break
+        total.backward()
+        if len(losses) == 1:
+            assert next(net.parameters()).grad.abs().max() > 0, "gradients do not reach the first layer"
+        torch.nn.utils.clip_grad_norm_(net.parameters(), cfg.trainer.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+    else:
+        pytest.fail(f"loss {losses[0]:.2f} at first, {recent:.2f} after {len(losses)} steps")
+    print(f"{name}: {len(losses)} steps")
