@@ -16,6 +16,7 @@ from bench import train
 from bench.config import ConfigError
 from bench.data.loader import BatchLoader
 from bench.data.module import ImageData
+from bench.models.googlenet import GoogLeNet
 from bench.models.lenet import LeNet
 from bench.module import Classifier
 from bench.store import Store, StoreError
@@ -257,3 +258,21 @@ def test_augmented_training_leaves_evaluation_alone(composed):
     ours, theirs = (next(iter(part.train_dataloader())) for part in (data, plain))
     assert torch.equal(ours.labels, theirs.labels)
     assert not torch.equal(ours.images, theirs.images)
+
+
+def test_the_selected_weights_are_those_of_the_network_that_is_used(composed, tmp_path):
+    record = train.run(composed("model=googlenet", *QUIET, "data.source.test_size=1600", "data.val_size=50"))
+    assert record.status == "ok", record.error
+    saved = torch.load(tmp_path / "results/runs" / record.run_id / "checkpoints/selected.ckpt", weights_only=True)
+    weights = {name.removeprefix("model."): value for name, value in saved["state_dict"].items()}
+    GoogLeNet(10, image_size=32, aux_heads=False).load_state_dict(weights)
+    assert sum(value.numel() for value in weights.values()) == record.params
+
+
+def test_weights_saved_to_go_on_with_have_auxiliary_heads():
+    model = GoogLeNet(10, image_size=32)
+    module = Classifier(model, 10, torch.optim.SGD, lambda optimizer, steps: None)
+    for extra, heads in (({}, False), ({"optimizer_states": []}, True)):
+        checkpoint = {"state_dict": module.state_dict(), **extra}
+        module.on_save_checkpoint(checkpoint)
+        assert any("aux_heads" in name for name in checkpoint["state_dict"]) == heads

@@ -1,20 +1,26 @@
 """The ``bench-speed`` command: how fast the parts are, side by side with what one would use instead.
 
     bench-speed data [paths.data=FOLDER] [paths.results=results/local]
+    bench-speed models [trainer.accelerator=cpu] [paths.results=results/local]
 
 data: images/s of the input pipeline against torchvision's transforms in a DataLoader with 0, 1 and 2 workers; memory;
 the time to build the cache of decoded images (on CIFAR-10, where paths.data has it as image files).
 
-Prints tables and writes them, with the hardware and versions, to <paths.results>/speed/data.md and data.json. Let
+models: images/s of training steps of AlexNet, VGG and GoogLeNet against torchvision's of the same weights; local
+response normalisation against PyTorch's, and its share of GoogLeNet's step. In bf16 where the hardware multiplies it.
+
+Prints tables and writes them, with the hardware and versions, to <paths.results>/speed/<subject>.md and .json. Let
 nothing else run meanwhile.
 """
 
 from __future__ import annotations
 
+import importlib
+
 from bench import cli, config
 from bench.config import ConfigError
 
-SUBJECTS = ("data",)
+SUBJECTS = ("data", "models")
 
 
 def main() -> None:
@@ -27,11 +33,10 @@ def measure(arguments: list[str]) -> None:
     subject = arguments[0] if arguments else ""
     if subject not in SUBJECTS:
         raise ConfigError(f"{subject or 'what to measure'}: name one of {', '.join(SUBJECTS)} first")
-    resolved = config.check(cli.composed(["data=cifar10", *arguments[1:]]))
+    default = ["data=cifar10"] if subject == "data" else []  # random images otherwise, of which no folder need be there
+    resolved = config.check(cli.composed([*default, *arguments[1:]]))
 
-    from bench.speed import data  # only now: importing PyTorch takes seconds
-
-    data.measure(resolved)
+    importlib.import_module(f"bench.speed.{subject}").measure(resolved)  # only now: importing PyTorch takes seconds
 
 
 if __name__ == "__main__":

@@ -1,0 +1,195 @@
+"""Training steps of our networks against torchvision's of the same weights; local response normalisation."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench import console, machine
+from bench.models import Output
+from bench.models.alexnet import AlexNet
+from bench.models.googlenet import GoogLeNet
+from bench.models.layers import LocalResponseNorm
+from bench.models.pretrained import copy_weights
+from bench.models.vgg import VGG
+from bench.speed.timing import interleaved, publish
+
+ROUNDS = 15
+CLASSES = 1000
+AUX_WEIGHT = 0.3
+
+Rates = dict[str, list[float]]
+"""Images/s of each contestant in each round."""
+
+
+class Twins(NamedTuple):
+    """A network of ours and torchvision's of the same layers, both without dropout, and what they are shown."""
+
+    name: str
+    ours: Callable[[], nn.Module]
+    theirs: Callable[[], nn.Module]
+    images: tuple[tuple[int, int], ...]
+    """Sizes of images and of batches."""
+
+
+TWINS = (
+    Twins(
+        "alexnet_torchvision",
+        lambda: AlexNet(image_size=224, towers=1, dropout=0.0),
+        lambda: torchvision.models.alexnet(dropout=0.0),
+        ((224, 64), (64, 256)),  # at 32 torchvision's poolings leave nothing
+    ),
+    Twins(
+        "vgg16",
+        lambda: VGG(16, dropout=0.0),
+        lambda: torchvision.models.vgg16(dropout=0.0),
+        ((224, 4), (32, 128)),
+    ),
+    Twins(
+        "vgg16_bn",
+        lambda: VGG(16, batch_norm=True, dropout=0.0),
+        lambda: torchvision.models.vgg16_bn(dropout=0.0),
+        ((224, 4), (32, 128)),
+    ),
+    Twins(
+        "googlenet_torchvision",
+        lambda: GoogLeNet(batch_norm=True, torchvision=True, dropout=0.0, aux_dropout=0.0),
+        lambda: torchvision.models.googlenet(init_weights=False, dropout=0.0, dropout_aux=0.0),
+        ((224, 16), (32, 128)),
+    ),
+)
+
+NORM_SHAPE = (128, 64, 32, 32)
+GOOGLENET_IMAGES = ((224, 16), (32, 64))
+
+
+def measure(resolved: Mapping[str, Any]) -> None:
+    """Measure, print and write; see the command's help."""
+    machine.keep_freed_pages()
+    device = machine.device(resolved["trainer"]["accelerator"])
+    dtype = torch.bfloat16 if machine.precision("auto", device) == "bf16-mixed" else torch.float32
+    torch.manual_seed(0)
+    steps, norms, shares = {}, {}, {}
+    for pair in TWINS:
+        for size, batch in pair.images:
+            console.say(f"{pair.name}, {size}×{size}")
+            steps[pair.name, f"{batch} of {size}×{size}"] = rounds(twins(pair), size, batch, device, dtype)
+    for name in ("float32", "bfloat16"):
+        console.say(f"local response normalisation, {name}")
+        norms[name, "×".join(map(str, NORM_SHAPE))] = interleaved(norm_calls(getattr(torch, name), device), ROUNDS)
+    for size, batch in GOOGLENET_IMAGES:
+        console.say(f"googlenet, {size}×{size}, with and without it")
+        nets = with_and_without_norm(size)
+        shares["googlenet", f"{batch} of {size}×{size}"] = rounds(nets, size, batch, device, dtype)
+    precision = str(dtype).removeprefix("torch.")
+    publish(
+        Path(resolved["paths"]["results"]).expanduser() / "speed",
+        "models",
+        [
+            table(f"Training steps, {precision}, images/s", steps, "ratio", lambda r: f"{r:.3f}"),
+            table("Local response normalisation, images/s", norms, "× faster", lambda r: f"{r:.1f}"),
+            table(
+                f"GoogLeNet's training steps, {precision}, with and without it, images/s",
+                shares, "its share", lambda r: f"{1 - r:.1%}",
+            ),
+        ],
+        {
+            "images_per_s": [
+                {"network": name, "images": images, **each}
+                for measured in (steps, norms, shares)
+                for (name, images), each in measured.items()
+            ]
+        },
+    )  # fmt: skip
+
+
+def table(
+    title: str, measured: Mapping[tuple[str, str], Rates], compared: str, told: Callable[[float], str]
+) -> tuple[str, list[str], list[list[str]]]:
+    """Medians of two contestants, and how the first compares with the second."""
+    rows = []
+    for (name, images), rates in measured.items():
+        medians = [f"{statistics.median(each):,.1f}" for each in rates.values()]
+        rows.append([name, images, *medians, told(ratio(*rates.values()))])
+    return title, ["", "images", *next(iter(measured.values())), compared], rows
+
+
+def ratio(one: list[float], other: list[float]) -> float:
+    """The median over rounds of one's rate over the other's in the same round."""
+    return statistics.median(a / b for a, b in zip(one, other, strict=True))
+
+
+def rounds(nets: Mapping[str, nn.Module], size: int, batch: int, device: torch.device, dtype: torch.dtype) -> Rates:
+    """Images/s of training steps of each network on the same random images, channels last."""
+    images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(CLASSES, (batch,), device=device)
+    for net in nets.values():
+        net.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    return interleaved({name: step(net, images, labels, dtype) for name, net in nets.items()}, ROUNDS)
+
+
+def twins(pair: Twins) -> dict[str, nn.Module]:
+    """Both networks, of the same weights."""
+    nets = {"ours": pair.ours(), "torchvision": pair.theirs()}
+    copy_weights(nets["torchvision"], nets["ours"])
+    return nets
+
+
+def with_and_without_norm(size: int) -> dict[str, nn.Module]:
+    """GoogLeNet as published, and without local response normalisation."""
+    nets: dict[str, nn.Module] = {name: GoogLeNet(CLASSES, image_size=size) for name in ("with", "without")}
+    for name, layer in list(nets["without"].named_modules()):
+        if isinstance(layer, LocalResponseNorm):
+            nets["without"].set_submodule(name, nn.Identity())
+    return nets
+
+
+def norm_calls(dtype: torch.dtype, device: torch.device) -> dict[str, Callable[[], int]]:
+    """Forward and backward of the layer in GoogLeNet's form; PyTorch's in float32, having no bf16 on a CPU."""
+    x = torch.randn(NORM_SHAPE, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    upstream = torch.randn_like(x)
+    ours, theirs = LocalResponseNorm(NORM_SHAPE[1]).to(device), nn.LocalResponseNorm(5)
+
+    def run(layer: Callable[[Tensor], Tensor]) -> Callable[[], int]:
+        def call() -> int:
+            leaf = x.detach().requires_grad_()
+            layer(leaf).backward(upstream)
+            assert leaf.grad is not None
+            leaf.grad[0, 0, 0, 0].item()  # a GPU has then finished
+            return len(x)
+
+        return call
+
+    return {"ours": run(ours), "PyTorch": run(lambda leaf: theirs(leaf.float()).to(dtype))}
+
+
+def step(net: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype) -> Callable[[], int]:
+    """Forward, loss with auxiliary heads, backward."""
+
+    def call() -> int:
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+            output = net(images)
+            logits, aux = everything(output)
+            loss = F.cross_entropy(logits, labels)
+            for head in aux:
+                loss = loss + AUX_WEIGHT * F.cross_entropy(head, labels)
+        loss.backward()
+        net.zero_grad()
+        loss.item()  # a GPU has then finished
+        return len(images)
+
+    return call
+
+
+def everything(output: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Logits and auxiliary logits of our networks and of torchvision's."""
+    if isinstance(output, Output):
+        return output.logits, output.aux
+    return (output, ()) if isinstance(output, Tensor) else (output[0], tuple(output[1:]))

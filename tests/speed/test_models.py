@@ -1,0 +1,79 @@
+"""The comparison of training steps, made small: what is compared, not how fast it is."""
+
+import json
+
+import pytest
+import torch
+
+from bench.models.layers import LocalResponseNorm
+from bench.speed import models
+from bench.speed.__main__ import main
+
+CPU = torch.device("cpu")
+TWINS = {twins.name: twins for twins in models.TWINS}
+
+
+def gradients(net: torch.nn.Module) -> list[torch.Tensor]:
+    """Those that a training step leaves, before it clears them."""
+    torch.manual_seed(1)
+    images, labels = torch.randn(4, 3, 64, 64), torch.randint(1000, (4,))
+    kept = []
+    net.zero_grad = lambda: kept.extend(p.grad.clone() for p in net.parameters())
+    assert models.step(net.train(), images, labels, torch.float32)() == 4
+    return kept
+
+
+@pytest.mark.parametrize("name", ["alexnet_torchvision", "googlenet_torchvision"])
+def test_both_networks_take_the_same_step(name):
+    torch.manual_seed(0)
+    nets = models.twins(TWINS[name])
+    assert list(nets) == ["ours", "torchvision"]
+    ours, theirs = map(gradients, nets.values())
+    assert [g.shape for g in ours] == [g.shape for g in theirs]
+    assert len(ours) > 10
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one - other).norm() <= 1e-3 * other.norm() + 1e-7
+
+
+def test_every_size_of_every_network_is_one_torchvision_takes():
+    for twins in models.TWINS:
+        with torch.device("meta"):
+            net = twins.theirs().eval()
+        for size, _ in twins.images:
+            assert net(torch.empty(1, 3, size, size, device="meta")).shape == (1, 1000)
+        assert [size for size, _ in twins.images] == ([224, 64] if "alexnet" in twins.name else [224, 32])
+
+
+def test_googlenet_without_local_response_norm_is_otherwise_the_same():
+    nets = list(models.with_and_without_norm(32).values())
+    counts = [sum(isinstance(layer, LocalResponseNorm) for layer in net.modules()) for net in nets]
+    assert counts == [2, 0]
+    assert [len(list(net.parameters())) for net in nets] == [len(list(nets[0].parameters()))] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_norms_run_forward_and_backward(dtype, monkeypatch):
+    monkeypatch.setattr(models, "NORM_SHAPE", (2, 8, 4, 4))
+    assert {name: step() for name, step in models.norm_calls(dtype, CPU).items()} == {"ours": 2, "PyTorch": 2}
+
+
+def test_ratios_are_medians_over_rounds_of_pairs():
+    assert models.ratio([2.0, 30.0, 4.0], [1.0, 10.0, 4.0]) == 2.0
+
+
+def test_the_command_writes_what_it_measured(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "ROUNDS", 2)
+    monkeypatch.setattr(models, "TWINS", (TWINS["googlenet_torchvision"]._replace(images=((32, 2),)),))
+    monkeypatch.setattr(models, "GOOGLENET_IMAGES", ((32, 2),))
+    monkeypatch.setattr(models, "NORM_SHAPE", (2, 8, 4, 4))
+    code, out, err = call(main, "models", "trainer.accelerator=cpu", f"paths.results={tmp_path}")
+    assert (code, err) == (0, "")
+    assert [line.split()[1:5] for line in out.splitlines() if "torchvision " in line][-1] == [
+        "googlenet_torchvision", "│", "2", "of",
+    ]  # fmt: skip
+    measured = json.loads((tmp_path / "speed/models.json").read_text())["results"]["images_per_s"]
+    assert [row["network"] for row in measured] == ["googlenet_torchvision", "float32", "bfloat16", "googlenet"]
+    assert [len(rates) for row in measured for rates in row.values() if isinstance(rates, list)] == [2] * 8
+    table = (tmp_path / "speed/models.md").read_text()
+    for title in ("Training steps", "Local response normalisation", "its share"):
+        assert title in table
