@@ -21,7 +21,7 @@ from bench.models.pretrained import copy_weights
 from bench.models.vgg import VGG
 from bench.speed.timing import interleaved, publish
 
-ROUNDS = 15
+ROUNDS = 31
 CLASSES = 1000
 AUX_WEIGHT = 0.3
 
