@@ -88,6 +88,9 @@ RULES: dict[str, Rule] = {
 SHAPES = ("num_classes", "in_channels", "image_size")
 """What a network is told by ``data``, and is not to be told otherwise."""
 
+MODEL = ("name", "net", "lr", "twin", "pretrained", "freeze")
+"""What a model's configuration holds."""
+
 
 def check(cfg: DictConfig) -> dict[str, Any]:
     """Check a composed configuration; returns it resolved.
@@ -106,7 +109,7 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     for key in RULES:
         _check_value(key, _select(config, key))
     check_shapes(lambda key: _select(config, key))
-    _check_pretrained(config["model"])
+    _check_model(config["model"])
     stored, wanted = config["data"]["decode_size"], config["data"]["image_size"]
     if stored < wanted:
         raise ConfigError(f"data.decode_size={stored}: must be data.image_size, which is {wanted}, or more")
@@ -142,8 +145,11 @@ def _check_value(key: str, value: Any) -> None:
         raise ConfigError(f"{key}={value}: must be {text}")
 
 
-def _check_pretrained(model: Mapping[str, Any]) -> None:
-    """``model.pretrained`` and ``model.freeze``, which are there for networks that torchvision has weights of."""
+def _check_model(model: Mapping[str, Any]) -> None:
+    """``pretrained`` and ``freeze`` are there for networks that torchvision has weights of."""
+    for key in model:  # Hydra takes +model/timm=resnet18, which would be read by nobody
+        if key not in MODEL:
+            raise ConfigError(f"model.{key}: no such setting; there are {', '.join(MODEL)}")
     for key, allowed in (("pretrained", "imagenet"), ("freeze", "backbone")):
         if model.get(key) not in (None, allowed):
             raise ConfigError(f"model.{key}={model[key]}: must be null or {allowed}")

@@ -47,6 +47,13 @@ def test_a_value_that_is_not_allowed_is_named_with_what_is(bench, tmp_path, over
     assert files(tmp_path) == []
 
 
+def test_what_nobody_reads_is_refused(bench, tmp_path):
+    code, _, err = bench("+model/timm=resnet18")
+    assert code == 2
+    assert "model.timm: no such setting; there are name, net, lr" in one_line(err)
+    assert files(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
