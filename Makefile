@@ -29,8 +29,8 @@ bench: $(READY) ## train the five networks, write and print the leaderboard
 report: $(READY) ## rebuild the leaderboard from the records
 	$(BIN)/bench-report 'paths.results=$(RESULTS)'
 
-profile: $(READY) ## print layers, parameters and MACs of all models
-	$(BIN)/bench-profile --all 'data=$(DATA)' $(ARGS)
+profile: $(READY) ## print layers, parameters and MACs of all models, at 224 pixels and 1000 classes
+	$(BIN)/bench-profile --all data.image_size=224 data.num_classes=1000 $(ARGS)
 
 test: $(READY) ## run all tests
 	$(BIN)/python -m pytest

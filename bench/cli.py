@@ -82,6 +82,8 @@ def composed(settings: Sequence[str]) -> DictConfig:
         ConfigError, HydraException, OmegaConfBaseException: a setting is wrong.
     """
     for setting in settings:
+        if setting.startswith("-"):
+            raise ConfigError(f"{setting}: no such flag; --help tells what there is")
         if "=" not in setting and not setting.startswith("~"):
             raise ConfigError(f"{setting}: write it as setting=value")
     with initialize_config_dir(str(config.CONF), version_base="1.3"):

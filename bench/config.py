@@ -109,7 +109,9 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     for key in RULES:
         _check_value(key, _select(config, key))
     check_shapes(lambda key: _select(config, key))
-    _check_model(config["model"])
+    check_model(config["model"])
+    if config["model"].get("pretrained") and config["data"]["in_channels"] != 3:
+        raise ConfigError(f"data.in_channels={config['data']['in_channels']}: pretrained weights are for 3")
     stored, wanted = config["data"]["decode_size"], config["data"]["image_size"]
     if stored < wanted:
         raise ConfigError(f"data.decode_size={stored}: must be data.image_size, which is {wanted}, or more")
@@ -145,15 +147,21 @@ def _check_value(key: str, value: Any) -> None:
         raise ConfigError(f"{key}={value}: must be {text}")
 
 
-def _check_model(model: Mapping[str, Any]) -> None:
-    """``pretrained`` and ``freeze`` are there for networks that torchvision has weights of."""
+def check_model(model: Mapping[str, Any]) -> None:
+    """Check what a model's configuration holds; ``pretrained`` and ``freeze`` go with weights of torchvision.
+
+    Raises:
+        ConfigError: a key is not known, or its value not allowed.
+    """
     for key in model:  # Hydra takes +model/timm=resnet18, which would be read by nobody
         if key not in MODEL:
             raise ConfigError(f"model.{key}: no such setting; there are {', '.join(MODEL)}")
     for key, allowed in (("pretrained", "imagenet"), ("freeze", "backbone")):
         if model.get(key) not in (None, allowed):
             raise ConfigError(f"model.{key}={model[key]}: must be null or {allowed}")
-    if model.get("freeze") and not model["pretrained"]:
+    if model.get("pretrained") and not isinstance(model.get("twin"), str):
+        raise ConfigError(f"model.pretrained={model['pretrained']}: torchvision has no weights of {model.get('name')}")
+    if model.get("freeze") and not model.get("pretrained"):
         raise ConfigError(f"model.freeze={model['freeze']}: needs model.pretrained=imagenet, or it stays random")
 
 

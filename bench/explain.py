@@ -29,7 +29,7 @@ def explain(error: Exception) -> str:
         if group and any(option.startswith(f"{folder}/") for option in options(group)):
             return f"{match[1]}: is no group; write {group}={folder}/…"
         if found := _options_with(match[1]):
-            return f"{match[1]}: only there with {' or '.join(found)}"
+            return f"{match[1]}: only there with {_joined(found)}"
         near = _near(match[1], [*groups(), *_settings()])
         return f"{match[1]}: no such setting{near}; groups are {', '.join(groups())}"
     if "viable alternative" in text or "extraneous input" in text or "mismatched input" in text:
@@ -95,6 +95,15 @@ def _options_with(key: str) -> list[str]:
             if OmegaConf.select(settings, name, default=_ABSENT) is not _ABSENT:
                 found.append(f"{group}={option}")
     return found
+
+
+def _joined(choices: list[str]) -> str:
+    """``model=vgg11, vgg13 or augment=flip``: a group's name once."""
+    by_group: dict[str, list[str]] = {}
+    for choice in choices:
+        group, _, option = choice.partition("=")
+        by_group.setdefault(group, []).append(option)
+    return " or ".join(f"{group}={', '.join(named)}" for group, named in by_group.items())
 
 
 def _near(word: str, words: Any) -> str:

@@ -8,8 +8,8 @@ image in evaluation: auxiliary heads are not run. Activations, dropout and the l
 out. A layer that is called twice has two lines, its parameters in the first. --all has a line a model: how
 many of its layers have weights to multiply by, and the sums, or why it cannot be built.
 
-format: table, markdown or csv, which has no line of sums; out=FILE writes it, in the format of its suffix .md or .csv
-if it has one. All settings of bench are understood, but only model and the data's image_size, in_channels and
+format: table, markdown or csv, which has no line of sums; out=FILE writes what its suffix says, .txt, .md or .csv. All
+settings of bench are understood, but only model and the data's image_size, in_channels and
 num_classes matter; the images need not be there. bench --help lists them.
 """
 
@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
 ALL = "--all"
 FORMATS = ("table", "csv", "markdown")
-BY_SUFFIX = {".csv": "csv", ".md": "markdown"}
+BY_SUFFIX = {".csv": "csv", ".md": "markdown", ".txt": "table"}
 NUMBERS = ("layers", "params", "MACs")
 """The columns that hold numbers."""
 
@@ -66,9 +65,14 @@ def profile(arguments: list[str]) -> None:
     own = dict(a.split("=", 1) for a in arguments if a.startswith(("format=", "out=")))
     settings = [a for a in arguments if a != ALL and not a.startswith(("format=", "out="))]
     file = Path(own["out"]).expanduser() if "out" in own else None
-    style = own.get("format") or BY_SUFFIX.get(file.suffix.lower() if file else "", "table")
+    suffix = file.suffix.lower() if file else ".txt"
+    if suffix not in BY_SUFFIX:
+        raise ConfigError(f"out={own['out']}: must end in one of {', '.join(BY_SUFFIX)}")
+    style = own.get("format", BY_SUFFIX[suffix])
     if style not in FORMATS:
         raise ConfigError(f"format={style}: choose one of {', '.join(FORMATS)}")
+    if file and style != BY_SUFFIX[suffix]:
+        raise ConfigError(f"format={style}: out={own['out']} says {BY_SUFFIX[suffix]}; leave out one of them")
     if file and (file.is_dir() or not file.parent.is_dir()):
         raise ConfigError(f"out={own['out']}: must be a file in a folder that exists")
     table = of_all_models(settings) if ALL in arguments else of_layers(settings)
@@ -123,6 +127,7 @@ def composed(settings: Sequence[str]) -> DictConfig:
     cfg = cli.composed(settings)
     try:
         config.check_shapes(lambda key: OmegaConf.select(cfg, key))
+        config.check_model({str(key): cfg.model[key] for key in cfg.model})
     except OmegaConfBaseException as error:  # data=folder counts its classes
         reason = str(error).splitlines()[0].split(" interpolation: ")[-1]
         raise ConfigError(f"data.num_classes: must be set where there are no images ({reason})") from error
@@ -143,8 +148,10 @@ def profiled(cfg: DictConfig) -> list[Layer]:
         with cli.mistakes(), torch.device("meta"):
             model = instantiate(cfg.model.net)
         return costs.layers(model, cfg.data.in_channels, cfg.data.image_size)
-    except (RuntimeError, InstantiationException) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever layers of all kinds say of images that do not fit
+        reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"{cfg.model.name}, {images(cfg)}: {reason}") from error
 
 
@@ -199,7 +206,9 @@ def _texts(row: Row) -> list[str]:
 
 
 def _notes(table: Table) -> list[str]:
-    return [f"{name}: {reason}" for name, reason in table.notes.items()]
+    """A line a reason."""
+    names = {reason: [name for name in table.notes if table.notes[name] == reason] for reason in table.notes.values()}
+    return [f"{', '.join(those)}: {reason}" for reason, those in names.items()]
 
 
 if __name__ == "__main__":

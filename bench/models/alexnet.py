@@ -10,7 +10,7 @@ from bench.models.layers import FitTo, LocalResponseNorm, Output, conv, geometry
 
 # channels of conv1 … conv5
 TWO_TOWERS = (96, 256, 384, 384, 256)  # Krizhevsky et al. 2012, figure 2, both towers together
-ONE_TOWER = (64, 192, 384, 256, 256)  # Krizhevsky 2014
+ONE_TOWER = (64, 192, 384, 256, 256)  # torchvision, from the configuration of cuda-convnet2 for one GPU
 
 
 class Shape(NamedTuple):
@@ -34,9 +34,9 @@ class AlexNet(nn.Module):
     normalisation behind conv1 and conv2 (k=2, n=5, α=1e-4, β=0.75), overlapping 3×3/2 pooling, dropout on fc6
     and fc7. 60,965,224 parameters at 3×227×227 and 1000 classes.
 
-    ``towers=1``: Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014, footnote 1: fewer
-    channels, no local response normalisation; 61,100,840 parameters. It is torchvision's AlexNet but for the
-    place of dropout, which torchvision has in front of fc6 and fc7.
+    ``towers=1``: torchvision's AlexNet, after Krizhevsky, "One weird trick for parallelizing convolutional neural
+    networks", 2014: fewer channels, no local response normalisation; 61,100,840 parameters. The paper's footnote 1 has
+    384 maps in conv4, torchvision 256. Dropout is behind fc6 and fc7, in torchvision in front of them.
 
     Geometries: ``paper`` from 96 pixels on. 227 pixels give the published 55×55 maps without padding; smaller
     images, the 224 of the paper's text among them, are padded by 2, which does so for 224. Other sizes are pooled to
@@ -66,7 +66,7 @@ class AlexNet(nn.Module):
         super().__init__()
         if image_size < 15:
             raise ValueError(f"image_size={image_size}: AlexNet needs at least 15 pixels")
-        if towers not in (1, 2):
+        if isinstance(towers, bool) or towers not in (1, 2):
             raise ValueError(f"towers={towers}: choose one of 1, 2")
         if init not in ("kaiming", "paper"):
             raise ValueError(f"init={init}: choose one of kaiming, paper")

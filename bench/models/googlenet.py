@@ -89,8 +89,8 @@ class GoogLeNet(nn.Module):
     convolution and one pooling less (32 → 16 → 8 → 4).
 
     ``torchvision=true``, which wants batch norm, has the differences of torchvision's GoogLeNet: a 3×3 kernel in the
-    5×5 branch, 2×2 pooling behind 4e, heads pooled to 4×4 whatever their input, ε = 1e-3 in batch norm; 6,624,904
-    parameters. ``naive=true`` has Inception blocks without dimension reduction.
+    5×5 branch, 2×2 pooling behind 4e, heads that pool maps of any size to 4×4 (2×2 in the small geometry), ε = 1e-3
+    in batch norm; 6,624,904 parameters. ``naive=true`` has Inception blocks without dimension reduction.
 
     Deviations: Kaiming initialisation (the paper gives none); batch norm behind every convolution in place of
     local response normalisation if asked for; k=1, n=5, α=1e-4, β=0.75 as in the authors' Caffe model.
@@ -118,7 +118,7 @@ class GoogLeNet(nn.Module):
             raise ValueError("torchvision=true: needs batch_norm=true and naive=false")
         if aux_heads and image_size < 20 and not torchvision:
             raise ValueError(
-                f"image_size={image_size}: the auxiliary heads need at least 20 pixels; or aux_heads=false"
+                f"image_size={image_size}: the auxiliary heads need at least 20 pixels; or model.net.aux_heads=false"
             )
 
         def norm(channels: int) -> list[nn.Module]:

@@ -69,11 +69,15 @@ class InceptionV2(nn.Module):
 
     Ioffe, Szegedy, "Batch normalization: accelerating deep network training by reducing internal covariate shift", ICML
     2015, section 4.2 and figure 5: GoogLeNet with batch norm behind every convolution, two 3×3 convolutions in
-    place of each 5×5, a third block at 28×28, and blocks of stride 2 (3c, 4e) instead of pooling between them; no
-    auxiliary heads. 11,285,224 parameters at 3×224×224 and 1000 classes. Not the "Inception-v2" of Szegedy et al. 2016.
+    place of each 5×5, a third block at 28×28, and blocks of stride 2 (3c, 4e) instead of pooling between them; figure 5
+    draws no auxiliary heads. 11,285,224 parameters at 3×224×224 and 1000 classes. Not the "Inception-v2" of Szegedy et
+    al. 2016.
 
     Geometries: ``paper`` has the 7×7/2 stem (224 → 112 → 56 → 28 → 14 → 7). ``small`` has a 3×3/1 first
     convolution and one pooling less (32 → 16 → 8 → 4).
+
+    Figure 5 gives 4c, 4d and 4e outputs of 576, 576 and 1024 channels, but its columns sum to 608, 608 and 1056:
+    these are built, as in the Caffe model that is in use.
 
     Deviations: a plain first convolution, where the paper has a separable one with depth multiplier 8; pooling of
     stride 2 inside blocks is padded by 1, like the convolutions beside it, so that odd maps fit; Kaiming initialisation

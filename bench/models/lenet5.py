@@ -59,7 +59,8 @@ class Subsampling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         summed = F.avg_pool2d(x, 2, divisor_override=1)
-        return summed * self.weight[:, None, None] + self.bias[:, None, None]
+        weight, bias = (p.to(x.dtype)[:, None, None] for p in (self.weight, self.bias))  # keeps bf16 bf16
+        return torch.addcmul(bias, summed, weight)
 
 
 class PartialConv(nn.Module):
@@ -121,6 +122,7 @@ class LeNet5(nn.Module):
 
     Deviations: the codes are drawn in the manner of figure 3, not traced from it; classes beyond the ten digits have
     random codes (which the paper names as the alternative); ``output=linear`` has a trained linear layer instead.
+    Inputs have zero mean and unit variance, as the paper's range from -0.1 to 1.175 is meant to give them.
 
     Raises:
         ValueError: ``image_size`` is below 20, or ``output`` is not one of those allowed.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from urllib.error import URLError
+from http.client import HTTPException
+from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 import torchvision
@@ -23,15 +25,22 @@ def load_imagenet(model: nn.Module, twin: str) -> None:
     its initial weights; so do auxiliary heads, of which torchvision has no trained weights.
 
     Raises:
-        ValueError: ``model`` has other layers or shapes than its twin.
+        ValueError: ``model`` has other layers or shapes than its twin, which is known before anything is downloaded.
         ConnectionError: the weights cannot be downloaded.
+        RuntimeError: the file of weights is damaged.
     """
     weights = torchvision.models.get_model_weights(twin)[IMAGENET]
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    untrained = {"init_weights": False, "aux_logits": False} if twin == "googlenet" else {}
+    with torch.device("meta"):
+        _pairs(torchvision.models.get_model(twin, **untrained), model)
     try:
         theirs = torchvision.models.get_model(twin, weights=weights)
-    except URLError as error:
-        folder = f"{torch.hub.get_dir()}/checkpoints"
-        raise ConnectionError(f"{weights.url}: {error.reason}; put the file into {folder} by hand") from error
+    except (OSError, HTTPException) as error:
+        raise ConnectionError(f"{weights.url}: {error}; or put the file into {file.parent}") from error
+    except (RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RuntimeError(f"{file}: {reason}; delete the file to have it downloaded again") from error
     copy_weights(theirs, model)
 
 
@@ -48,43 +57,52 @@ def imagenet_statistics(twin: str) -> tuple[list[float], list[float]]:
 def copy_weights(theirs: nn.Module, ours: nn.Module) -> None:
     """Copy all weights of a network of torchvision into ours, whose layers come in the same order.
 
-    torchvision's VGG has a bias in front of batch norm, which ours has not: it goes into the running mean. A linear
-    layer that differs in the number of its outputs alone, the last one, stays as it is, and so do auxiliary heads
-    where torchvision's network has none.
+    torchvision's VGG has a bias in front of batch norm, which ours has not: it goes into the running mean. A last
+    layer with another number of outputs stays as it is, and so do auxiliary heads where torchvision's network has none.
 
     Raises:
         ValueError: the networks differ in a layer's type or shape.
     """
-    heads = any(name.startswith("aux") for name, _ in theirs.named_children())
-    sources, targets = _weighted(theirs), _weighted(ours, with_heads=heads)
-    if len(sources) != len(targets) or not all(map(_alike, sources, targets)):
-        raise ValueError(
-            f"pretrained weights do not fit {type(ours).__name__}: they are for images of 3 channels and "
-            f"{SMALL_BELOW} or more pixels, and for model configurations that leave the layers as they are"
-        )
     bias: torch.Tensor | None = None
-    for source, target in zip(sources, targets, strict=True):
-        state = source.state_dict()
-        if isinstance(source, nn.Linear) and len(source.weight) != len(target.weight):
+    for source, target in _pairs(theirs, ours):
+        if source.weight.shape != target.weight.shape:
             continue
+        state = source.state_dict()
         if isinstance(source, nn.BatchNorm2d) and bias is not None:
             state["running_mean"] = state["running_mean"] - bias
         bias = state.pop("bias") if source.bias is not None and target.bias is None else None
         target.load_state_dict(state)
 
 
-def _weighted(model: nn.Module, with_heads: bool = True) -> list[Weighted]:
-    return [
-        layer
+def _pairs(theirs: nn.Module, ours: nn.Module) -> list[tuple[Weighted, Weighted]]:
+    """The layers of both networks side by side; ValueError if they differ in more than a last layer's outputs."""
+    with_heads = any(name.startswith("aux") for name, _ in theirs.named_children())
+    sources, targets = _weighted(theirs), _weighted(ours, with_heads)
+    # the network's last layer, and those of auxiliary heads
+    last = {name for name in targets if name == list(targets)[-1] or (_of_head(name) and name.endswith(".classifier"))}
+    pairs = list(zip(sources.values(), targets.values(), strict=False))
+    if len(sources) != len(targets) or not all(
+        type(source) is type(target) and source.weight.shape[name in last :] == target.weight.shape[name in last :]
+        for name, (source, target) in zip(targets, pairs, strict=True)
+    ):
+        raise ValueError(
+            f"pretrained weights do not fit {type(ours).__name__}: they are for images of 3 channels and "
+            f"{SMALL_BELOW} or more pixels, and for model configurations that leave the layers as they are"
+        )
+    return pairs
+
+
+def _weighted(model: nn.Module, with_heads: bool = True) -> dict[str, Weighted]:
+    """Layers with weights by name, in their order; without auxiliary heads if not asked for."""
+    return {
+        name: layer
         for name, layer in model.named_modules()
-        if isinstance(layer, Weighted) and (with_heads or not name.startswith(f"{AUX_HEADS}."))
-    ]
+        if isinstance(layer, Weighted) and (with_heads or not _of_head(name))
+    }
 
 
-def _alike(source: Weighted, target: Weighted) -> bool:
-    """Whether the weights of one fit into the other; linear layers may differ in the number of their outputs."""
-    first = 1 if isinstance(source, nn.Linear) else 0
-    return type(source) is type(target) and source.weight.shape[first:] == target.weight.shape[first:]
+def _of_head(name: str) -> bool:
+    return name.startswith(f"{AUX_HEADS}.")
 
 
 def freeze_backbone(model: nn.Module) -> None:
@@ -95,4 +113,5 @@ def freeze_backbone(model: nn.Module) -> None:
     """
     setattr(model, AUX_HEADS, nn.ModuleDict())
     model.requires_grad_(False).eval()
-    _weighted(model)[-1].requires_grad_(True).train()
+    *_, last = _weighted(model).values()
+    last.requires_grad_(True).train()

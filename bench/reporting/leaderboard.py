@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from bench.record import RunRecord, identity
@@ -50,6 +51,9 @@ class Table:
     ranked_by: str
     rows: tuple[Row, ...]
 
+
+STARTED_FROM = ("model.pretrained", "model.freeze")
+"""Settings of runs that did not start from random weights, which a table always tells."""
 
 MEASURES = ("train_images_per_s", "fit_seconds", "peak_memory_bytes")
 
@@ -108,7 +112,7 @@ def _variant(record: RunRecord, groups: Sequence[Sequence[RunRecord]]) -> str:
     """The settings that tell ``record`` from other rows, ``key=value`` each.
 
     All in which it differs from another configuration of its model; and from those of other models all but what a
-    model brings along, its network and its learning rate.
+    model brings along, its network and its learning rate. Always that it did not start from random weights.
     """
     own = _settings(record)
     differing = set()
@@ -120,6 +124,7 @@ def _variant(record: RunRecord, groups: Sequence[Sequence[RunRecord]]) -> str:
                 continue  # the list of augmentations tells
             if own.get(key) != other.get(key) and (group[0].model == record.model or not brought):
                 differing.add(key)
+    differing |= {key for key in STARTED_FROM if own.get(key) is not None}
     return " ".join(f"{key}={own[key]}" for key in sorted(differing & own.keys()))
 
 
@@ -156,8 +161,8 @@ def count(value: float | None) -> str:
     if value is None:
         return "–"
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g}{unit}" if value < 1000 * size else f"{value / size:.0f}{unit}"
+        if value >= 0.9995 * size:  # what three digits round up to the unit
+            return f"{value / size:.3g}{unit}" if value < 999.5 * size else f"{value / size:.0f}{unit}"
     return f"{value:.0f}"
 
 
@@ -201,7 +206,7 @@ def to_rich(table: Table) -> RichTable:
         heading = name.replace(" ", "\n").replace("/", "\n/")
         out.add_column(heading, justify="left" if name == "model" else "right", overflow="fold")
     for row in table.rows:
-        out.add_row(*_cells(row))
+        out.add_row(*map(escape, _cells(row)))  # augment=[flip] is no markup
     return out
 
 

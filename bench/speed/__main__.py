@@ -1,13 +1,14 @@
 """The ``bench-speed`` command: how fast the parts are, side by side with what one would use instead.
 
     bench-speed data [paths.data=FOLDER] [paths.results=results/local]
-    bench-speed models [trainer.accelerator=cpu] [paths.results=results/local]
+    bench-speed models [trainer.accelerator=cpu] [trainer.precision=auto] [paths.results=results/local]
 
 data: images/s of the input pipeline against torchvision's transforms in a DataLoader with 0, 1 and 2 workers; memory;
 the time to build the cache of decoded images (on CIFAR-10, where paths.data has it as image files).
 
-models: images/s of training steps of AlexNet, VGG and GoogLeNet against torchvision's of the same weights; local
-response normalisation against PyTorch's, and its share of GoogLeNet's step. In bf16 where the hardware multiplies it.
+models: images/s, forward and backward, of AlexNet, VGG and GoogLeNet in the papers' geometry against torchvision's of
+the same weights; local response normalisation against PyTorch's, which on a CPU has no bf16 and gets float32, and its
+share of GoogLeNet's time. Ratios are medians over pairs of turns. In bf16 where the hardware multiplies it.
 
 Prints tables and writes them, with the hardware and versions, to <paths.results>/speed/<subject>.md and .json. Let
 nothing else run meanwhile.

@@ -1,4 +1,4 @@
-"""Training steps of our networks against torchvision's of the same weights; local response normalisation."""
+"""Our networks, forward and backward, against torchvision's of the same weights; local response normalisation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import console, machine
+from bench import cli, console, machine
 from bench.models import Output
 from bench.models.alexnet import AlexNet
 from bench.models.googlenet import GoogLeNet
@@ -30,7 +30,10 @@ Rates = dict[str, list[float]]
 
 
 class Twins(NamedTuple):
-    """A network of ours and torchvision's of the same layers, both without dropout, and what they are shown."""
+    """A network of torchvision, ours of the same layers, both without dropout, and what they are shown.
+
+    Of whatever size the images are, ours is in the paper's geometry, the only one that torchvision has.
+    """
 
     name: str
     ours: Callable[[], nn.Module]
@@ -41,7 +44,7 @@ class Twins(NamedTuple):
 
 TWINS = (
     Twins(
-        "alexnet_torchvision",
+        "alexnet",
         lambda: AlexNet(image_size=224, towers=1, dropout=0.0),
         lambda: torchvision.models.alexnet(dropout=0.0),
         ((224, 64), (64, 256)),  # at 32 torchvision's poolings leave nothing
@@ -59,7 +62,7 @@ TWINS = (
         ((224, 4), (32, 128)),
     ),
     Twins(
-        "googlenet_torchvision",
+        "googlenet",
         lambda: GoogLeNet(batch_norm=True, torchvision=True, dropout=0.0, aux_dropout=0.0),
         lambda: torchvision.models.googlenet(init_weights=False, dropout=0.0, dropout_aux=0.0),
         ((224, 16), (32, 128)),
@@ -73,8 +76,10 @@ GOOGLENET_IMAGES = ((224, 16), (32, 64))
 def measure(resolved: Mapping[str, Any]) -> None:
     """Measure, print and write; see the command's help."""
     machine.keep_freed_pages()
-    device = machine.device(resolved["trainer"]["accelerator"])
-    dtype = torch.bfloat16 if machine.precision("auto", device) == "bf16-mixed" else torch.float32
+    with cli.mistakes():
+        device = machine.device(resolved["trainer"]["accelerator"])
+    wanted = machine.precision(resolved["trainer"]["precision"], device)
+    dtype = torch.bfloat16 if wanted == "bf16-mixed" else torch.float32
     torch.manual_seed(0)
     steps, norms, shares = {}, {}, {}
     for pair in TWINS:
@@ -85,20 +90,17 @@ def measure(resolved: Mapping[str, Any]) -> None:
         console.say(f"local response normalisation, {name}")
         norms[name, "×".join(map(str, NORM_SHAPE))] = interleaved(norm_calls(getattr(torch, name), device), ROUNDS)
     for size, batch in GOOGLENET_IMAGES:
-        console.say(f"googlenet, {size}×{size}, with and without it")
+        console.say(f"as published, {size}×{size}, with and without it")
         nets = with_and_without_norm(size)
-        shares["googlenet", f"{batch} of {size}×{size}"] = rounds(nets, size, batch, device, dtype)
+        shares["as published", f"{batch} of {size}×{size}"] = rounds(nets, size, batch, device, dtype)
     precision = str(dtype).removeprefix("torch.")
     publish(
         Path(resolved["paths"]["results"]).expanduser() / "speed",
         "models",
         [
-            table(f"Training steps, {precision}, images/s", steps, "ratio", lambda r: f"{r:.3f}"),
+            table(f"Forward and backward, {precision}, images/s", steps, "ratio", lambda r: f"{r:.3f}"),
             table("Local response normalisation, images/s", norms, "× faster", lambda r: f"{r:.1f}"),
-            table(
-                f"GoogLeNet's training steps, {precision}, with and without it, images/s",
-                shares, "its share", lambda r: f"{1 - r:.1%}",
-            ),
+            table(f"GoogLeNet with and without it, {precision}, images/s", shares, "share", lambda r: f"{1 - r:.1%}"),
         ],
         {
             "images_per_s": [
@@ -113,21 +115,22 @@ def measure(resolved: Mapping[str, Any]) -> None:
 def table(
     title: str, measured: Mapping[tuple[str, str], Rates], compared: str, told: Callable[[float], str]
 ) -> tuple[str, list[str], list[list[str]]]:
-    """Medians of two contestants, and how the first compares with the second."""
+    """Medians of two contestants; median and quartiles of how the first compares with the second round by round."""
     rows = []
     for (name, images), rates in measured.items():
         medians = [f"{statistics.median(each):,.1f}" for each in rates.values()]
-        rows.append([name, images, *medians, told(ratio(*rates.values()))])
-    return title, ["", "images", *next(iter(measured.values())), compared], rows
+        low, middle, high = sorted(map(told, ratios(*rates.values())), key=lambda text: float(text.rstrip("%")))
+        rows.append([name, images, *medians, middle, f"{low} – {high}"])
+    return title, ["", "images", *next(iter(measured.values())), compared, "quartiles"], rows
 
 
-def ratio(one: list[float], other: list[float]) -> float:
-    """The median over rounds of one's rate over the other's in the same round."""
-    return statistics.median(a / b for a, b in zip(one, other, strict=True))
+def ratios(one: list[float], other: list[float]) -> list[float]:
+    """Quartiles, the median in the middle, of one's rate over the other's in the same round."""
+    return statistics.quantiles([a / b for a, b in zip(one, other, strict=True)], n=4, method="inclusive")
 
 
 def rounds(nets: Mapping[str, nn.Module], size: int, batch: int, device: torch.device, dtype: torch.dtype) -> Rates:
-    """Images/s of training steps of each network on the same random images, channels last."""
+    """Images/s of each network, forward and backward, on the same random images, channels last."""
     images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(CLASSES, (batch,), device=device)
     for net in nets.values():
@@ -152,7 +155,7 @@ def with_and_without_norm(size: int) -> dict[str, nn.Module]:
 
 
 def norm_calls(dtype: torch.dtype, device: torch.device) -> dict[str, Callable[[], int]]:
-    """Forward and backward of the layer in GoogLeNet's form; PyTorch's in float32, having no bf16 on a CPU."""
+    """Forward and backward of the layer in GoogLeNet's form; on a CPU PyTorch's is in float32, having no bf16 there."""
     x = torch.randn(NORM_SHAPE, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
     upstream = torch.randn_like(x)
     ours, theirs = LocalResponseNorm(NORM_SHAPE[1]).to(device), nn.LocalResponseNorm(5)
@@ -167,7 +170,9 @@ def norm_calls(dtype: torch.dtype, device: torch.device) -> dict[str, Callable[[
 
         return call
 
-    return {"ours": run(ours), "PyTorch": run(lambda leaf: theirs(leaf.float()).to(dtype))}
+    if device.type == "cpu":
+        return {"ours": run(ours), "PyTorch": run(lambda leaf: theirs(leaf.float()).to(dtype))}
+    return {"ours": run(ours), "PyTorch": run(theirs)}
 
 
 def step(net: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype) -> Callable[[], int]:

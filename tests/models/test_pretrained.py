@@ -191,12 +191,36 @@ def test_a_pretrained_configuration_has_the_weights_and_the_normalisation_they_w
 
 
 def test_images_for_pretrained_weights_are_normalised_by_imagenets_statistics(composed):
-    cfg = composed("model=vgg11", "data=digits", "model.pretrained=imagenet")
+    cfg = composed("model=vgg11", "data=digits", "data.image_size=96", "model.pretrained=imagenet")
     resolved = check(cfg)
     data = make_data(cfg, resolved, prepare_machine(resolved))
     assert [data.plain.normalize, data.augmented.normalize] == [data.plain.normalize] * 2
     np.testing.assert_allclose(data.plain.normalize.mean, np.array([0.485, 0.456, 0.406]) * 255)
     np.testing.assert_allclose(data.plain.normalize.std, np.array([0.229, 0.224, 0.225]) * 255)
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_downloaded(monkeypatch):
+    monkeypatch.setattr("torch.hub.urlopen", lambda *_, **__: pytest.fail("was downloaded"))
+    with pytest.raises(ValueError, match="pretrained weights do not fit VGG"):
+        load_imagenet(VGG(11, image_size=64), "vgg11")
+
+
+@pytest.mark.parametrize("content", [b"garbage\n", b"", None])
+def test_a_damaged_file_is_named(content, hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.hub.urlopen", lambda *_, **__: pytest.fail("was downloaded"))
+    hub("googlenet")
+    (file,) = (tmp_path / "torch/hub/checkpoints").iterdir()
+    file.write_bytes(file.read_bytes()[:100_000] if content is None else content)
+    with pytest.raises(RuntimeError, match=f"^{file}: .*; delete the file to have it downloaded again$"):
+        load_imagenet(TWINS["googlenet"](), "googlenet")
+
+
+def test_statistics_of_ones_own_do_not_go_with_pretrained_weights(composed):
+    given = ("+augment.normalize.mean=[0,0,0]", "+augment.normalize.std=[1,1,1]")
+    for other in (given, ("augment/normalize=pixel_mean",)):
+        cfg = composed("model=vgg11", "data=digits", "model.pretrained=imagenet", "data.image_size=96", *other)
+        with pytest.raises(ValueError, match="brings its own normalisation; leave augment/normalize=channel"):
+            make_data(cfg, check(cfg), torch.device("cpu"))
 
 
 def test_a_download_that_fails_says_from_where_and_to_where(tmp_path, monkeypatch):
@@ -225,9 +249,10 @@ def test_a_frozen_backbone_leaves_the_last_layer_alone_to_train(make):
     assert net(images(2, 32)).aux == ()
 
 
-def test_linear_probing_trains_nothing_else(hub, composed, tmp_path):
+@pytest.mark.parametrize("freeze", ["backbone", "null"])
+def test_linear_probing_trains_the_last_layer_and_fine_tuning_all(freeze, hub, composed, tmp_path):
     theirs = hub("googlenet")
-    probe = ("model.pretrained=imagenet", "model.freeze=backbone", "data.image_size=96")
+    probe = ("model.pretrained=imagenet", f"model.freeze={freeze}", "data.image_size=96", "optimizer.lr=1e-4")
     cfg = composed("model=googlenet_torchvision", *SHORT, *probe, "progress=none", "data.source.test_size=1600")
     record = train.run(cfg)
     assert record.status == "ok", record.error
@@ -239,4 +264,15 @@ def test_linear_probing_trains_nothing_else(hub, composed, tmp_path):
     first = untouched.state_dict()
     assert list(weights) == list(first)
     changed = [name for name, value in weights.items() if not torch.equal(value, first[name])]
-    assert changed == ["classifier.2.weight", "classifier.2.bias"]
+    if freeze == "backbone":
+        assert changed == ["classifier.2.weight", "classifier.2.bias"]
+    else:
+        assert len(changed) == len(first)
+        far = [
+            name
+            for name, value in weights.items()
+            if name.endswith(".0.weight")
+            and value.ndim == 4
+            and (value - first[name]).norm() > 0.1 * first[name].norm()
+        ]
+        assert far == []  # a few small steps from where it started

@@ -50,6 +50,7 @@ def lenet5_table(in_channels: int):
 
 def alexnet_table(paper: bool, towers: int = 2):
     one, two, three = (55, 27, 13) if paper else (32, 15, 7)
+    # in one tower: the printed layers of torchvision's alexnet
     c1, c2, c3, c4, c5 = (96, 256, 384, 384, 256) if towers == 2 else (64, 192, 384, 256, 256)
     convolutions = [
         (one, 3, c1, 11 if paper else 5, 1),

@@ -66,6 +66,23 @@ def test_configurations_of_one_model_are_told_apart_by_what_differs(make_record)
     assert sorted((row.variant, row.n) for row in table.rows) == [("optimizer.lr=0.1", 2), ("optimizer.lr=0.2", 2)]
 
 
+def test_pretrained_rows_are_marked_whatever_stands_beside_them(make_record):
+    scratch = make_record("lenet", config={"model": {"name": "lenet"}, "seed": 0})
+    probe = {"name": "vgg16", "pretrained": "imagenet", "freeze": "backbone"}
+    records = [scratch, make_record("vgg16", config={"model": probe, "seed": 0})]
+    for chosen in (records, records[1:]):
+        (table,) = leaderboard.tables(chosen)
+        variants = {row.model: row.variant for row in table.rows}
+        assert variants["vgg16"] == "model.freeze=backbone model.pretrained=imagenet"
+        assert variants.get("lenet", "") == ""
+
+
+def test_the_terminal_shows_brackets(make_record):
+    flipped = {"model": {"name": "lenet"}, "seed": 0, "augment": {"flip": {"p": 0.5}}}
+    (table,) = leaderboard.tables([make_record(config=flipped), make_record(config=flipped | {"augment": {}})])
+    assert "augment=[flip]" in printed(table, width=200)
+
+
 def test_augmentations_are_told_as_they_are_asked_for(make_record):
     def config(*names, normalize="ChannelNormalize", length=16, side=32):
         known = {
@@ -138,7 +155,17 @@ def test_the_same_records_in_any_order_give_the_same_bytes(make_record):
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(None, "–"), (7, "7"), (999, "999"), (61706, "61.7k"), (416520, "417k"), (6998552, "7M"), (15.47e9, "15.5G")],
+    [
+        (None, "–"),
+        (7, "7"),
+        (999, "999"),
+        (61706, "61.7k"),
+        (416520, "417k"),
+        (999_499, "999k"),
+        (999_600, "1M"),
+        (6998552, "7M"),
+        (15.47e9, "15.5G"),
+    ],
 )
 def test_counts_are_shown_with_three_digits(value, shown):
     assert leaderboard.count(value) == shown

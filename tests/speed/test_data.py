@@ -81,6 +81,7 @@ def test_the_command_writes_a_table_of_all_contestants(bench_speed, tmp_path, mo
         ([], "name one of data, models first"),
         (["nets"], "nets: name one of data, models first"),
         (["data", "x=1"], "x: no such setting"),
+        (["models", "trainer.accelerator=mps"], "trainer.accelerator=mps: this machine has"),
     ],
 )
 def test_a_mistake_is_told_in_a_line(bench_speed, arguments, said):

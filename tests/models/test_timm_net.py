@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from bench import costs, train
 from bench.config import CONF
 from bench.models import Output
-from bench.models.kin import AUX_SMALLEST, SMALLEST, TimmNet
+from bench.models.timm_net import AUX_SMALLEST, SMALLEST, TimmNet
 from bench.store import Store
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "kin.json").read_text(encoding="utf-8"))
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "timm.json").read_text(encoding="utf-8"))
 CONFIGS = sorted(path.stem for path in (CONF / "model/timm").glob("*.yaml"))
 UNPADDED = ("inception_v3", "inception_v4", "inception_resnet_v2")
 SMALL = [name for name in CONFIGS if name not in UNPADDED]
@@ -76,7 +76,7 @@ def run_both_ways(net: nn.Module, images: torch.Tensor, heads: int = 0) -> None:
 # ---- size and cost
 
 
-def test_every_kin_config_has_golden_numbers():
+def test_every_config_has_golden_numbers():
     assert sorted(GOLDEN) == CONFIGS
 
 
@@ -114,7 +114,7 @@ def test_every_config_with_a_small_form_runs_forward_and_backward(name, image_si
 @pytest.mark.parametrize("name", UNPADDED)
 @pytest.mark.parametrize("image_size", [32, 64, 74])
 def test_networks_without_a_small_form_say_what_they_need(name, image_size):
-    with pytest.raises(ValueError, match=f"^image_size={image_size}: timm/{name} needs at least 75 pixels$"):
+    with pytest.raises(ValueError, match=f"^image_size={image_size}: {name} needs at least 75 pixels$"):
         TimmNet(name, image_size=image_size)
 
 
@@ -231,7 +231,7 @@ def test_inception_v3s_head_at_299_is_timms():
 def test_inception_v3s_head_needs_107_pixels(monkeypatch):
     net = on_meta(configured, "inception_v3", 107).train()
     assert [logits.shape for logits in net(empty(107)).aux] == [(2, 10)]
-    with pytest.raises(ValueError, match="^image_size=106: the auxiliary head needs at least 107 pixels; or aux_heads"):
+    with pytest.raises(ValueError, match="^image_size=106: the auxiliary head needs at least 107 pixels; or model.net"):
         TimmNet("inception_v3", image_size=106, aux_heads=True)
     assert on_meta(configured, "inception_v3", 106, aux_heads=False)(empty(106)).logits.shape == (2, 10)
     monkeypatch.setitem(AUX_SMALLEST, "inception_v3", 106)
@@ -240,6 +240,11 @@ def test_inception_v3s_head_needs_107_pixels(monkeypatch):
 
 
 # ---- what is refused
+
+
+def test_a_first_convolution_of_another_kind_has_no_small_form():
+    with pytest.raises(ValueError, match="^the small form, below 96 pixels, is for first convolutions of"):
+        on_meta(TimmNet, "vit_tiny_patch16_224", image_size=64)
 
 
 @pytest.mark.parametrize(
@@ -257,13 +262,13 @@ def test_bad_arguments_raise_naming_the_value(arguments, said):
 def test_without_timm_the_command_says_what_to_install(bench, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     code, _, err = bench("model=timm/resnet18")
-    assert (code, err) == (2, "bench: model.net: timm/resnet18 needs timm: pip install 'convbench[timm]'\n")
+    assert (code, err) == (2, "bench: model.net: needs timm: pip install timm, or 'convbench[timm]'\n")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_images_too_small_are_a_usage_error(bench, tmp_path):
     code, _, err = bench("model=timm/inception_v4")
-    assert (code, err) == (2, "bench: model.net: image_size=32: timm/inception_v4 needs at least 75 pixels\n")
+    assert (code, err) == (2, "bench: model.net: image_size=32: inception_v4 needs at least 75 pixels\n")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.models.layers import FitTo, Output, geometry
+from bench.models.layers import SMALL_BELOW, FitTo, Output, geometry
 
 SMALLEST = {"inception_v3": 75, "inception_v4": 75, "inception_resnet_v2": 75}
 """Pixels that the unpadded convolutions of these networks need; they have no small form."""
@@ -64,16 +64,16 @@ class TimmNet(nn.Module):
         try:
             import timm  # an extra, which the other networks do without
         except ImportError as error:
-            raise ImportError(f"timm/{architecture} needs timm: pip install 'convbench[timm]'") from error
+            raise ImportError("needs timm: pip install timm, or 'convbench[timm]'") from error
         if not timm.is_model(architecture):
             raise ValueError(f"architecture={architecture}: must be one of timm.list_models()")
         if aux_heads and architecture not in AUX_SMALLEST:
             raise ValueError(f"aux_heads=true: timm/{architecture} has none; only {', '.join(AUX_SMALLEST)}")
         smallest = SMALLEST.get(architecture, 0)
         if image_size < smallest:
-            raise ValueError(f"image_size={image_size}: timm/{architecture} needs at least {smallest} pixels")
+            raise ValueError(f"image_size={image_size}: {architecture} needs at least {smallest} pixels")
         if aux_heads and image_size < AUX_SMALLEST[architecture]:
-            needed = f"at least {AUX_SMALLEST[architecture]} pixels; or aux_heads=false"
+            needed = f"at least {AUX_SMALLEST[architecture]} pixels; or model.net.aux_heads=false"
             raise ValueError(f"image_size={image_size}: the auxiliary head needs {needed}")
         options: dict[str, Any] = {"aux_logits": True} if aux_heads else {}
         self.net: Any = timm.create_model(
@@ -106,10 +106,15 @@ def small_stem(net: Any) -> None:
 
     Its weights are the middle of those it had, times the ratio of the kernels' sides: they are spread as if timm had
     initialised them, as its variances all go with the inverse of a kernel's size.
+
+    Raises:
+        ValueError: the first convolution is another than 3×3/2 or 7×7/2.
     """
     name = net.default_cfg["first_conv"]
     first = net.get_submodule(name)
     side = first.kernel_size[0]
+    if (side, first.stride) not in ((3, (2, 2)), (7, (2, 2))):
+        raise ValueError(f"the small form, below {SMALL_BELOW} pixels, is for first convolutions of 3×3/2 and 7×7/2")
     small = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=first.bias is not None)
     with torch.no_grad():
         edge = (side - 3) // 2
