@@ -19,7 +19,6 @@ from bench.data.augment import Mix, Transform
 from bench.data.decode import Decoder
 from bench.data.module import ImageData
 from bench.data.normalize import ChannelNormalize, Normalize
-from bench.models.layers import SMALL_BELOW, geometry
 from bench.models.pretrained import freeze_backbone, imagenet_statistics, load_imagenet
 from bench.module import Classifier
 from bench.record import run_id
@@ -71,12 +70,9 @@ def make_model(cfg: DictConfig, resolved: Mapping[str, Any]) -> torch.nn.Module:
 
     Raises:
         ValueError, TypeError, ImportError, hydra's InstantiationException: the network refuses its arguments.
-        ConnectionError: pretrained weights cannot be downloaded.
+        ConnectionError, RuntimeError: pretrained weights cannot be downloaded, or their file is damaged.
     """
-    settings, size = resolved["model"], resolved["data"]["image_size"]
-    if settings.get("pretrained") and geometry(size) != "paper":
-        raise ValueError(f"data.image_size={size}: model.pretrained=imagenet needs {SMALL_BELOW} or more")
-    model = hydra.utils.instantiate(cfg.model.net)
+    model, settings = hydra.utils.instantiate(cfg.model.net), resolved["model"]
     if settings.get("pretrained"):
         load_imagenet(model, settings["twin"])
     if settings.get("freeze"):
@@ -95,8 +91,6 @@ def make_data(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device
     augment = dict(hydra.utils.instantiate(cfg.augment))
     normalize = augment.pop("normalize")
     if resolved["model"].get("pretrained"):
-        if not isinstance(normalize, ChannelNormalize) or normalize.given is not None:
-            raise ValueError("model.pretrained=imagenet: brings its own normalisation; leave augment/normalize=channel")
         normalize = ChannelNormalize(*imagenet_statistics(resolved["model"]["twin"]))
     if not isinstance(normalize, Normalize):
         raise ValueError(f"augment.normalize={normalize}: is no normalisation; write augment/normalize=channel")

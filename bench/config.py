@@ -91,6 +91,9 @@ SHAPES = ("num_classes", "in_channels", "image_size")
 MODEL = ("name", "net", "lr", "twin", "pretrained", "freeze")
 """What a model's configuration holds."""
 
+PRETRAINED_FROM = 96
+"""The smallest images, in pixels, that get the papers' geometry: models.layers.SMALL_BELOW, without its imports."""
+
 
 def check(cfg: DictConfig) -> dict[str, Any]:
     """Check a composed configuration; returns it resolved.
@@ -110,8 +113,8 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         _check_value(key, _select(config, key))
     check_shapes(lambda key: _select(config, key))
     check_model(config["model"])
-    if config["model"].get("pretrained") and config["data"]["in_channels"] != 3:
-        raise ConfigError(f"data.in_channels={config['data']['in_channels']}: pretrained weights are for 3")
+    if config["model"].get("pretrained"):
+        _check_pretrained(config)
     stored, wanted = config["data"]["decode_size"], config["data"]["image_size"]
     if stored < wanted:
         raise ConfigError(f"data.decode_size={stored}: must be data.image_size, which is {wanted}, or more")
@@ -160,9 +163,22 @@ def check_model(model: Mapping[str, Any]) -> None:
         if model.get(key) not in (None, allowed):
             raise ConfigError(f"model.{key}={model[key]}: must be null or {allowed}")
     if model.get("pretrained") and not isinstance(model.get("twin"), str):
-        raise ConfigError(f"model.pretrained={model['pretrained']}: torchvision has no weights of {model.get('name')}")
+        raise ConfigError(f"model.pretrained={model['pretrained']}: torchvision has no weights for this network")
     if model.get("freeze") and not model.get("pretrained"):
         raise ConfigError(f"model.freeze={model['freeze']}: needs model.pretrained=imagenet, or it stays random")
+
+
+def _check_pretrained(config: Mapping[str, Any]) -> None:
+    """What weights trained on ImageNet want of the images."""
+    data, normalize = config["data"], _select(config, "augment.normalize")
+    if data["in_channels"] != 3:
+        raise ConfigError(f"data.in_channels={data['in_channels']}: pretrained weights are for 3")
+    if data["image_size"] < PRETRAINED_FROM:
+        raise ConfigError(f"data.image_size={data['image_size']}: pretrained weights are for {PRETRAINED_FROM} or more")
+    if normalize != {"_target_": "bench.data.normalize.ChannelNormalize"}:
+        raise ConfigError(
+            "model.pretrained=imagenet: brings its own mean and std; leave augment/normalize=channel as it is"
+        )
 
 
 def _select(config: Mapping[str, Any], key: str) -> Any:

@@ -127,10 +127,12 @@ def composed(settings: Sequence[str]) -> DictConfig:
     cfg = cli.composed(settings)
     try:
         config.check_shapes(lambda key: OmegaConf.select(cfg, key))
-        config.check_model({str(key): cfg.model[key] for key in cfg.model})
     except OmegaConfBaseException as error:  # data=folder counts its classes
         reason = str(error).splitlines()[0].split(" interpolation: ")[-1]
         raise ConfigError(f"data.num_classes: must be set where there are no images ({reason})") from error
+    model = OmegaConf.to_container(cfg.model, resolve=True)
+    assert isinstance(model, dict)
+    config.check_model({str(key): value for key, value in model.items()})
     return cfg
 
 
@@ -151,7 +153,8 @@ def profiled(cfg: DictConfig) -> list[Layer]:
     except ConfigError:
         raise
     except Exception as error:  # whatever layers of all kinds say of images that do not fit
-        reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+        cause = error.__cause__ or error
+        reason = f"{type(cause).__name__}: {cause}".splitlines()[0]
         raise ConfigError(f"{cfg.model.name}, {images(cfg)}: {reason}") from error
 
 

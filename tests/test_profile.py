@@ -189,7 +189,7 @@ def test_a_network_that_cannot_take_the_images_is_told_in_a_line(bench_profile, 
 
     monkeypatch.setattr(LeNet, "forward", forward)
     code, _, err = bench_profile("model=lenet")
-    assert (code, err) == (2, "bench-profile: lenet, 32×32×3, 10 classes: Output size is too small\n")
+    assert (code, err) == (2, "bench-profile: lenet, 32×32×3, 10 classes: RuntimeError: Output size is too small\n")
 
 
 def test_help_and_mistakes_do_not_wait_for_pytorch():

@@ -118,7 +118,7 @@ class GoogLeNet(nn.Module):
             raise ValueError("torchvision=true: needs batch_norm=true and naive=false")
         if aux_heads and image_size < 20 and not torchvision:
             raise ValueError(
-                f"image_size={image_size}: the auxiliary heads need at least 20 pixels; or model.net.aux_heads=false"
+                f"image_size={image_size}: the auxiliary heads need at least 20 pixels; or aux_heads=false"
             )
 
         def norm(channels: int) -> list[nn.Module]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
+from urllib.error import URLError
 
 import torch
 import torchvision
@@ -29,19 +30,27 @@ def load_imagenet(model: nn.Module, twin: str) -> None:
         ConnectionError: the weights cannot be downloaded.
         RuntimeError: the file of weights is damaged.
     """
-    weights = torchvision.models.get_model_weights(twin)[IMAGENET]
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     untrained = {"init_weights": False, "aux_logits": False} if twin == "googlenet" else {}
     with torch.device("meta"):
-        _pairs(torchvision.models.get_model(twin, **untrained), model)
-    try:
-        theirs = torchvision.models.get_model(twin, weights=weights)
-    except (OSError, HTTPException) as error:
-        raise ConnectionError(f"{weights.url}: {error}; or put the file into {file.parent}") from error
-    except (RuntimeError, ValueError, EOFError, UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RuntimeError(f"{file}: {reason}; delete the file to have it downloaded again") from error
+        theirs = torchvision.models.get_model(twin, **untrained)
+    _pairs(theirs, model)
+    weights = _downloaded(torchvision.models.get_model_weights(twin)[IMAGENET])
+    weights = {name: value for name, value in weights.items() if not name.startswith("aux")}
+    theirs.load_state_dict(weights, assign=True)
     copy_weights(theirs, model)
+
+
+def _downloaded(weights: torchvision.models.WeightsEnum) -> dict[str, torch.Tensor]:
+    """The state of torchvision's network, from the file if it is there; see :func:`load_imagenet` for errors."""
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    try:
+        return dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
+    except (URLError, HTTPException, ConnectionError, TimeoutError, RuntimeError, EOFError, UnpicklingError) as error:
+        reason = str(getattr(error, "reason", error)).partition("\n")[0] or type(error).__name__
+        if file.exists():
+            raise RuntimeError(f"{file}: {reason}; delete the file to have it downloaded again") from error
+        # among them a download cut short, which torch.hub knows by its hash
+        raise ConnectionError(f"{weights.url}: {reason}; try again, or put the file into {file.parent}") from error
 
 
 def imagenet_statistics(twin: str) -> tuple[list[float], list[float]]:
@@ -75,21 +84,27 @@ def copy_weights(theirs: nn.Module, ours: nn.Module) -> None:
 
 
 def _pairs(theirs: nn.Module, ours: nn.Module) -> list[tuple[Weighted, Weighted]]:
-    """The layers of both networks side by side; ValueError if they differ in more than a last layer's outputs."""
+    """The layers of both networks side by side; ValueError if they differ in more than a last layer's outputs.
+
+    Our auxiliary heads are left out where torchvision's network has none; the other way round they do not fit.
+    """
     with_heads = any(name.startswith("aux") for name, _ in theirs.named_children())
     sources, targets = _weighted(theirs), _weighted(ours, with_heads)
-    # the network's last layer, and those of auxiliary heads
-    last = {name for name in targets if name == list(targets)[-1] or (_of_head(name) and name.endswith(".classifier"))}
     pairs = list(zip(sources.values(), targets.values(), strict=False))
-    if len(sources) != len(targets) or not all(
-        type(source) is type(target) and source.weight.shape[name in last :] == target.weight.shape[name in last :]
-        for name, (source, target) in zip(targets, pairs, strict=True)
-    ):
+    *_, end = targets
+    last = [name == end or (_of_head(name) and name.endswith(".classifier")) for name in targets]
+    if len(sources) != len(targets) or not all(map(_fits, *zip(*pairs, strict=True), last)):
         raise ValueError(
             f"pretrained weights do not fit {type(ours).__name__}: they are for images of 3 channels and "
             f"{SMALL_BELOW} or more pixels, and for model configurations that leave the layers as they are"
         )
     return pairs
+
+
+def _fits(source: Weighted, target: Weighted, last: bool) -> bool:
+    """Whether the weights of one go into the other; a last layer may have another number of outputs."""
+    first = 1 if last else 0
+    return type(source) is type(target) and source.weight.shape[first:] == target.weight.shape[first:]
 
 
 def _weighted(model: nn.Module, with_heads: bool = True) -> dict[str, Weighted]:

@@ -68,19 +68,22 @@ class TimmNet(nn.Module):
         if not timm.is_model(architecture):
             raise ValueError(f"architecture={architecture}: must be one of timm.list_models()")
         if aux_heads and architecture not in AUX_SMALLEST:
-            raise ValueError(f"aux_heads=true: timm/{architecture} has none; only {', '.join(AUX_SMALLEST)}")
+            raise ValueError(f"aux_heads=true: {architecture} has none; only {', '.join(AUX_SMALLEST)}")
         smallest = SMALLEST.get(architecture, 0)
         if image_size < smallest:
             raise ValueError(f"image_size={image_size}: {architecture} needs at least {smallest} pixels")
         if aux_heads and image_size < AUX_SMALLEST[architecture]:
-            needed = f"at least {AUX_SMALLEST[architecture]} pixels; or model.net.aux_heads=false"
+            needed = f"at least {AUX_SMALLEST[architecture]} pixels; or aux_heads=false"
             raise ValueError(f"image_size={image_size}: the auxiliary head needs {needed}")
         options: dict[str, Any] = {"aux_logits": True} if aux_heads else {}
         self.net: Any = timm.create_model(
             architecture, num_classes=num_classes, in_chans=in_channels, drop_rate=dropout, **options
         )
         if geometry(image_size) == "small" and not smallest:
-            small_stem(self.net)
+            try:
+                small_stem(self.net)
+            except ValueError as error:
+                raise ValueError(f"image_size={image_size}: {architecture} has no small form ({error})") from error
         self.aux_heads = nn.ModuleDict()
         if aux_heads:
             self.aux_heads["6e"] = take_aux_head(self.net)
@@ -110,11 +113,11 @@ def small_stem(net: Any) -> None:
     Raises:
         ValueError: the first convolution is another than 3×3/2 or 7×7/2.
     """
-    name = net.default_cfg["first_conv"]
-    first = net.get_submodule(name)
+    name = net.default_cfg.get("first_conv")
+    first = net.get_submodule(name) if isinstance(name, str) else None
+    if type(first) is not nn.Conv2d or (first.kernel_size, first.stride) not in (((3, 3), (2, 2)), ((7, 7), (2, 2))):
+        raise ValueError(f"below {SMALL_BELOW} pixels the first convolution must be a plain 3×3/2 or 7×7/2")
     side = first.kernel_size[0]
-    if (side, first.stride) not in ((3, (2, 2)), (7, (2, 2))):
-        raise ValueError(f"the small form, below {SMALL_BELOW} pixels, is for first convolutions of 3×3/2 and 7×7/2")
     small = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=first.bias is not None)
     with torch.no_grad():
         edge = (side - 3) // 2

@@ -98,9 +98,9 @@ def measure(resolved: Mapping[str, Any]) -> None:
         Path(resolved["paths"]["results"]).expanduser() / "speed",
         "models",
         [
-            table(f"Forward and backward, {precision}, images/s", steps, "ratio", lambda r: f"{r:.3f}"),
-            table("Local response normalisation, images/s", norms, "× faster", lambda r: f"{r:.1f}"),
-            table(f"GoogLeNet with and without it, {precision}, images/s", shares, "share", lambda r: f"{1 - r:.1%}"),
+            table(f"Forward and backward, {precision}, images/s", steps, "ratio", "{:.3f}"),
+            table("Local response normalisation, images/s", norms, "× faster", "{:.1f}"),
+            table(f"GoogLeNet with and without it, {precision}, images/s", shares, "share", "{:.1%}"),
         ],
         {
             "images_per_s": [
@@ -113,13 +113,16 @@ def measure(resolved: Mapping[str, Any]) -> None:
 
 
 def table(
-    title: str, measured: Mapping[tuple[str, str], Rates], compared: str, told: Callable[[float], str]
+    title: str, measured: Mapping[tuple[str, str], Rates], compared: str, form: str
 ) -> tuple[str, list[str], list[list[str]]]:
     """Medians of two contestants; median and quartiles of how the first compares with the second round by round."""
     rows = []
     for (name, images), rates in measured.items():
         medians = [f"{statistics.median(each):,.1f}" for each in rates.values()]
-        low, middle, high = sorted(map(told, ratios(*rates.values())), key=lambda text: float(text.rstrip("%")))
+        quartiles = ratios(*rates.values())
+        if compared == "share":  # of the time
+            quartiles = [1 - ratio for ratio in reversed(quartiles)]
+        low, middle, high = map(form.format, quartiles)
         rows.append([name, images, *medians, middle, f"{low} – {high}"])
     return title, ["", "images", *next(iter(measured.values())), compared, "quartiles"], rows
 

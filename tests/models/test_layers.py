@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bench.models.layers import LocalResponseNorm, conv, geometry, init_kaiming
+from bench.config import PRETRAINED_FROM
+from bench.models.layers import SMALL_BELOW, LocalResponseNorm, conv, geometry, init_kaiming
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -112,6 +113,7 @@ def test_local_response_norm_of_even_size_raises_naming_it(size):
 )
 def test_geometry_is_that_of_the_paper_from_96_pixels_on(image_size, expected):
     assert geometry(image_size) == expected
+    assert SMALL_BELOW == PRETRAINED_FROM
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])

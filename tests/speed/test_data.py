@@ -84,7 +84,8 @@ def test_the_command_writes_a_table_of_all_contestants(bench_speed, tmp_path, mo
         (["models", "trainer.accelerator=mps"], "trainer.accelerator=mps: this machine has"),
     ],
 )
-def test_a_mistake_is_told_in_a_line(bench_speed, arguments, said):
+def test_a_mistake_is_told_in_a_line(bench_speed, arguments, said, monkeypatch):
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     code, _, err = bench_speed(*arguments)
     assert code == 2
     assert said in err
