@@ -2,6 +2,7 @@
 DATA ?= digits
 MODELS ?= lenet,alexnet,nin,vgg16,googlenet
 SEEDS ?= 0
+SWEEP ?= five
 ARGS ?=
 PYTHON ?= python3
 RESULTS ?= results/local
@@ -10,7 +11,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench report profile test test-fast lint clean
+.PHONY: help setup bench sweep report profile test test-fast lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +26,9 @@ $(READY): pyproject.toml constraints.txt
 
 bench: $(READY) ## train the five networks, write and print the leaderboard
 	$(BIN)/bench -m 'model=$(MODELS)' 'data=$(DATA)' 'seed=$(SEEDS)' 'paths.results=$(RESULTS)' $(ARGS)
+
+sweep: $(READY) ## run a named sweep of conf/sweep: make sweep SWEEP=five DATA=cifar10
+	$(BIN)/bench -m '+sweep=$(SWEEP)' 'data=$(DATA)' 'paths.results=$(RESULTS)' $(ARGS)
 
 report: $(READY) ## rebuild the leaderboard from the records
 	$(BIN)/bench-report 'paths.results=$(RESULTS)'

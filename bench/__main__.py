@@ -29,6 +29,8 @@ def cell(cfg: DictConfig) -> str:
     settings = HydraConfig.get()
     in_sweep = settings.mode == RunMode.MULTIRUN
     try:
+        if not in_sweep and "sweep" in settings.runtime.choices:
+            raise ConfigError(f"+sweep={settings.runtime.choices['sweep']}: a sweep needs -m: bench -m …")
         resolved = config.check(cfg)
         done = Store(resolved["paths"]["results"]).ok(run_id(resolved))
         if done is not None and not resolved["force"]:

@@ -12,6 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench.config import CONF
 
+ADDED = ("sweep",)
+"""Groups without a default, of which an option is added to a call: ``+sweep=five``."""
+
 _ABSENT = object()
 
 
@@ -25,6 +28,8 @@ def explain(error: Exception) -> str:
         group, name = _option(match[1])
         return f"{group}={name}: no such option{_near(name, options(group))}; choose of {', '.join(options(group))}"
     if match := re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text):
+        if match[1] in ADDED:
+            return f"{match[1]}: is added, as +{match[1]}=…; there are {', '.join(options(match[1]))}"
         group, folder = _option(match[1])
         if group and any(option.startswith(f"{folder}/") for option in options(group)):
             return f"{match[1]}: is no group; write {group}={folder}/…"
@@ -51,10 +56,10 @@ def explain(error: Exception) -> str:
 
 @cache
 def groups() -> tuple[str, ...]:
-    """The configuration groups, such as ``model`` and ``augment/normalize``: those that config.yaml has defaults of."""
+    """The configuration groups: those that config.yaml has defaults of, such as ``augment/normalize``, and ADDED."""
     entries = OmegaConf.load(CONF / "config.yaml").defaults
     names = [str(name) for entry in entries if isinstance(entry, DictConfig) for name in entry]
-    return tuple(sorted(name for name in names if not name.startswith("override ")))
+    return tuple(sorted([*(name for name in names if not name.startswith("override ")), *ADDED]))
 
 
 def options(group: str) -> list[str]:
@@ -80,7 +85,7 @@ def _settings() -> Iterator[str]:
 
     yield from walk(OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml")), "")
     for group in groups():
-        for option in options(group):
+        for option in options(group) if group not in ADDED else ():
             settings = OmegaConf.load(CONF / group / f"{option}.yaml")
             yield from walk(OmegaConf.to_container(settings), group.replace("/", ".") + ".")
 
