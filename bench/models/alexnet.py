@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from bench.models.layers import FitTo, LocalResponseNorm, Output, conv, geometry, init_kaiming
+from bench.models.layers import FitTo, LocalResponseNorm, Output, conv, fully_connected, geometry, init_kaiming
 
 # channels of conv1 … conv5
 TWO_TOWERS = (96, 256, 384, 384, 256)  # Krizhevsky et al. 2012, figure 2, both towers together
@@ -89,16 +89,9 @@ class AlexNet(nn.Module):
             *conv(c4, c5, 3, padding=1, groups=towers, batch_norm=batch_norm), nn.MaxPool2d(3, 2),
             FitTo(shape.side),
         )  # fmt: skip
-        width = shape.width
-        classifier = nn.Linear(width, num_classes)
-        self.classifier = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(c5 * shape.side**2, width), nn.ReLU(inplace=True), nn.Dropout(dropout),  # fc6
-            nn.Linear(width, width), nn.ReLU(inplace=True), nn.Dropout(dropout),  # fc7
-            classifier,  # fc8
-        )  # fmt: skip
+        self.classifier = fully_connected(c5 * shape.side**2, shape.width, num_classes, dropout)
         if init == "kaiming":
-            init_kaiming(self, [classifier])
+            init_kaiming(self, [self.classifier[-1]])
         else:
             init_as_published(self)
 

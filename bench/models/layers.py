@@ -119,7 +119,20 @@ def conv(c_in: int, c_out: int, kernel: int, *, batch_norm: bool = False, **kwar
     return [layer, *([nn.BatchNorm2d(c_out)] if batch_norm else []), nn.ReLU(inplace=True)]
 
 
-def init_kaiming(model: nn.Module, classifiers: Iterable[nn.Linear] = ()) -> None:
+def fully_connected(c_in: int, width: int, num_classes: int, dropout: float) -> nn.Sequential:
+    """AlexNet's head, which ZFNet and VGG took over: (N, C, H, W) → (N, num_classes).
+
+    Two hidden layers, each with ReLU and dropout (fc6, fc7), and a linear one (fc8); ``c_in`` is C·H·W.
+    """
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(c_in, width), nn.ReLU(inplace=True), nn.Dropout(dropout),
+        nn.Linear(width, width), nn.ReLU(inplace=True), nn.Dropout(dropout),
+        nn.Linear(width, num_classes),
+    )  # fmt: skip
+
+
+def init_kaiming(model: nn.Module, classifiers: Iterable[nn.Module] = ()) -> None:
     """Kaiming initialisation for ReLU networks: weights from N(0, 2/fan_in), biases 0.
 
     He et al. 2015, equation 10; without it deep networks that have no batch norm stay at chance. ``classifiers``,
@@ -132,4 +145,5 @@ def init_kaiming(model: nn.Module, classifiers: Iterable[nn.Linear] = ()) -> Non
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
     for classifier in classifiers:
+        assert isinstance(classifier, nn.Linear)
         nn.init.normal_(classifier.weight, std=0.01)

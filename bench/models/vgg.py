@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from bench.models.layers import FitTo, Output, conv, geometry, init_kaiming
+from bench.models.layers import FitTo, Output, conv, fully_connected, geometry, init_kaiming
 
 # table 1 of the paper: channels of the 3×3 convolutions, block by block; a 2×2 max pooling ends each block
 BLOCKS: dict[int, tuple[tuple[int, ...], ...]] = {
@@ -56,15 +56,8 @@ class VGG(nn.Module):
                 c = width
             layers += [nn.MaxPool2d(2)]
         self.features = nn.Sequential(*layers, FitTo(shape["side"]))
-        width = shape["width"]
-        classifier = nn.Linear(width, num_classes)
-        self.classifier = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(c * shape["side"] ** 2, width), nn.ReLU(inplace=True), nn.Dropout(dropout),
-            nn.Linear(width, width), nn.ReLU(inplace=True), nn.Dropout(dropout),
-            classifier,
-        )  # fmt: skip
-        init_kaiming(self, [classifier])
+        self.classifier = fully_connected(c * shape["side"] ** 2, shape["width"], num_classes, dropout)
+        init_kaiming(self, [self.classifier[-1]])
 
     def forward(self, x: Tensor) -> Output:
         return Output(self.classifier(self.features(x)))

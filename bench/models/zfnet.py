@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from bench.models.layers import FitTo, LocalResponseNorm, Output, conv, geometry, init_kaiming
+from bench.models.layers import FitTo, LocalResponseNorm, Output, conv, fully_connected, geometry, init_kaiming
 
 CHANNELS = (96, 256, 384, 384, 256)  # layers 1 … 5, figure 3
 
@@ -65,15 +65,8 @@ class ZFNet(nn.Module):
             *conv(c4, c5, 3, padding=1), pool(),
             FitTo(shape.side),
         )  # fmt: skip
-        width = shape.width
-        classifier = nn.Linear(width, num_classes)
-        self.classifier = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(c5 * shape.side**2, width), nn.ReLU(inplace=True), nn.Dropout(dropout),  # layer 6
-            nn.Linear(width, width), nn.ReLU(inplace=True), nn.Dropout(dropout),  # layer 7
-            classifier,
-        )  # fmt: skip
-        init_kaiming(self, [classifier])
+        self.classifier = fully_connected(c5 * shape.side**2, shape.width, num_classes, dropout)
+        init_kaiming(self, [self.classifier[-1]])
 
     def forward(self, x: Tensor) -> Output:
         return Output(self.classifier(self.features(x)))

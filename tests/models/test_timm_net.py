@@ -11,12 +11,11 @@ import torch
 import torchvision
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from networks import check_both_ways, check_shapes_both_ways, empty, on_meta
 from torch import nn
-from torch.nn import functional as F
 
 from bench import costs, train
 from bench.config import CONF
-from bench.models import Output
 from bench.models.timm_net import AUX_SMALLEST, SMALLEST, TimmNet
 from bench.store import Store
 
@@ -43,34 +42,6 @@ def configured(name: str, image_size: int, num_classes: int = 10, **arguments) -
     """The network of a config."""
     sizes = {"image_size": image_size, "num_classes": num_classes, "in_channels": 3}
     return instantiate(settings(name) | sizes | arguments)
-
-
-def on_meta(make, *args, **arguments) -> nn.Module:
-    """The network without memory for its weights."""
-    with torch.device("meta"):
-        return make(*args, **arguments).eval()
-
-
-def empty(image_size: int, in_channels: int = 3) -> torch.Tensor:
-    return torch.empty(2, in_channels, image_size, image_size, device="meta")
-
-
-def run_both_ways(net: nn.Module, images: torch.Tensor, heads: int = 0) -> None:
-    """Forward and backward in training; in evaluation forward, which does not depend on the rest of the batch."""
-    labels = torch.tensor([1, 7])
-    output = net.train()(images)
-    assert isinstance(output, Output)
-    assert [logits.shape for logits in (output.logits, *output.aux)] == [(2, 10)] * (1 + heads)
-    sum(F.cross_entropy(logits, labels) for logits in (output.logits, *output.aux)).backward()
-    for which, parameter in net.named_parameters():
-        assert parameter.grad is not None, which
-        assert parameter.grad.isfinite().all(), which
-    assert next(net.parameters()).grad.abs().sum() > 0
-    with torch.no_grad():
-        output, alone = net.eval()(images), net(images[:1])
-    assert (output.logits.shape, output.aux) == ((2, 10), ())
-    assert output.logits.isfinite().all()
-    torch.testing.assert_close(output.logits[:1], alone.logits, rtol=1e-3, atol=1e-3)
 
 
 # ---- size and cost
@@ -108,7 +79,7 @@ def test_golden_numbers_are_those_torchvision_publishes(name):
 @pytest.mark.parametrize("image_size", [32, 64])
 def test_every_config_with_a_small_form_runs_forward_and_backward(name, image_size):
     torch.manual_seed(0)
-    run_both_ways(configured(name, image_size), torch.randn(2, 3, image_size, image_size))
+    check_both_ways(configured(name, image_size), image_size, heads=0)
 
 
 @pytest.mark.parametrize("name", UNPADDED)
@@ -129,12 +100,7 @@ def test_the_smallest_images_are_the_networks_own(name, monkeypatch):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_has_the_shapes_of_a_forward_and_backward_pass_at_its_papers_size(name):
     image_size = GOLDEN[name]["image_size"]
-    net = on_meta(configured, name, image_size)
-    assert net(empty(image_size)).logits.shape == (2, 10)
-    output = net.train()(empty(image_size))
-    assert [logits.shape for logits in output.aux] == [(2, 10)] * (name == "inception_v3")
-    sum(logits.sum() for logits in (output.logits, *output.aux)).backward()
-    assert all(p.grad is not None and p.grad.shape == p.shape for p in net.parameters())
+    check_shapes_both_ways(on_meta(configured, name, image_size), image_size, heads=int(name == "inception_v3"))
 
 
 @pytest.mark.slow
@@ -143,7 +109,7 @@ def test_networks_run_forward_and_backward_at_their_papers_size(name):
     torch.manual_seed(0)
     image_size = GOLDEN[name]["image_size"]
     heads = int(name == "inception_v3")
-    run_both_ways(configured(name, image_size), torch.randn(2, 3, image_size, image_size), heads)
+    check_both_ways(configured(name, image_size), image_size, heads)
 
 
 @pytest.mark.parametrize("name", ["xception", "nasnet_a", "resnet18", "densenet121", "mobilenet_v2"])
