@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from bench import cli, config, console
 from bench.config import ConfigError
+from bench.interrupt import Interrupted
 from bench.record import run_id
 from bench.store import Store, StoreError
 
@@ -41,6 +42,8 @@ def cell(cfg: DictConfig) -> str:
         from bench.train import run  # only now: importing PyTorch takes seconds
 
         record = run(cfg, sweep=Path(settings.sweep.dir).name if in_sweep else None)
+    except Interrupted as stop:
+        cli.stop("bench", f"{stop}; the same command goes on from there", 128 + stop.signum)
     except StoreError as error:
         if in_sweep:  # another process has the cell; the others go on
             console.say(f"{error}")

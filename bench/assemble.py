@@ -9,12 +9,14 @@ from typing import Any
 import hydra.utils
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
 
 from bench import cli, loggers, machine
+from bench.checkpoint import AtomicIO
 from bench.data.augment import Mix, Transform
 from bench.data.decode import Decoder
 from bench.data.module import ImageData
@@ -109,16 +111,9 @@ def make_data(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device
         device=device,
         storage=settings["device"],
         dtype=torch.bfloat16 if bf16 else torch.float32,
-        **{key: settings[key] for key in ("image_size", "num_classes", "val_size", "batch_size")},
+        batch_size=settings["batch_size"] // resolved["trainer"]["devices"],  # the processes share a batch
+        **{key: settings[key] for key in ("image_size", "num_classes", "val_size")},
     )
-
-
-def selection(folder: Path, validated: bool) -> ModelCheckpoint:
-    """Keeps the weights of the epoch with the best validation top-1 (the first of equals), or of the last epoch."""
-    return ModelCheckpoint(
-        folder, "selected", monitor="val/top1" if validated else None, mode="max", save_weights_only=True,
-        save_on_train_epoch_end=not validated, enable_version_counter=False,
-    )  # fmt: skip
 
 
 def make_logger(cfg: DictConfig, resolved: Mapping[str, Any], work: Path, sweep: str | None) -> Logger | None:
@@ -137,24 +132,29 @@ def make_trainer(
     resolved: Mapping[str, Any],
     device: torch.device,
     data: ImageData,
-    all_loggers: list[Logger],
+    logger: Logger | None,
     watchers: list[L.Callback],
+    processes: int,
 ) -> L.Trainer:
-    """Lightning's Trainer, with nothing of its own but the loop."""
+    """Lightning's Trainer, with nothing of its own but the loop; this process is one of ``processes``."""
     options = resolved["trainer"]
     return L.Trainer(
         max_epochs=options["max_epochs"],
         accelerator="gpu" if device.type == "cuda" else device.type,
-        devices=options["devices"],
+        devices=processes,
+        strategy="auto" if processes == 1 else DDPStrategy(gradient_as_bucket_view=True),
+        sync_batchnorm=processes > 1 and device.type == "cuda",  # statistics of the whole batch; not made for CPUs
         precision=machine.precision(options["precision"], device),  # type: ignore[arg-type] # Lightning's literals
-        plugins=[LightningEnvironment()],  # one process, also where Slurm's variables promise more
+        # the processes are there already, and no others, also where Slurm's variables promise more
+        plugins=[LightningEnvironment(), AtomicIO()],
         deterministic=options["deterministic"],
         callbacks=watchers,
-        logger=all_loggers,
-        log_every_n_steps=len(data.train_dataloader()),  # nothing is logged more often than once an epoch
+        logger=logger or False,
+        log_every_n_steps=max(1, len(data.train) // resolved["data"]["batch_size"]),  # nothing is logged more often
         use_distributed_sampler=False,  # the loader shares out its epoch itself
         limit_val_batches=1.0 if len(data.val) else 0,
         num_sanity_val_steps=options["num_sanity_val_steps"],
         enable_progress_bar=any(isinstance(watcher, ProgressBar) for watcher in watchers),
         enable_model_summary=False,
+        enable_checkpointing=any(isinstance(watcher, Checkpoint) for watcher in watchers),
     )

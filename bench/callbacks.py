@@ -1,36 +1,71 @@
-"""What watches a run: its throughput and what it shows in the terminal."""
+"""What watches a run: what it costs, its table of epochs, and what it shows in the terminal."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import logging
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 
 from bench import console
 from bench.data.loader import Batch
+from bench.machine import PeakMemory
+from bench.store import write_atomically
+
+Row = dict[str, float]
 
 
-class Throughput(L.Callback):
-    """Training images per second, epoch by epoch, validation and checkpoints excluded; logged as train_images_per_s.
+class Meter(L.Callback):
+    """Images per second, seconds and peak memory of the training, over all tries that it took.
 
-    ``rates``: one number an epoch.
+    ``rates``: training images per second, one number an epoch, validation and checkpoints excluded; logged as
+    train_images_per_s. An epoch that was interrupted is measured from where it was gone on with.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, peak: PeakMemory) -> None:
         self.rates: list[float] = []
+        self.peak = peak
         self._images, self._start = 0, 0.0
+        self._before: dict[str, float] = {"seconds": 0.0, "peak": 0}
+        self._begun = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rates": self.rates, "seconds": self.seconds(), "peak": self.peak_bytes()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rates, self._before = state_dict["rates"], state_dict
+
+    def seconds(self) -> float:
+        """Since this was made, and of the tries before up to the checkpoint."""
+        return self._before["seconds"] + time.perf_counter() - self._begun
+
+    def peak_bytes(self) -> int:
+        """The peak of all tries."""
+        return int(max(self._before["peak"], self.peak.read()))
+
+    def median(self) -> float | None:
+        """Median rate over the epochs; None before the first has ended."""
+        return statistics.median(self.rates) if self.rates else None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._restart(pl_module.device)  # an epoch that is gone on with has no start of its own
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        _wait(pl_module.device)
+        self._restart(pl_module.device)
+
+    def _restart(self, device: torch.device) -> None:
+        _wait(device)
         self._images, self._start = 0, time.perf_counter()
 
     def on_train_batch_end(
@@ -44,9 +79,37 @@ class Throughput(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         pl_module.log("train_images_per_s", self.rates[-1])
 
-    def median(self) -> float | None:
-        """Median over the epochs; None before the first has ended."""
-        return statistics.median(self.rates) if self.rates else None
+
+class EpochTable(Checkpoint):
+    """One row an epoch: ``rows`` in memory and a CSV file on disk.
+
+    Columns: ``epoch`` (from 1), ``seconds`` of training so far, and all that was logged in the epoch, in alphabetical
+    order, ``/`` as ``_``. A Checkpoint because Lightning calls those when all is logged, and placed before the one that
+    saves, so that a checkpoint has its own epoch's row.
+    """
+
+    def __init__(self, path: Path, meter: Meter, on_row: Callable[[Row], None] = lambda row: None):
+        self.path, self.meter, self.on_row = path, meter, on_row
+        self.rows: list[Row] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        logged = sorted((name.replace("/", "_"), float(value)) for name, value in trainer.callback_metrics.items())
+        head = {"epoch": trainer.current_epoch + 1, "seconds": round(self.meter.seconds(), 3)}
+        self.rows.append(head | dict(logged))
+        if not trainer.is_global_zero:
+            return
+        text = io.StringIO()
+        table = csv.DictWriter(text, fieldnames=self.rows[0].keys())
+        table.writeheader()
+        table.writerows(self.rows)
+        write_atomically(self.path, text.getvalue())
+        self.on_row(self.rows[-1])
 
 
 def _wait(device: torch.device) -> None:
@@ -100,6 +163,7 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
             warnings.filterwarnings("ignore", message=r"(GPU|MPS) available but not used")  # trainer=cpu means it
+            warnings.filterwarnings("ignore", message=r"The `srun` command is available")  # launchers use it
             warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")  # model.freeze means it
             yield
     finally:

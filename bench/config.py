@@ -76,9 +76,10 @@ RULES: dict[str, Rule] = {
     "optimizer.lr": _number("a number above 0", lambda v: v > 0),
     "optimizer.weight_decay": _number("a number, 0 or more", lambda v: v >= 0),
     "trainer.max_epochs": _whole(1),
+    "trainer.checkpoint_minutes": _number("a number above 0", lambda v: v > 0),
     "trainer.clip_norm": _or_null(_number("a number above 0", lambda v: v > 0)),
     "trainer.accelerator": _choice("auto", "gpu", "mps", "cpu"),
-    "trainer.devices": _choice(1),  # the predictions of several processes are not gathered
+    "trainer.devices": _whole(1),
     "trainer.precision": _choice("auto", "32-true", "bf16-mixed"),
     "trainer.channels_last": _choice(True, False),
     "trainer.deterministic": _choice(True, False),
@@ -115,6 +116,8 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     check_model(config["model"])
     if config["model"].get("pretrained"):
         _check_pretrained(config)
+    if (batch := config["data"]["batch_size"]) % (devices := config["trainer"]["devices"]):
+        raise ConfigError(f"data.batch_size={batch}: must be a multiple of trainer.devices, which is {devices}")
     stored, wanted = config["data"]["decode_size"], config["data"]["image_size"]
     if stored < wanted:
         raise ConfigError(f"data.decode_size={stored}: must be data.image_size, which is {wanted}, or more")

@@ -1,11 +1,9 @@
-"""Loggers: metrics.csv always, others as extras that are all made with the same argument about the run."""
+"""Loggers beside metrics.csv: extras that are all made with the same argument about the run."""
 
 from __future__ import annotations
 
-import csv
-import io
-import time
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,54 +12,6 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from bench.config import ConfigError
-from bench.store import write_atomically
-
-Row = dict[str, float]
-
-
-class MetricsTable(Logger):
-    """One row an epoch: ``rows`` in memory and a CSV file on disk.
-
-    Columns: ``epoch`` (from 1), ``seconds`` since the first was asked for, and all that is logged in the epoch, in
-    alphabetical order, ``/`` as ``_``. What the test stage logs is left to the record.
-    """
-
-    def __init__(self, path: Path, on_row: Callable[[Row], None] = lambda row: None):
-        super().__init__()
-        self.path, self.on_row = path, on_row
-        self.rows: list[Row] = []
-        self._pending: Row = {}
-        self._start = time.perf_counter()
-
-    @property
-    def name(self) -> str:
-        return "metrics"
-
-    @property
-    def version(self) -> int:
-        return 0
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the record holds the configuration."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Collect validation metrics, which come first, and training metrics, which complete the row."""
-        if any(name.startswith("test/") for name in metrics):
-            return
-        self._pending |= {name.replace("/", "_"): float(value) for name, value in metrics.items() if name != "epoch"}
-        if any(name.startswith("train/") for name in metrics):
-            head = {"epoch": int(metrics["epoch"]) + 1, "seconds": round(time.perf_counter() - self._start, 3)}
-            self.rows.append(head | dict(sorted(self._pending.items())))
-            self._pending = {}
-            self._write()
-            self.on_row(self.rows[-1])
-
-    def _write(self) -> None:
-        text = io.StringIO()
-        table = csv.DictWriter(text, fieldnames=self.rows[0].keys())
-        table.writeheader()
-        table.writerows(self.rows)
-        write_atomically(self.path, text.getvalue())
 
 
 @dataclass(frozen=True)
@@ -100,9 +50,13 @@ def wandb(run: RunInfo, project: str, entity: str | None, mode: Any) -> Logger:
     import wandb as api
     from lightning.pytorch.loggers import WandbLogger
 
+    kept = run.workspace / "wandb_id"  # a cell that is gone on with is one run
+    if not kept.exists():
+        kept.write_text(uuid.uuid4().hex[:8])
     try:
         experiment = api.init(
             project=project, entity=entity, mode=mode, dir=run.workspace, name=run.run_id,
+            id=kept.read_text(), resume="allow" if mode == "online" else None,
             group=run.group, tags=run.tags, config=run.config, reinit="finish_previous",
             settings=api.Settings(silent=True, console="off"),
         )  # fmt: skip

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from bench.checkpoint import gather
 from bench.data.loader import Batch
 from bench.models.layers import AUX_HEADS, Output
 from bench.optim import OptimizerFactory, SchedulerFactory, parameter_groups
@@ -47,6 +48,22 @@ class EpochMetrics(nn.Module):
         self.accuracy.reset()
         self.loss.reset()
         self._logits, self._labels = [], []
+
+    def progress(self) -> dict[str, Any]:
+        """What has been counted since the last reset, for a checkpoint within an epoch."""
+        counted = {name: dict(metric.metric_state) for name, metric in self._metrics().items()}
+        return {"counted": counted, "logits": self._logits, "labels": self._labels}
+
+    def resume(self, progress: dict[str, Any]) -> None:
+        """Go on counting from there."""
+        for name, metric in self._metrics().items():
+            for state, value in progress["counted"][name].items():
+                setattr(metric, state, value.to(metric.device))
+        device = self.loss.device
+        self._logits, self._labels = ([t.to(device) for t in progress[key]] for key in ("logits", "labels"))
+
+    def _metrics(self) -> dict[str, Metric]:
+        return {**dict(self.accuracy.items()), "loss": self.loss}
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Count a batch: logits (B, num_classes), labels (B,)."""
@@ -114,6 +131,7 @@ class Classifier(L.LightningModule):
         heads = getattr(model, AUX_HEADS, ())
         self.aux_metrics = nn.ModuleList(EpochMetrics(num_classes) for _ in heads)
         self.test_logits: list[Tensor] = []
+        self._progress: list[dict[str, Any]] = []
 
     def forward(self, images: Tensor) -> Output:
         """(N, C, S, S) → Output."""
@@ -129,7 +147,7 @@ class Classifier(L.LightningModule):
         self.train_metrics.update(out.logits, batch.labels)
         for metrics, head in zip(self.heads(), out.aux, strict=True):
             metrics.update(head, batch.labels)
-        return loss
+        return loss if batch.weight == 1 else loss * batch.weight
 
     def criterion(self, logits: Tensor, wanted: Tensor) -> Tensor:
         """Cross entropy with label smoothing, the mean over the batch; ``wanted``: classes (B,) or shares (B, K)."""
@@ -193,10 +211,24 @@ class Classifier(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave auxiliary heads out of weights saved alone: those are for use, not for going on with training."""
-        if "optimizer_states" not in checkpoint:
+        """Leave auxiliary heads out of weights saved alone, which are for use; add the epoch's metrics so far to a
+        state that training goes on from.
+        """
+        if "optimizer_states" in checkpoint:
+            progress = [metrics.progress() for metrics in (self.train_metrics, *self.heads())]
+            checkpoint["epoch_metrics"] = gather(self.trainer, progress)
+        else:
             weights = checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: value for name, value in weights.items() if not is_head(name)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._progress = checkpoint["epoch_metrics"][self.trainer.global_rank]
+
+    def on_train_start(self) -> None:
+        """Go on with the epoch's metrics; only now is the module on its device."""
+        for metrics, progress in zip((self.train_metrics, *self.heads()), self._progress, strict=False):
+            metrics.resume(progress)
+        self._progress = []
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip gradients; here because Lightning's own clipping refuses fused optimizers under autocast."""

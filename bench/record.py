@@ -15,7 +15,7 @@ Status = Literal["ok", "failed", "interrupted"]
 Metrics = dict[str, dict[str, float]]
 """Split (train, val, test) → top1, top5 (fractions in [0, 1]) and loss (mean cross entropy, nats)."""
 
-NOT_IDENTITY = ("paths", "logger", "force", "progress")
+NOT_IDENTITY = ("paths", "logger", "force", "progress", "sweep")
 """Top-level settings that change no result, and so do not count for a run's identity."""
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -25,7 +25,7 @@ NOT_DECISIVE = {
     "augment.normalize": ("cache_dir",),
     "data": ("device",),
     "data.source": ("root", "download"),
-    "trainer": ("accelerator", "devices", "num_sanity_val_steps"),
+    "trainer": ("accelerator", "checkpoint_minutes", "num_sanity_val_steps"),
 }
 """Settings further down that say where images lie or where a run takes place, not what it is."""
 
@@ -40,6 +40,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
             for key, value in kept.items()
         }
 
+    if config.get("trainer", {}).get("devices") == 1:  # more are another run: each process draws its own dropout
+        config = {**config, "trainer": {key: value for key, value in config["trainer"].items() if key != "devices"}}
     kept = what({key: value for key, value in config.items() if key not in NOT_IDENTITY}, "")
     if "augment" in kept:  # their order decides, too, and would be lost when keys are sorted
         kept["augment"] = list(kept["augment"].items())

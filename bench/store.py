@@ -1,35 +1,60 @@
 """Records on disk: ``<results>/runs/<run_id>/``, each written once.
 
 A cell works in its directory, where every file appears whole; ``record.json`` is the last, so that a directory without
-one is a cell under way or cut off. A cell that is run again beside an ok record works in ``.<run_id>.again`` and takes
-the place of the old one only when it is ok itself: an ok record is never lost.
+one is a cell under way or cut off. A cut off or failed cell goes on from ``checkpoints/last.ckpt``. A cell that is run
+again beside an ok record works in ``.<run_id>.again`` and takes the place of the old one only when it is ok itself: an
+ok record is never lost.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import shutil
-import socket
 import uuid
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
+from bench.claim import CLAIM, Claim, ClaimedError, holder
 from bench.record import RUN_ID, RunRecord
 
-RECORD, CLAIM = "record.json", "claim.json"
+RECORD, ERROR, LAST = "record.json", "error.txt", "checkpoints/last.ckpt"
 
 
 class StoreError(Exception):
     """The results folder does not allow what is asked; its text is one line."""
 
 
-def write_atomically(path: Path, data: str | bytes) -> None:
-    """Write a file whole or not at all: temporary file, fsync, rename."""
+class BusyError(StoreError):
+    """Another process works on the cell."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The directory of a cell under way, and this process's claim on it."""
+
+    path: Path
+    claim: Claim
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where an earlier try can be gone on from."""
+        file = self.path / LAST
+        return file if file.exists() else None
+
+
+def write_atomically(path: Path, data: str | bytes | Callable[[BinaryIO], object]) -> None:
+    """Write a file whole or not at all: temporary file, fsync, rename; ``data`` may write into the open file itself."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         with part.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            if callable(data):
+                data(file)
+            else:
+                file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -75,6 +100,7 @@ class Store:
 
     def ok(self, run_id: str) -> RunRecord | None:
         """The cell's record if it is there and ok."""
+        self._finish_replacement(run_id)
         record = self.load(run_id)
         return record if record is not None and record.status == "ok" else None
 
@@ -88,47 +114,83 @@ class Store:
 
     def load_all(self) -> list[RunRecord]:
         """All records, by run id; a warning names each that cannot be read."""
+        for aside in self.root.glob("runs/.*.old"):
+            self._finish_replacement(aside.name.removeprefix(".").removesuffix(".old"))
         records = (_read(file) for file in sorted(self.root.glob(f"runs/[!.]*/{RECORD}")))
         return [record for record in records if record is not None]
 
-    def workspace(self, run_id: str) -> Path:
-        """An empty directory for a new try at the cell, claimed by this process.
+    def holder(self, run_id: str) -> str | None:
+        """A line about the living process that works on the cell, None where there is none."""
+        return holder(self._again(run_id)) or holder(self.path(run_id))
+
+    def workspace(self, run_id: str, fresh: bool = False) -> Workspace:
+        """The directory for a try at the cell, claimed by this process, which is to publish, discard or release it.
+
+        It is empty, or, without ``fresh``, what an earlier try left that can be gone on from.
 
         Raises:
-            StoreError: another process works on the cell.
+            BusyError: another process works on the cell.
         """
-        work = self._again(run_id) if self.ok(run_id) else self.path(run_id)
-        _check_unclaimed(work)
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        claim = {"pid": os.getpid(), "host": socket.gethostname()}
-        with (work / CLAIM).open("x") as file:  # of two who come this far at once, one fails
-            file.write(json.dumps(claim) + "\n")
+        path = self._again(run_id) if self.ok(run_id) else self.path(run_id)
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            work = Workspace(path, Claim.take(path))
+        except ClaimedError as error:
+            raise BusyError(str(error)) from error
+        kept = {path / CLAIM}
+        if work.checkpoint is not None and not fresh:
+            kept |= set(path.iterdir()) - {path / RECORD, path / ERROR}
+        for entry in set(path.iterdir()) - kept:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         return work
 
-    def discard(self, work: Path) -> None:
-        """Remove a workspace, and the folders that were made for it alone."""
-        shutil.rmtree(work)
-        for folder in (work.parent, self.root):
+    def discard(self, work: Workspace) -> None:
+        """Give up a try that did nothing: remove its directory, unless an earlier try can be gone on from, and the
+        folders that were made for it alone.
+        """
+        work.claim.release()
+        if work.checkpoint is None:
+            shutil.rmtree(work.path)
+        for folder in (work.path.parent, self.root):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
 
-    def publish(self, record: RunRecord, work: Path) -> Path:
+    def publish(self, record: RunRecord, work: Workspace) -> Path:
         """Write ``record.json`` into the workspace, which ends the try; returns the directory that holds it.
 
         An ok record takes the place of an ok one before it; one that is not ok stays beside it.
+
+        Raises:
+            BusyError: the claim was lost to another process, which now works on the cell.
         """
-        (work / CLAIM).unlink(missing_ok=True)
-        write_atomically(work / RECORD, record.to_json())
+        if not work.claim.held():
+            raise BusyError(f"{record.run_id}: given up for dead meanwhile, another process works on it")
+        write_atomically(work.path / RECORD, record.to_json())
+        if record.status == "ok":
+            (work.path / LAST).unlink(missing_ok=True)
+        work.claim.release()
         target = self.path(record.run_id)
-        if work == target or record.status != "ok":
-            return work
-        aside = target.with_name(f".{record.run_id}.old")
-        shutil.rmtree(aside, ignore_errors=True)
-        target.rename(aside)
-        work.rename(target)
-        shutil.rmtree(aside)
+        if work.path == target or record.status != "ok":
+            return work.path
+        with contextlib.suppress(FileNotFoundError):  # a reader may have finished it for us
+            target.rename(self._aside(record.run_id))
+            work.path.rename(target)
+        self._finish_replacement(record.run_id)
         return target
+
+    def _aside(self, run_id: str) -> Path:
+        return self.path(run_id).with_name(f".{run_id}.old")
+
+    def _finish_replacement(self, run_id: str) -> None:
+        """Do what is left where a new ok record was put in the place of the old one, and cut off in between."""
+        target, aside = self.path(run_id), self._aside(run_id)
+        if not aside.exists():
+            return
+        with contextlib.suppress(OSError):  # another process does the same
+            if not target.exists():
+                again = self._again(run_id)
+                (again if (again / RECORD).exists() else aside).rename(target)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _read(file: Path) -> RunRecord | None:
@@ -139,25 +201,3 @@ def _read(file: Path) -> RunRecord | None:
     except ValueError as error:
         warnings.warn(f"{file}: left out, {error}", stacklevel=3)
         return None
-
-
-def _check_unclaimed(work: Path) -> None:
-    try:
-        claim = json.loads((work / CLAIM).read_text())
-        pid, host = int(claim["pid"]), claim["host"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return
-    if host == socket.gethostname() and not _alive(pid):
-        return
-    if (pid, host) != (os.getpid(), socket.gethostname()):
-        raise StoreError(f"{work.name}: process {pid} on {host} works on it; if it does not, remove {work / CLAIM}")
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -6,8 +6,6 @@ import datetime
 import io
 import math
 import signal
-import threading
-import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,120 +14,132 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.errors import InstantiationException
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
-from bench import callbacks, config, costs, loggers, machine
-from bench.assemble import build, make_logger, make_trainer, prepare_machine, selection
+from bench import callbacks, config, console, costs, distributed, loggers, machine
+from bench.assemble import build, make_logger, make_trainer, prepare_machine
+from bench.checkpoint import CheckpointError, Checkpoints, load
 from bench.config import ConfigError
 from bench.data.module import ImageData
+from bench.interrupt import Interrupted, Interrupts
 from bench.module import Classifier, is_head
 from bench.record import Metrics, RunRecord, Status, protocol, run_id
-from bench.store import Store, StoreError, write_atomically
+from bench.store import ERROR, LAST, Store, StoreError, write_atomically
 
 
 def run(cfg: DictConfig, sweep: str | None = None) -> RunRecord:
     """Train the cell that ``cfg`` describes; returns its record, which is then on disk.
 
-    A cell that fails is recorded as ``failed``, its traceback in ``error.txt``. ``sweep`` names the sweep the cell
-    belongs to.
+    A cell that an earlier try has left half done goes on from its last checkpoint. A cell that fails is recorded as
+    ``failed``, its traceback in ``error.txt``. ``sweep`` names the sweep the cell belongs to.
 
     Raises:
         ConfigError: the configuration is wrong; nothing is written. In a sweep such a cell is recorded as failed.
-        StoreError: the cell has an ok record and ``force`` is not set, or another process works on it.
-        KeyboardInterrupt: the run was stopped; it is recorded as ``interrupted``.
+        StoreError: the cell has an ok record and ``force`` is not set; BusyError: another process works on it.
+        Interrupted: a signal stopped the run; it is recorded as ``interrupted``.
     """
     resolved = config.check(cfg)
     store, name = Store(resolved["paths"]["results"]), run_id(resolved)
     if store.ok(name) and not resolved["force"]:
         raise StoreError(f"{name}: has an ok record; force=true runs it again")
     about = describe(resolved)
-    work: Path | None = None
+    work = store.workspace(name, fresh=resolved["force"])
+    if work.checkpoint is not None:
+        console.say(f"{name}: goes on from its last checkpoint")
 
     def not_ok(status: Status, reason: str) -> RunRecord:
-        folder = work or store.workspace(name)
-        write_atomically(folder / "error.txt", traceback.format_exc())
+        write_atomically(work.path / ERROR, traceback.format_exc())
         record = RunRecord(status=status, error=(reason.splitlines() or ["no reason given"])[0], **about)
-        store.publish(record, folder)
-        return record
-
-    try:
-        device = prepare_machine(resolved)
-        peak = machine.PeakMemory(device)
-        data, module = build(cfg, resolved, device)
-        work = store.workspace(name)
-        record = RunRecord(status="ok", **about, **train(cfg, resolved, data, module, device, peak, work, sweep))
         store.publish(record, work)
         return record
-    except StoreError:
-        raise
-    except ConfigError as error:
-        if sweep is None:
-            if work is not None:
-                store.discard(work)
+
+    with Interrupts() as interrupts:
+        try:
+            if resolved["trainer"]["devices"] == 1:
+                fields = train(cfg, resolved, work.path, sweep, interrupts)
+            else:
+                fields = distributed.train(resolved, work.path, sweep, interrupts)
+            record = RunRecord(status="ok", **about, **fields)
+            store.publish(record, work)
+            return record
+        except StoreError:
             raise
-        return not_ok("failed", str(error))
-    except Exception as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        return not_ok("failed", f"{type(cause).__name__}: {cause}")
-    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns the first into the second and ignores SIGINT
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        not_ok("interrupted", "SIGTERM" if isinstance(stop, SIGTERMException) else "stopped by the user")
-        raise KeyboardInterrupt from stop
+        except ConfigError as error:
+            if sweep is None:
+                store.discard(work)
+                raise
+            return not_ok("failed", str(error))
+        except (distributed.ProcessError, CheckpointError) as error:
+            return not_ok("failed", str(error))
+        except Exception as error:
+            cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+            return not_ok("failed", f"{type(cause).__name__}: {cause}")
+        except Interrupted as stop:
+            not_ok("interrupted", str(stop))
+            raise
+        except KeyboardInterrupt as stop:
+            not_ok("interrupted", "stopped by Ctrl-C")
+            raise Interrupted(signal.SIGINT) from stop
 
 
 def train(
-    cfg: DictConfig,
-    resolved: Mapping[str, Any],
-    data: ImageData,
-    module: Classifier,
-    device: torch.device,
-    peak: machine.PeakMemory,
-    work: Path,
-    sweep: str | None,
+    cfg: DictConfig, resolved: Mapping[str, Any], work: Path, sweep: str | None, interrupts: Interrupts
 ) -> dict[str, Any]:
     """Fit, select on validation data, test once; returns what the record holds beyond the description.
 
-    Writes ``config.yaml``, ``metrics.csv``, ``predictions.npz`` and ``checkpoints/selected.ckpt`` into ``work``.
+    Writes ``config.yaml``, ``metrics.csv``, ``predictions.npz`` and ``checkpoints/selected.ckpt`` into ``work``. Of
+    several processes all fit, and the first alone does the rest; the others get nothing.
 
     Raises:
+        ConfigError: a constructor refuses its arguments, or the device or the data are not there.
         FloatingPointError: a loss is not a finite number.
+        CheckpointError: the state to go on from cannot be loaded.
+        Interrupted: a signal stopped the run.
     """
-    write_atomically(work / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(resolved))))
+    device = prepare_machine(resolved)
+    peak = machine.PeakMemory(device)
+    data, module = build(cfg, resolved, device)
+    rank, processes = distributed.rank(), resolved["trainer"]["devices"]
+    if rank == 0:
+        write_atomically(work / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(resolved))))
     shape = (resolved["data"]["in_channels"], resolved["data"]["image_size"])
     cost = {"params": costs.parameters(module.model), "macs": costs.macs(module.model, *shape)}
 
-    throughput = callbacks.Throughput()
-    bar, on_row = callbacks.progress(resolved["progress"], resolved["model"]["name"], resolved["trainer"]["max_epochs"])
-    table = loggers.MetricsTable(work / "metrics.csv", on_row)
-    checkpoint = selection(work / "checkpoints", validated=len(data.val) > 0)
+    meter = callbacks.Meter(peak)
+    shown = resolved["progress"] if rank == 0 else "none"
+    bar, on_row = callbacks.progress(shown, resolved["model"]["name"], resolved["trainer"]["max_epochs"])
+    table = callbacks.EpochTable(work / "metrics.csv", meter, on_row)
+    minutes = resolved["trainer"]["checkpoint_minutes"]
+    checkpoints = Checkpoints(work / "checkpoints", len(data.val) > 0, minutes, interrupts)
     with loggers.finishing(), callbacks.quiet():
-        logger = make_logger(cfg, resolved, work, sweep)
-        all_loggers: list[Logger] = [table] if logger is None else [table, logger]
-        trainer = make_trainer(resolved, device, data, all_loggers, [throughput, checkpoint, *bar])
-        start = time.perf_counter()
-        trainer.fit(module, datamodule=data)
-        fit_seconds = time.perf_counter() - start
-        selected_epoch = load_selected(module, Path(checkpoint.best_model_path))
+        logger = make_logger(cfg, resolved, work, sweep) if rank == 0 else None
+        trainer = make_trainer(resolved, device, data, logger, [meter, *bar, table, checkpoints], processes)
+        last = work / LAST
+        with interrupts.deferring():
+            trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
+        fit_seconds = meter.seconds()
+        if processes > 1:
+            distributed.part()
+            if rank > 0:
+                return {}
+            trainer = make_trainer(resolved, device, data, logger, [*bar], processes=1)
+        selected_epoch = load_selected(module, checkpoints.finish())
         test = trainer.test(module, data.test_dataloader(), verbose=False)[0]
         save_predictions(work / "predictions.npz", module, data)
-        selected_row = next(row for row in table.rows if row["epoch"] == selected_epoch)
         results = {
-            "epochs": trainer.current_epoch,
+            "epochs": len(table.rows),
             "selected_epoch": selected_epoch,
             "train_size": len(data.train),
             "val_size": len(data.val),
             "test_size": len(data.test),
             "skipped_images": len(data.dataset.skipped),
-            "metrics": collect_metrics({**selected_row, **test}),
+            "metrics": collect_metrics({**table.rows[selected_epoch - 1], **test}),
             **cost,
-            "train_images_per_s": throughput.median(),
+            "train_images_per_s": meter.median(),
             "fit_seconds": fit_seconds,
-            "peak_memory_bytes": peak.read(),
+            "peak_memory_bytes": meter.peak_bytes(),
             "precision": str(trainer.precision),
-            "device": str(device),
+            "device": str(device) if processes == 1 else f"{processes} × {device.type}",
         }
         loggers.summarise(logger, results)
     return results
@@ -154,7 +164,7 @@ def describe(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 def load_selected(module: Classifier, path: Path) -> int:
     """Load the selected weights, which have no auxiliary heads; returns their epoch, counted from 1."""
-    saved = torch.load(path, map_location="cpu", weights_only=True)
+    saved = load(path)
     missing, unexpected = module.load_state_dict(saved["state_dict"], strict=False)
     assert not unexpected, unexpected
     assert all(map(is_head, missing)), missing

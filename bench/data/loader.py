@@ -17,11 +17,13 @@ from bench.data.pipeline import Pipeline
 class Batch(NamedTuple):
     """``images``: (B, C, S, S) floating point, channels_last, normalised. ``labels``: (B,) int64. ``targets``: of
     mixed images, (B, num_classes) float32, the share of each class; ``labels`` then name the larger share.
+    ``weight``: of the batch's mean loss where several processes average theirs; 1 unless their shares differ.
     """
 
     images: Tensor
     labels: Tensor
     targets: Tensor | None = None
+    weight: float = 1.0
 
 
 class Epoch(NamedTuple):
@@ -67,8 +69,9 @@ class Shard(NamedTuple):
     rank: int = 0
     processes: int = 1
 
-    def batches(self, n: int, batch_size: int) -> list[tuple[int, int]]:
-        """First and behind-last of ``n`` samples for each of this process's batches; every process has as many.
+    def batches(self, n: int, batch_size: int) -> list[tuple[int, int, float]]:
+        """First and behind-last of ``n`` samples for each of this process's batches, and the batch's weight: its
+        samples over the processes' mean; every process has as many batches.
 
         Together they take, step by step, the batches that one process would have with ``processes`` · ``batch_size``
         samples a batch. The last one holds what is left, in shares that differ by one sample at most; where that is
@@ -84,15 +87,17 @@ class Shard(NamedTuple):
             starts.pop()
         ends = [*starts[1:], n] if starts else []
 
-        def cut(begin: int, end: int, rank: int) -> int:
-            return begin + (end - begin) * rank // self.processes
-
-        spans = zip(starts, ends, strict=True)
-        return [(cut(begin, end, self.rank), cut(begin, end, self.rank + 1)) for begin, end in spans]
+        cuts = []
+        for begin, end in zip(starts, ends, strict=True):
+            first, last = (begin + (end - begin) * rank // self.processes for rank in (self.rank, self.rank + 1))
+            cuts.append((first, last, (last - first) * self.processes / (end - begin)))
+        return cuts
 
 
 class BatchLoader:
     """Iterates over batches of the samples ``index`` of an array, in order or shuffled.
+
+    Its state is how many batches of the epoch have been given out; an epoch that is begun from it gives the rest.
 
     Args:
         pixels: (N, D, D, C) uint8, on the CPU or on ``device``.
@@ -130,14 +135,25 @@ class BatchLoader:
         self.cuts = (shard or Shard()).batches(len(index), batch_size)
         self.sampler = None if shuffle_seed is None else EpochOrder(len(index), shuffle_seed)
         assert mix is None or shuffle_seed is not None, "mixing needs a seed"
+        self._start = self._given = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """For a checkpoint."""
+        return {"given": self._given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """From a checkpoint."""
+        self._start = self._given = state["given"]
 
     def __len__(self) -> int:
         return len(self.cuts)
 
     def __iter__(self) -> Iterator[Batch]:
         epoch = self.draw()
-        for begin, end in self.cuts:
-            yield self.batch(epoch.order[begin:end], epoch)
+        start, self._start = self._start, 0
+        for i, (begin, end, weight) in enumerate(self.cuts[start:], start=start + 1):
+            self._given = i % len(self.cuts)
+            yield self.batch(epoch.order[begin:end], epoch)._replace(weight=weight)
 
     def draw(self) -> Epoch:
         """What is random in the epoch that is set."""

@@ -1,0 +1,175 @@
+"""Checkpoints: the weights that are selected, and all that a run needs to go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from bench.interrupt import Interrupted, Interrupts
+from bench.store import write_atomically
+
+SELECTED, LAST = "selected.ckpt", "last.ckpt"
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be used; the text is a line that names it."""
+
+
+def load(path: Path | str) -> dict[str, Any]:
+    """What a checkpoint holds, on the CPU: tensors, numbers and text; code in it is refused, not run.
+
+    Raises:
+        CheckpointError: the file is damaged or holds other things.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of many kinds, from pickle, zip files and PyTorch
+        reason = "holds code or is damaged, and is not loaded"
+        raise CheckpointError(f"{path}: {reason}; force=true trains from the beginning") from error
+
+
+class AtomicIO(TorchCheckpointIO):
+    """Checkpoint files appear whole or not at all, and are loaded without running code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write the checkpoint without a copy in memory."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """See :func:`load`."""
+        return load(path)
+
+
+class Checkpoints(Checkpoint):
+    """Keeps the weights of the epoch with the best validation top-1 (the first of equals), or of the last epoch
+    without validation, and after each epoch, and every ``minutes`` within one, the whole state in ``last.ckpt``.
+
+    The selected weights lie in ``selected-<epoch>.ckpt`` until :meth:`finish`: those that ``last.ckpt`` speaks of are
+    removed only when it speaks of others, so the two fit together whenever the process ends.
+
+    A signal noted by ``interrupts`` ends the training, by Interrupted, once the state is saved.
+    """
+
+    def __init__(self, folder: Path, validated: bool, minutes: float, interrupts: Interrupts):
+        self.folder, self.validated, self.minutes, self.interrupts = folder, validated, minutes, interrupts
+        self.best_epoch: int | None = None
+        self.best_top1 = -1.0
+        self._random: dict[str, Any] | None = None
+        self._loader: dict[str, Any] = {}
+        self._saved = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_epoch": self.best_epoch, "best_top1": self.best_top1}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_epoch, self.best_top1 = state_dict["best_epoch"], state_dict["best_top1"]
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if "optimizer_states" in checkpoint:  # not beside weights alone
+            checkpoint["random"] = gather(trainer, random_state())
+            checkpoint["loader"] = trainer.train_dataloader.state_dict()
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._random, self._loader = checkpoint["random"][trainer.global_rank], checkpoint["loader"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.interrupts.install()  # Lightning has put handlers over ours, which talk to other processes
+        self._saved = time.monotonic()
+        if self._random is not None:  # last of all, so that nothing draws from it before the training does
+            set_random_state(self._random)
+            # Lightning, asked by the schedule for the number of steps, has made the loader before it loads states
+            trainer.train_dataloader.load_state_dict(self._loader)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.is_last_batch:  # validation follows, then the epoch's end, which saves
+            return
+        due = time.monotonic() - self._saved > 60 * self.minutes
+        stop, due = self._agree(trainer, batch_idx, self.interrupts.pending, due)
+        if stop is not None or due:
+            self._save(trainer)
+        if stop is not None:
+            raise Interrupted(stop)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        epoch, previous = trainer.current_epoch, self.best_epoch
+        top1 = float(trainer.callback_metrics["val/top1"]) if self.validated else self.best_top1
+        if top1 > self.best_top1 if self.validated else epoch + 1 == trainer.max_epochs:
+            self.best_epoch, self.best_top1 = epoch + 1, top1
+            trainer.save_checkpoint(self._selected(self.best_epoch), weights_only=True)
+        self._save(trainer)
+        if previous not in (None, self.best_epoch) and trainer.is_global_zero:
+            self._selected(previous).unlink(missing_ok=True)
+        stop, _ = self._agree(trainer, 0, self.interrupts.pending, False)
+        if stop is not None:
+            raise Interrupted(stop)
+
+    def finish(self) -> Path:
+        """Call the selected weights ``selected.ckpt``; returns the path."""
+        target = self.folder / SELECTED
+        if self.best_epoch is not None and (file := self._selected(self.best_epoch)).exists():
+            file.replace(target)
+        for left in self.folder.glob("selected-*.ckpt"):  # of an epoch that was cut off and then run again
+            left.unlink()
+        return target
+
+    def _selected(self, epoch: int | None) -> Path:
+        return self.folder / f"selected-{epoch}.ckpt"
+
+    def _save(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.folder / LAST)
+        self._saved = time.monotonic()
+
+    def _agree(self, trainer: L.Trainer, batch_idx: int, stop: int | None, due: bool) -> tuple[int | None, bool]:
+        """What the first of several processes decides, asked every tenth batch, as it means waiting for each other."""
+        if trainer.world_size == 1:
+            return stop, due
+        if batch_idx % 10:
+            return None, False
+        return trainer.strategy.broadcast((stop, due))
+
+
+def gather(trainer: L.Trainer, mine: Any) -> list[Any]:
+    """What each of the training's processes has, by rank."""
+    if trainer.world_size == 1:
+        return [mine]
+    everyones: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(everyones, mine)
+    return everyones
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every random generator, as tensors, numbers and text."""
+    numpy = np.random.get_state(legacy=False)
+    assert isinstance(numpy, dict)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+        "numpy": numpy | {"state": {"key": numpy["state"]["key"].tolist(), "pos": numpy["state"]["pos"]}},
+        "python": random.getstate(),
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Bring every generator into a state that :func:`random_state` told."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"])
+    if state["mps"] is not None:
+        torch.mps.set_rng_state(state["mps"])
+    np.random.set_state(state["numpy"])
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))

@@ -1,0 +1,162 @@
+"""Claims: which process works on a cell, told by a file that any machine which sees the folder can read.
+
+A claim is made by an atomic create and kept alive by a heartbeat, the file's time of change. Of two who want a cell
+one gets it; the claim of a process that has died is taken over, at once on the same machine, else when it has not
+been heard of for ``EXPIRY`` seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+CLAIM = "claim.json"
+BEAT, EXPIRY = 10.0, 60.0
+"""Seconds between two heartbeats, and without one until a claim counts as dead."""
+
+
+class ClaimedError(Exception):
+    """Another process holds the claim; the text is a line that names it."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process: ``born`` in seconds since the epoch tells it from a later one of the same number; ``id`` is unique."""
+
+    pid: int
+    host: str
+    born: float
+    id: str
+
+
+class Claim:
+    """A claim that this process holds on a folder."""
+
+    def __init__(self, file: Path, owner: Owner):
+        self.file, self.owner = file, owner
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def take(cls, folder: Path) -> Claim:
+        """Claim the folder, which must exist.
+
+        Raises:
+            ClaimedError: another process, which is alive, has it.
+        """
+        file = folder / CLAIM
+        me = psutil.Process()
+        owner = Owner(me.pid, socket.gethostname(), me.create_time(), uuid.uuid4().hex)
+        for _ in range(2):
+            if _create(file, owner):
+                return cls(file, owner)
+            if (there := _text(file)) is None:
+                continue
+            if holder := _alive(file, there):
+                raise ClaimedError(holder)
+            _remove(file, there)
+        raise ClaimedError(f"{folder.name}: another process has just begun to work on it")
+
+    def held(self) -> bool:
+        """Whether it is still ours: a machine that slept, or lost the folder for long, may have been given up."""
+        return (owner := _parse(_text(self.file))) is not None and owner.id == self.owner.id
+
+    def release(self) -> None:
+        """Give the folder back."""
+        self._released.set()
+        self._thread.join()
+        if self.held():
+            self.file.unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        while not self._released.wait(BEAT):
+            with contextlib.suppress(OSError):  # a file server that is away for a moment
+                if self.held():
+                    os.utime(self.file)
+
+
+def holder(folder: Path) -> str | None:
+    """A line about the process that works on a folder; None where no living one does."""
+    file = folder / CLAIM
+    text = _text(file)
+    return None if text is None else _alive(file, text)
+
+
+def _create(file: Path, owner: Owner) -> bool:
+    """Whether the claim was ours to make; it appears with its content, by a hard link."""
+    draft = file.with_name(f".{CLAIM}.{owner.id}")
+    try:
+        draft.write_text(json.dumps(asdict(owner)) + "\n")
+        os.link(draft, file)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
+def _remove(file: Path, dead: str) -> None:
+    """Take a dead claim away: of several who try, one succeeds."""
+    grave = file.with_name(f".{CLAIM}.{uuid.uuid4().hex}")
+    with contextlib.suppress(FileNotFoundError):
+        file.rename(grave)
+        if _text(grave) != dead:  # somebody was faster, and this is their claim: put it back
+            with contextlib.suppress(FileExistsError):
+                os.link(grave, file)
+        grave.unlink(missing_ok=True)
+
+
+def _alive(file: Path, text: str) -> str | None:
+    """A line about the claim's owner, None if it is dead."""
+    owner = _parse(text)
+    if owner is None:  # written by nobody who is still there: claims appear with their content
+        return None
+    if owner.host == socket.gethostname():
+        try:
+            alive = psutil.Process(owner.pid).create_time() == owner.born
+        except psutil.NoSuchProcess:
+            alive = False
+        return f"{file.parent.name}: process {owner.pid} of this machine works on it" if alive else None
+    try:
+        silent = _now(file.parent) - file.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    if silent > EXPIRY:
+        return None
+    return f"{file.parent.name}: process {owner.pid} on {owner.host} works on it, heard of {max(0, silent):.0f} s ago"
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock that stamps the folder's files, which on a network is not ours."""
+    probe = folder / f".{CLAIM}.{uuid.uuid4().hex}"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _text(file: Path) -> str | None:
+    try:
+        return file.read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _parse(text: str | None) -> Owner | None:
+    try:
+        values: Any = json.loads(text or "")
+        owner = Owner(int(values["pid"]), str(values["host"]), float(values["born"]), str(values["id"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+    return owner

@@ -1,0 +1,133 @@
+"""One cell trained by several processes of this machine, one a GPU, or a share of the CPU's cores each.
+
+The processes are started here, each with nothing but the resolved configuration, rather than by Lightning, which runs
+the command line again: that is wrong in a sweep (lightning-hydra-template #393). They train with Lightning's DDP; a
+batch of ``data.batch_size`` is shared out among them, so the recipe is the same for any number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import multiprocessing
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+
+from bench.config import ConfigError
+from bench.interrupt import SIGNALS, Interrupted, Interrupts
+from bench.store import write_atomically
+
+OUTCOME = "outcome.json"
+
+
+class ProcessError(Exception):
+    """One of the processes failed or was lost; the text is a line that says why."""
+
+
+def rank() -> int:
+    """Which of the processes this is, counted from 0."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def train(resolved: Mapping[str, Any], work: Path, sweep: str | None, interrupts: Interrupts) -> dict[str, Any]:
+    """``bench.train.train`` in ``trainer.devices`` processes; returns what the first one does.
+
+    Raises:
+        ConfigError: what bench.train.train refuses.
+        ProcessError: a process failed or was lost; none is left.
+        Interrupted: a signal stopped the run.
+    """
+    processes = resolved["trainer"]["devices"]
+    context = multiprocessing.get_context("spawn")
+    stop = context.Value("i", 0)  # the signal that asks them to stop; their own they do not listen to
+    (work / OUTCOME).unlink(missing_ok=True)
+    arguments = (processes, _free_port(), dict(resolved), work, sweep, stop)
+    group = multiprocessing.spawn(_process, arguments, nprocs=processes, join=False)
+    try:
+        with interrupts.deferring():
+            while not group.join(timeout=0.5):
+                stop.value = interrupts.pending or 0
+    except ProcessRaisedException as error:
+        raise ProcessError(str(error).strip().splitlines()[-1]) from error
+    except ProcessExitedException as error:
+        how = signal.Signals(-error.exit_code).name if error.exit_code < 0 else f"exit code {error.exit_code}"
+        raise ProcessError(f"process {error.error_index + 1} of {processes} was lost: {how}") from error
+    finally:
+        for process in group.processes:
+            process.kill()
+    outcome = json.loads((work / OUTCOME).read_text())
+    (work / OUTCOME).unlink()
+    if "interrupted" in outcome:
+        raise Interrupted(outcome["interrupted"])
+    if "refused" in outcome:
+        raise ConfigError(outcome["refused"])
+    return outcome
+
+
+class _FromParent(Interrupts):
+    """Interrupts of a process that is asked to stop by its parent."""
+
+    def __init__(self, stop: Any):
+        super().__init__()
+        self.stop = stop
+
+    @property
+    def pending(self) -> int | None:
+        return self.stop.value or None
+
+    @pending.setter
+    def pending(self, value: int | None) -> None:
+        assert value is None
+
+    def install(self) -> None:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _process(
+    rank: int, processes: int, port: int, resolved: dict[str, Any], work: Path, sweep: str | None, stop: Any
+) -> None:
+    """What each process does; the first one leaves its outcome in a file."""
+    from bench import train  # the parent's module; here it is imported anew
+
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1  # sys/prctl.h: without the parent nobody would know of this process
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(1, cores // processes))
+    outcome: dict[str, Any]
+    try:
+        with _FromParent(stop) as interrupts:
+            outcome = train.train(OmegaConf.create(resolved), resolved, work, sweep, interrupts)
+    except Interrupted as stopped:
+        outcome = {"interrupted": stopped.signum}
+    except ConfigError as error:
+        outcome = {"refused": str(error)}
+    if rank == 0:
+        write_atomically(work / OUTCOME, json.dumps(outcome))
+
+
+def part() -> None:
+    """End the group: from here on each process is by itself."""
+    with contextlib.suppress(ValueError):
+        torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,69 @@
+"""Signals that ask a run to stop: Ctrl-C, SIGTERM, and SIGUSR1 and SIGUSR2, which batch systems send beforehand."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from bench import console
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+
+
+class Interrupted(BaseException):
+    """The run was asked to stop; no Exception, so that nobody takes it for a failure."""
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum = signum
+
+    def __str__(self) -> str:
+        return "stopped by Ctrl-C" if self.signum == signal.SIGINT else f"stopped by {signal.Signals(self.signum).name}"
+
+
+class Interrupts:
+    """While entered, signals raise Interrupted; while ``deferred``, the first is only noted in ``pending``, for the
+    training loop to save its state first. The second one always raises.
+
+    Elsewhere than in the main thread, where Python has no signals, nothing is noted.
+    """
+
+    def __init__(self) -> None:
+        self.deferred = False
+        self.pending: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    @contextlib.contextmanager
+    def deferring(self) -> Iterator[None]:
+        """Around a loop that looks at ``pending``."""
+        self.deferred = True
+        try:
+            yield
+        finally:
+            self.deferred = False
+
+    def install(self) -> None:
+        """Take the signals, again where another handler was put over ours."""
+        for number in self._before:
+            signal.signal(number, self._handle)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self.deferred and self.pending is None:
+            self.pending = signum
+            console.say(f"{signal.Signals(signum).name}: saving after this batch; once more stops at once")
+        else:
+            raise Interrupted(signum)
