@@ -7,55 +7,48 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from bench import cli, config, console
 from bench.config import ConfigError
 from bench.interrupt import Interrupted
 from bench.record import run_id
+from bench.status import cell_line
 from bench.store import Store, StoreError
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
-def cell(cfg: DictConfig) -> str:
-    """Train one cell; returns the status of its record, or ``skipped`` where an ok record was there before.
+def cell(cfg: DictConfig) -> None:
+    """Train one cell, unless an ok record is there. The cells of a sweep are run by its launcher instead.
 
-    Outside a sweep a cell that is not ok ends the program, by SystemExit: Hydra would add to an exception's text.
+    A cell that is not ok ends the program, by SystemExit: Hydra would add to an exception's text.
     """
-    settings = HydraConfig.get()
-    in_sweep = settings.mode == RunMode.MULTIRUN
+    choices = HydraConfig.get().runtime.choices
     try:
-        if not in_sweep and "sweep" in settings.runtime.choices:
-            raise ConfigError(f"+sweep={settings.runtime.choices['sweep']}: a sweep needs -m: bench -m …")
+        if "sweep" in choices:
+            raise ConfigError(f"+sweep={choices['sweep']}: a sweep needs -m: bench -m …")
         resolved = config.check(cfg)
         done = Store(resolved["paths"]["results"]).ok(run_id(resolved))
         if done is not None and not resolved["force"]:
             console.say(f"{done.run_id}: already there, left alone (force=true runs it again)")
-            return "skipped"
+            return
         if console.live() and "torch" not in sys.modules:
             console.say("loading PyTorch")
         from bench.train import run  # only now: importing PyTorch takes seconds
 
-        record = run(cfg, sweep=Path(settings.sweep.dir).name if in_sweep else None)
+        record = run(cfg)
     except Interrupted as stop:
         cli.stop("bench", f"{stop}; the same command goes on from there", 128 + stop.signum)
-    except StoreError as error:
-        if in_sweep:  # another process has the cell; the others go on
-            console.say(f"{error}")
-            return "busy"
-        cli.stop("bench", str(error), cli.USAGE_ERROR)
-    except ConfigError as error:
+    except (ConfigError, StoreError) as error:
         if cli.SHOW_TRACEBACKS:
             raise
         cli.stop("bench", str(error), cli.USAGE_ERROR)
-    if record.status != "ok" and not in_sweep:
+    console.say(cell_line(record, None))
+    if record.status != "ok":
         cli.stop("bench", f"{record.run_id} failed: {record.error}", cli.FAILED)
-    return record.status
 
 
 def main() -> None:

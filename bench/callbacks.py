@@ -156,15 +156,18 @@ def progress(shown: str, model: str, epochs: int) -> tuple[list[L.Callback], Cal
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence Lightning's notices, and its warnings of what is meant or what only Lightning can mend."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.WARNING)
+    logs = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
             warnings.filterwarnings("ignore", message=r"(GPU|MPS) available but not used")  # trainer=cpu means it
             warnings.filterwarnings("ignore", message=r"The `srun` command is available")  # launchers use it
             warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")  # model.freeze means it
+            warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log")  # torchmetrics has summed
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)

@@ -89,7 +89,9 @@ class Checkpoints(Checkpoint):
         if self._random is not None:  # last of all, so that nothing draws from it before the training does
             set_random_state(self._random)
             # Lightning, asked by the schedule for the number of steps, has made the loader before it loads states
-            trainer.train_dataloader.load_state_dict(self._loader)
+            loader = trainer.train_dataloader
+            assert loader is not None
+            loader.load_state_dict(self._loader)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -62,6 +62,8 @@ def _or_null(rule: Rule) -> Rule:
 RULES: dict[str, Rule] = {
     "seed": _whole(0, 2**32 - 1),
     "force": _choice(True, False),
+    "sweep.retries": _whole(0),
+    "sweep.fail_fast": _choice(True, False),
     "progress": _choice("auto", "bar", "lines", "none"),
     "data.image_size": _whole(8),
     "data.in_channels": _choice(1, 3),

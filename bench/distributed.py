@@ -51,7 +51,8 @@ def train(resolved: Mapping[str, Any], work: Path, sweep: str | None, interrupts
     context = multiprocessing.get_context("spawn")
     stop = context.Value("i", 0)  # the signal that asks them to stop; their own they do not listen to
     (work / OUTCOME).unlink(missing_ok=True)
-    arguments = (processes, _free_port(), dict(resolved), work, sweep, stop)
+    threads = max(1, torch.get_num_threads() // processes)
+    arguments = (threads, _free_port(), dict(resolved), work, sweep, stop)
     group = multiprocessing.spawn(_process, arguments, nprocs=processes, join=False)
     try:
         with interrupts.deferring():
@@ -95,7 +96,7 @@ class _FromParent(Interrupts):
 
 
 def _process(
-    rank: int, processes: int, port: int, resolved: dict[str, Any], work: Path, sweep: str | None, stop: Any
+    rank: int, threads: int, port: int, resolved: dict[str, Any], work: Path, sweep: str | None, stop: Any
 ) -> None:
     """What each process does; the first one leaves its outcome in a file."""
     from bench import train  # the parent's module; here it is imported anew
@@ -106,8 +107,7 @@ def _process(
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if torch.cuda.is_available():
         torch.cuda.set_device(rank)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores // processes))
+    torch.set_num_threads(threads)
     outcome: dict[str, Any]
     try:
         with _FromParent(stop) as interrupts:

@@ -15,9 +15,8 @@ from typing import NoReturn
 from bench import console
 from bench.record import RunRecord
 from bench.reporting import leaderboard
-from bench.store import Store, StoreError, check_writable, write_atomically
+from bench.store import DEFAULT_RESULTS, Store, StoreError, check_writable, write_atomically
 
-DEFAULT_RESULTS = "results/local"
 SETTINGS = ("paths.results", "data", "protocol")
 
 

@@ -21,6 +21,7 @@ from typing import BinaryIO
 from bench.claim import CLAIM, Claim, ClaimedError, holder
 from bench.record import RUN_ID, RunRecord
 
+DEFAULT_RESULTS = "results/local"
 RECORD, ERROR, LAST = "record.json", "error.txt", "checkpoints/last.ckpt"
 
 
@@ -106,7 +107,7 @@ class Store:
 
     def outcome(self, run_id: str, since: float) -> RunRecord | None:
         """What became of the cell's last try, if it ended after ``since`` (seconds since the epoch), or an ok one."""
-        for folder in (self._again(run_id), self.path(run_id)):
+        for folder in self.places(run_id):
             file = folder / RECORD
             if (record := _read(file)) is not None and (record.status == "ok" or file.stat().st_mtime >= since):
                 return record
@@ -121,7 +122,11 @@ class Store:
 
     def holder(self, run_id: str) -> str | None:
         """A line about the living process that works on the cell, None where there is none."""
-        return holder(self._again(run_id)) or holder(self.path(run_id))
+        return next((line for line in map(holder, self.places(run_id)) if line is not None), None)
+
+    def places(self, run_id: str) -> tuple[Path, Path]:
+        """Where the cell may be worked on: beside an ok record, and its own directory."""
+        return self._again(run_id), self.path(run_id)
 
     def workspace(self, run_id: str, fresh: bool = False) -> Workspace:
         """The directory for a try at the cell, claimed by this process, which is to publish, discard or release it.
@@ -140,6 +145,8 @@ class Store:
         kept = {path / CLAIM}
         if work.checkpoint is not None and not fresh:
             kept |= set(path.iterdir()) - {path / RECORD, path / ERROR}
+        for part in path.rglob(".*.part"):  # of a process that was killed while it wrote
+            part.unlink()
         for entry in set(path.iterdir()) - kept:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         return work

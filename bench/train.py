@@ -82,6 +82,21 @@ def run(cfg: DictConfig, sweep: str | None = None) -> RunRecord:
             raise Interrupted(signal.SIGINT) from stop
 
 
+def fail(resolved: Mapping[str, Any], reason: str) -> RunRecord:
+    """Record a cell as failed whose own process could not.
+
+    Raises:
+        BusyError: it still counts as at work.
+    """
+    store = Store(resolved["paths"]["results"])
+    about = describe(resolved)
+    work = store.workspace(about["run_id"])
+    write_atomically(work.path / ERROR, f"{reason}\n")
+    record = RunRecord(status="failed", error=reason, **about)
+    store.publish(record, work)
+    return record
+
+
 def train(
     cfg: DictConfig, resolved: Mapping[str, Any], work: Path, sweep: str | None, interrupts: Interrupts
 ) -> dict[str, Any]:

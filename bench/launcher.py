@@ -1,0 +1,216 @@
+"""What all launchers of a sweep share: each cell is given to a queue, told of when it has ended, and never lost.
+
+The queues are those of Ray, of Slurm and this process (bench.queues). What crosses from process to process is a cell's
+resolved configuration one way and how it ended the other; all else is in the records.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from hydra import compose
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from bench import console
+from bench.claim import EXPIRY
+from bench.config import ConfigError, resolved
+from bench.interrupt import Interrupted
+from bench.record import RunRecord, run_id
+from bench.status import cell_line, cells_of, state_of, stopped
+from bench.store import BusyError, Store, StoreError
+
+POLL = 5.0
+"""Seconds between two looks at cells that another sweep works on."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a sweep: its name and its resolved configuration."""
+
+    run_id: str
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a cell ended: the status of its record; ``busy``, another process has it; or ``lost``, and why."""
+
+    cell: Cell
+    status: str
+    reason: str = ""
+
+
+class Queue(Protocol):
+    """Runs cells, some or all at once."""
+
+    def submit(self, cell: Cell) -> None:
+        """Put a cell into the queue."""
+
+    def wait(self, seconds: float | None) -> Ended | None:
+        """The next cell that ends, None if none does in the time or none is there."""
+
+    def stop(self) -> None:
+        """Ask running cells to save and stop, and wait for them; forget the others."""
+
+    def __len__(self) -> int:
+        """Cells that have not ended."""
+
+
+class CellLauncher(Launcher):
+    """Hydra's launcher of cells; ``queue`` names the class that runs them, ``needs`` the package it is made with."""
+
+    queue: str
+    needs: str | None = None
+
+    def __init__(self, **settings: Any):
+        self.settings = settings
+        self.config: DictConfig = OmegaConf.create()
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Called by Hydra."""
+        self.config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the cells; their records say how they ended."""
+        composed = [compose(self.config.hydra.job.config_name, list(overrides)) for overrides in job_overrides]
+        cells = [Cell(run_id(values), values) for values in map(resolved, composed)]
+        folder = Path(self.config.hydra.sweep.dir)
+        queue = _load(self.queue)(cells, sweep=folder.name, folder=folder, **self.settings)
+        store, limits = Store(self.config.paths.results), self.config.sweep
+        work_through(cells, queue, store, state_of(folder) or {}, limits.retries, limits.fail_fast, folder)
+        done = zip(composed, job_overrides, strict=True)
+        return [
+            JobReturn(overrides=list(overrides), cfg=cfg, status=JobStatus.COMPLETED, _return_value=None)
+            for cfg, overrides in done
+        ]
+
+
+def check(launcher: Mapping[str, Any]) -> None:
+    """Check a launcher's configuration.
+
+    Raises:
+        ConfigError: the package it needs is not installed, or a setting has a value that is not allowed.
+    """
+    needs = getattr(_load(str(launcher["_target_"])), "needs", None)
+    name = str(launcher["_target_"]).rpartition(".")[2].lower()
+    if needs is not None and importlib.util.find_spec(needs) is None:
+        raise ConfigError(f"hydra/launcher={name}: not installed; pip install 'convbench[{name}]'")
+    for key, value in launcher.items():
+        whole = key.startswith(("num_", "cpus_", "gpus_")) or key in WHOLE
+        if whole and value is not None and (type(value) is not int or value < (0 if key.startswith("num_") else 1)):
+            raise ConfigError(f"hydra.launcher.{key}={value}: must be null or a whole number, 1 or more")
+    if launcher.get("cluster") not in (None, "slurm", "local"):
+        raise ConfigError(f"hydra.launcher.cluster={launcher['cluster']}: must be one of slurm, local")
+
+
+WHOLE = ("timeout_min", "mem_gb", "max_parallel", "requeues", "signal_delay_s")
+
+
+def _load(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def work_through(
+    cells: Iterable[Cell],
+    queue: Queue,
+    store: Store,
+    state: Mapping[str, Any],
+    retries: int,
+    fail_fast: bool,
+    folder: Path,
+) -> None:
+    """Run all cells that have no ok record, one line for each that has ended.
+
+    A cell that another sweep works on is waited for, and taken over if that dies; one whose worker is lost is tried
+    again ``retries`` times, then recorded as failed. With ``fail_fast`` the first failure stops the rest; so does a
+    signal, which is noted in the sweep's ``folder``.
+    """
+    lost: Counter[str] = Counter()
+    busy: dict[str, Cell] = {}
+
+    def show(record: RunRecord) -> None:
+        console.say(cell_line(record, cells_of(store, state) if state else None))
+
+    try:
+        for cell in cells:
+            if store.ok(cell.run_id) and not cell.config["force"]:
+                console.say(f"{cell.run_id}: already there, left alone (force=true runs it again)")
+            else:
+                queue.submit(cell)
+        while len(queue) or busy:
+            ended = queue.wait(POLL if busy else None)
+            for name, cell in list(busy.items()):
+                if (record := store.ok(name)) is not None:
+                    show(record)
+                elif store.holder(name) is None:
+                    queue.submit(cell)
+                else:
+                    continue
+                del busy[name]
+            if ended is None:
+                time.sleep(0 if len(queue) else POLL if busy else 0)
+                continue
+            cell = ended.cell
+            if ended.status == "busy":
+                console.say(ended.reason)
+                busy[cell.run_id] = cell
+                continue
+            if ended.status == "lost":
+                lost[cell.run_id] += 1
+                if lost[cell.run_id] <= retries:
+                    console.say(f"{cell.run_id}: {ended.reason}; try {lost[cell.run_id] + 1} of {retries + 1}")
+                    queue.submit(cell)
+                    continue
+                record_lost(cell, ended.reason)
+            record = store.outcome(cell.run_id, state.get("started", 0.0))
+            if record is not None:
+                show(record)
+            if fail_fast and (record is None or record.status == "failed"):
+                console.say("sweep.fail_fast=true: the rest is not started")
+                queue.stop()
+                return
+    except (KeyboardInterrupt, Interrupted) as stop:
+        queue.stop()
+        stopped(folder, stop.signum if isinstance(stop, Interrupted) else signal.SIGINT)
+
+
+def record_lost(cell: Cell, reason: str) -> None:
+    """Record a cell as failed whose worker could not; waits until its claim counts as dead."""
+    from bench import train  # only now: importing PyTorch takes seconds
+
+    for _ in range(int(EXPIRY / POLL) + 2):
+        try:
+            train.fail(cell.config, reason)
+            return
+        except BusyError:
+            time.sleep(POLL)
+
+
+def execute(config: Mapping[str, Any], sweep: str) -> tuple[str, str]:
+    """Train a cell in this process; returns the status and reason of ``Ended``.
+
+    Raises:
+        Interrupted: a signal stopped it; it is recorded.
+    """
+    from bench import train
+
+    try:
+        return train.run(OmegaConf.create(dict(config)), sweep).status, ""
+    except BusyError as error:
+        return "busy", str(error)
+    except StoreError:  # another sweep has just finished it
+        return "ok", ""
+    except Exception as error:  # before there was a record to put it into, say a folder that is not there
+        return "lost", f"{type(error).__name__}: {error}"

@@ -1,0 +1,221 @@
+"""The queues that cells wait in: of this process, of Ray, of Slurm."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.interrupt import Interrupted
+from bench.launcher import Cell, Ended, execute
+
+
+class InProcess:
+    """One cell after another."""
+
+    def __init__(self, cells: Sequence[Cell], sweep: str, folder: Path):
+        self.sweep = sweep
+        self.cells: deque[Cell] = deque()
+
+    def submit(self, cell: Cell) -> None:
+        self.cells.append(cell)
+
+    def wait(self, seconds: float | None) -> Ended | None:
+        """Run the next cell."""
+        if not self.cells:
+            return None
+        cell = self.cells.popleft()
+        return Ended(cell, *execute(cell.config, self.sweep))
+
+    def stop(self) -> None:
+        self.cells.clear()
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+
+STOPPING = 60.0
+"""Seconds that cells in other processes are given to save and stop."""
+
+
+def at_work(config: Mapping[str, Any], sweep: str, folder: str, threads: int) -> tuple[str, str]:
+    """``execute`` in a process of a queue, in the folder that relative paths are meant from."""
+    import torch
+
+    try:
+        os.chdir(folder)
+    except OSError:
+        return (
+            "lost",
+            f"{folder}: no such folder on {socket.gethostname()}; all machines must see it by this name",
+        )
+    torch.set_num_threads(threads)
+    return execute(dict(config) | {"progress": "none"}, sweep)
+
+
+class RayTasks:
+    """A Ray task a cell, in a process of its own, with as many GPUs as the cell has devices, or threads of the CPU.
+
+    ``cpus_per_cell``: None for the processors over the GPUs, or without GPUs over the cells, within the smallest
+    machine's.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        sweep: str,
+        folder: Path,
+        address: str | None = None,
+        cpus_per_cell: int | None = None,
+        num_cpus: int | None = None,
+        num_gpus: int | None = None,
+    ):
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray
+
+        self.ray, self.sweep = ray, sweep
+        own: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self.gpus = sum(node.get("GPU", 0) for node in nodes)
+        cpus = int(sum(node.get("CPU", 0) for node in nodes))
+        largest = int(max(node.get("CPU", 1) for node in nodes))
+        shares = int(self.gpus) or len(cells)
+        self.cpus = cpus_per_cell or min(largest, max(1, cpus // shares))
+        self.running: dict[Any, Cell] = {}
+
+    def submit(self, cell: Cell) -> None:
+        trainer = cell.config["trainer"]
+        on_gpu = self.gpus > 0 and trainer["accelerator"] in ("auto", "gpu")
+        needs = {"num_cpus": self.cpus, "num_gpus": trainer["devices"] if on_gpu else 0}
+        # one call a process; lost workers are tried again by the launcher, which counts
+        task = self.ray.remote(max_calls=1, max_retries=0, **needs)(at_work)  # type: ignore[call-overload, arg-type]
+        self.running[task.remote(cell.config, self.sweep, str(Path.cwd()), self.cpus)] = cell
+
+    def wait(self, seconds: float | None) -> Ended | None:
+        if not self.running:
+            return None
+        done, _ = self.ray.wait(list(self.running), num_returns=1, timeout=seconds)
+        if not done:
+            return None
+        cell = self.running.pop(done[0])
+        try:
+            return Ended(cell, *self.ray.get(done[0]))
+        except self.ray.exceptions.TaskCancelledError:
+            return Ended(cell, "interrupted")
+        except self.ray.exceptions.RayTaskError as error:
+            stopped = isinstance(error.cause, Interrupted | KeyboardInterrupt)
+            return Ended(cell, "interrupted" if stopped else "lost", str(error.cause))
+        except self.ray.exceptions.RayError as error:
+            return Ended(cell, "lost", f"worker lost, {type(error).__name__}: {str(error).strip().splitlines()[0]}")
+
+    def stop(self) -> None:
+        for task in self.running:
+            self.ray.cancel(task, force=False)  # as Ctrl-C
+        self.ray.wait(list(self.running), num_returns=len(self.running), timeout=STOPPING) if self.running else None
+        self.running.clear()
+
+    def __len__(self) -> int:
+        return len(self.running)
+
+
+@dataclass(frozen=True)
+class SlurmCell:
+    """What a batch job does."""
+
+    config: dict[str, Any]
+    sweep: str
+    folder: str
+
+    def __call__(self) -> tuple[str, str]:
+        threads = int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0)))
+        try:
+            return at_work(self.config, self.sweep, self.folder, threads)
+        except Interrupted as stop:
+            # all is saved: now what the batch system wanted, which before a time limit is to queue the job again
+            signal.raise_signal(stop.signum)
+            raise SystemExit(128 + stop.signum) from stop
+
+    def checkpoint(self, *_: Any) -> Any:
+        """What submitit queues again: the same, which goes on from the cell's checkpoint."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+class SlurmJobs:
+    """A batch job a cell, by submitit; its settings are those of conf/hydra/launcher/slurm.yaml."""
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        sweep: str,
+        folder: Path,
+        cluster: str,
+        max_parallel: int,
+        requeues: int,
+        timeout_min: int,
+        cpus_per_task: int,
+        gpus_per_node: int | None,
+        mem_gb: int | None,
+        partition: str | None,
+        signal_delay_s: int,
+        additional_parameters: Mapping[str, Any],
+    ):
+        import submitit
+
+        self.sweep = sweep
+        self.executor = submitit.AutoExecutor(
+            folder=folder.absolute() / "jobs", cluster=cluster, slurm_max_num_timeout=requeues
+        )
+        wanted: dict[str, Any] = {"timeout_min": timeout_min, "cpus_per_task": cpus_per_task, "mem_gb": mem_gb}
+        wanted |= {"gpus_per_node": gpus_per_node, "slurm_partition": partition, "name": "bench"}
+        wanted |= {"slurm_array_parallelism": max_parallel, "slurm_signal_delay_s": signal_delay_s}
+        wanted["slurm_additional_parameters"] = {"requeue": True, **additional_parameters}
+        self.executor.update_parameters(**{key: value for key, value in wanted.items() if value is not None})
+        self.waiting: list[Cell] = []
+        self.running: list[tuple[Any, Cell]] = []
+
+    def submit(self, cell: Cell) -> None:
+        self.waiting.append(cell)
+
+    def wait(self, seconds: float | None) -> Ended | None:
+        if self.waiting:  # together, as one array
+            with self.executor.batch():
+                jobs = [self.executor.submit(SlurmCell(c.config, self.sweep, str(Path.cwd()))) for c in self.waiting]
+            self.running += zip(jobs, self.waiting, strict=True)
+            self.waiting = []
+        until = time.monotonic() + (float("inf") if seconds is None else seconds)
+        while self.running:
+            for job, cell in self.running:
+                if job.done():
+                    self.running.remove((job, cell))
+                    return self._ended(job, cell)
+            if time.monotonic() > until:
+                break
+            time.sleep(1)
+        return None
+
+    def _ended(self, job: Any, cell: Cell) -> Ended:
+        try:
+            return Ended(cell, *job.result())
+        except Exception as error:  # of submitit's: the job left no result
+            return Ended(cell, "lost", f"job {job.job_id} {job.state}: {str(error).strip().splitlines()[0]}")
+
+    def stop(self) -> None:
+        for job, _ in self.running:
+            job.cancel(check=False)
+        until = time.monotonic() + STOPPING
+        while time.monotonic() < until and not all(job.done(force_check=True) for job, _ in self.running):
+            time.sleep(1)
+        self.running, self.waiting = [], []
+
+    def __len__(self) -> int:
+        return len(self.running) + len(self.waiting)
