@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from bench.data.loader import BatchLoader
 from bench.interrupt import Interrupted, Interrupts
 from bench.store import write_atomically
 
@@ -78,7 +79,7 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if "optimizer_states" in checkpoint:  # not beside weights alone
             checkpoint["random"] = gather(trainer, random_state())
-            checkpoint["loader"] = trainer.train_dataloader.state_dict()
+            checkpoint["loader"] = loader_of(trainer).state_dict()
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._random, self._loader = checkpoint["random"][trainer.global_rank], checkpoint["loader"]
@@ -89,9 +90,7 @@ class Checkpoints(Checkpoint):
         if self._random is not None:  # last of all, so that nothing draws from it before the training does
             set_random_state(self._random)
             # Lightning, asked by the schedule for the number of steps, has made the loader before it loads states
-            loader = trainer.train_dataloader
-            assert loader is not None
-            loader.load_state_dict(self._loader)
+            loader_of(trainer).load_state_dict(self._loader)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -141,6 +140,13 @@ class Checkpoints(Checkpoint):
         if batch_idx % 10:
             return None, False
         return trainer.strategy.broadcast((stop, due))
+
+
+def loader_of(trainer: L.Trainer) -> BatchLoader:
+    """The training's batches."""
+    loader = trainer.train_dataloader
+    assert isinstance(loader, BatchLoader)
+    return loader
 
 
 def gather(trainer: L.Trainer, mine: Any) -> list[Any]:

@@ -109,7 +109,7 @@ def _text(path: str) -> str:
 
 @functools.cache
 def hardware() -> dict[str, Any]:
-    """Processor, cores, memory (bytes), GPUs, operating system."""
+    """Processor, cores, memory (bytes), GPUs, host, operating system."""
     names = re.findall(r"model name\s*: (.+)", _text("/proc/cpuinfo"))
     return {
         "cpu": names[0] if names else platform.processor() or platform.machine(),
@@ -117,6 +117,8 @@ def hardware() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),  # which of the machine's, as a launcher has chosen
+        "host": platform.node(),
         "os": platform.platform(),
     }
 

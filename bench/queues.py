@@ -96,7 +96,7 @@ class RayTasks:
         on_gpu = self.gpus > 0 and trainer["accelerator"] in ("auto", "gpu")
         needs = {"num_cpus": self.cpus, "num_gpus": trainer["devices"] if on_gpu else 0}
         # one call a process; lost workers are tried again by the launcher, which counts
-        task = self.ray.remote(max_calls=1, max_retries=0, **needs)(at_work)  # type: ignore[call-overload, arg-type]
+        task = self.ray.remote(max_calls=1, max_retries=0, **needs)(at_work)  # type: ignore[arg-type]
         self.running[task.remote(cell.config, self.sweep, str(Path.cwd()), self.cpus)] = cell
 
     def wait(self, seconds: float | None) -> Ended | None:

@@ -7,10 +7,11 @@ import io
 import math
 import signal
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import torch
 from hydra.errors import InstantiationException
@@ -27,11 +28,12 @@ from bench.record import Metrics, RunRecord, Status, protocol, run_id
 from bench.store import ERROR, LAST, Store, StoreError, write_atomically
 
 
-def run(cfg: DictConfig, sweep: str | None = None) -> RunRecord:
+def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback] = ()) -> RunRecord:
     """Train the cell that ``cfg`` describes; returns its record, which is then on disk.
 
     A cell that an earlier try has left half done goes on from its last checkpoint. A cell that fails is recorded as
-    ``failed``, its traceback in ``error.txt``. ``sweep`` names the sweep the cell belongs to.
+    ``failed``, its traceback in ``error.txt``. ``sweep`` names the sweep the cell belongs to. ``watchers`` look on
+    while it fits, and may stop it by an Interrupted of their own; a cell of several processes has none.
 
     Raises:
         ConfigError: the configuration is wrong; nothing is written. In a sweep such a cell is recorded as failed.
@@ -56,7 +58,7 @@ def run(cfg: DictConfig, sweep: str | None = None) -> RunRecord:
     with Interrupts() as interrupts:
         try:
             if resolved["trainer"]["devices"] == 1:
-                fields = train(cfg, resolved, work.path, sweep, interrupts)
+                fields = train(cfg, resolved, work.path, sweep, interrupts, watchers)
             else:
                 fields = distributed.train(resolved, work.path, sweep, interrupts)
             record = RunRecord(status="ok", **about, **fields)
@@ -98,7 +100,12 @@ def fail(resolved: Mapping[str, Any], reason: str) -> RunRecord:
 
 
 def train(
-    cfg: DictConfig, resolved: Mapping[str, Any], work: Path, sweep: str | None, interrupts: Interrupts
+    cfg: DictConfig,
+    resolved: Mapping[str, Any],
+    work: Path,
+    sweep: str | None,
+    interrupts: Interrupts,
+    watchers: Sequence[L.Callback] = (),
 ) -> dict[str, Any]:
     """Fit, select on validation data, test once; returns what the record holds beyond the description.
 
@@ -128,7 +135,7 @@ def train(
     checkpoints = Checkpoints(work / "checkpoints", len(data.val) > 0, minutes, interrupts)
     with loggers.finishing(), callbacks.quiet():
         logger = make_logger(cfg, resolved, work, sweep) if rank == 0 else None
-        trainer = make_trainer(resolved, device, data, logger, [meter, *bar, table, checkpoints], processes)
+        trainer = make_trainer(resolved, device, data, logger, [meter, *bar, table, checkpoints, *watchers], processes)
         last = work / LAST
         with interrupts.deferring():
             trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
@@ -139,7 +146,7 @@ def train(
                 return {}
             trainer = make_trainer(resolved, device, data, logger, [*bar], processes=1)
         selected_epoch = load_selected(module, checkpoints.finish())
-        test = trainer.test(module, data.test_dataloader(), verbose=False)[0]
+        test = trainer.test(module, datamodule=data, verbose=False)[0]
         save_predictions(work / "predictions.npz", module, data)
         results = {
             "epochs": len(table.rows),

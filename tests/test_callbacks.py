@@ -11,27 +11,76 @@ class Trainer(SimpleNamespace):
     world_size = 1
 
 
-def test_throughput_is_images_over_the_time_of_training_alone(monkeypatch):
+class Peak:
+    """Stands for the machine's peak memory."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def read(self):
+        return self.value
+
+
+@pytest.fixture
+def clock(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_throughput_is_images_over_the_time_of_training_alone(clock):
     logged = []
     module = SimpleNamespace(device=torch.device("cpu"), log=lambda name, value: logged.append((name, value)))
-    throughput = callbacks.Throughput()
+    meter = callbacks.Meter(Peak(0))
     for seconds in (1.0, 4.0, 2.0):  # an epoch of 10 + 6 images
-        throughput.on_train_epoch_start(Trainer(), module)
+        meter.on_train_epoch_start(Trainer(), module)
         for size, last in ((10, False), (6, True)):
-            now[0] += seconds / 2
+            clock[0] += seconds / 2
             batch = SimpleNamespace(labels=torch.zeros(size))
-            throughput.on_train_batch_end(Trainer(is_last_batch=last), module, None, batch, 0)
-        now[0] += 50  # validation and checkpoint
-        throughput.on_train_epoch_end(Trainer(), module)
-    assert throughput.rates == [16.0, 4.0, 8.0]
-    assert logged == [("train_images_per_s", rate) for rate in throughput.rates]
-    assert throughput.median() == 8.0
+            meter.on_train_batch_end(Trainer(is_last_batch=last), module, None, batch, 0)
+        clock[0] += 50  # validation and checkpoint
+        meter.on_train_epoch_end(Trainer(), module)
+    assert meter.rates == [16.0, 4.0, 8.0]
+    assert logged == [("train_images_per_s", rate) for rate in meter.rates]
+    assert meter.median() == 8.0
+    assert meter.seconds() == 157.0
+
+
+def test_a_meter_goes_on_from_an_earlier_try(clock):
+    first = callbacks.Meter(Peak(2000))
+    first.rates.append(5.0)
+    clock[0] += 30
+    saved = first.state_dict()
+    clock[0] += 1000  # lost with the process, and the time until somebody tries again
+    second = callbacks.Meter(Peak(1000))
+    second.load_state_dict(saved)
+    clock[0] += 12
+    assert (second.seconds(), second.rates, second.peak_bytes()) == (42.0, [5.0], 2000)
 
 
 def test_there_is_no_throughput_before_the_first_epoch_has_ended():
-    assert callbacks.Throughput().median() is None
+    assert callbacks.Meter(Peak(0)).median() is None
+
+
+def test_the_table_has_a_row_an_epoch_and_goes_on_from_a_checkpoint(tmp_path):
+    shown = []
+
+    def epoch(table, number, **logged):
+        metrics = {name.replace("_", "/", 1): torch.tensor(value) for name, value in logged.items()}
+        table.on_train_epoch_end(Trainer(current_epoch=number, callback_metrics=metrics, is_global_zero=True), None)
+
+    table = callbacks.EpochTable(tmp_path / "metrics.csv", callbacks.Meter(Peak(0)), shown.append)
+    epoch(table, 0, val_top1=0.5, train_top1=0.25, lr=0.1)
+    saved = table.state_dict()
+    epoch(table, 1, val_top1=0.75, train_top1=0.5, lr=0.1)  # not in the checkpoint, so it will come again
+    resumed = callbacks.EpochTable(tmp_path / "metrics.csv", callbacks.Meter(Peak(0)), shown.append)
+    resumed.load_state_dict({"rows": list(saved["rows"][:1])})
+    epoch(resumed, 1, val_top1=0.75, train_top1=0.5, lr=0.1)
+    assert [row["epoch"] for row in resumed.rows] == [1, 2]
+    assert len(shown) == 3
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert lines[0] == "epoch,seconds,lr,train_top1,val_top1"
+    assert [line.split(",")[3:] for line in lines[1:]] == [["0.25", "0.5"], ["0.5", "0.75"]]
 
 
 ROW = {"epoch": 2, "train_top1": 0.5, "val_top1": 0.25, "train_images_per_s": 1234.5}

@@ -17,7 +17,7 @@ from common import files, one_line
         ("optimizer.lr=inf", "above 0"),
         ("optimizer.weight_decay=-1", "0 or more"),
         ("trainer.deterministic=maybe", "true, false"),
-        ("trainer.devices=2", "one of 1"),
+        ("trainer.devices=0", "a whole number, 1 or more"),
         ("model.net.num_classes=7", "data.num_classes, which is 10"),
         ("model.net.in_channels=1", "data.in_channels, which is 3"),
         ("seed=1.5", "whole number"),

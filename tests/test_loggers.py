@@ -36,21 +36,6 @@ def wandb_records(file):
             whole = b""
 
 
-def test_metrics_table_joins_an_epochs_metrics_in_one_row(tmp_path):
-    rows = []
-    table = loggers.MetricsTable(tmp_path / "metrics.csv", rows.append)
-    for epoch in range(2):
-        table.log_metrics({"val/top1": 0.5, "epoch": epoch}, step=3)
-        assert len(rows) == epoch
-        table.log_metrics({"train/top1": 0.25, "lr": 0.1, "epoch": epoch}, step=3)
-    table.log_metrics({"test/top1": 0.75, "epoch": 2}, step=3)
-    assert rows == table.rows
-    assert [row["epoch"] for row in rows] == [1, 2]
-    lines = (tmp_path / "metrics.csv").read_text().splitlines()
-    assert lines[0] == "epoch,seconds,lr,train_top1,val_top1"
-    assert [line.split(",")[2:] for line in lines[1:]] == [["0.1", "0.25", "0.5"]] * 2
-
-
 def test_a_logger_that_is_not_installed_names_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'convbench\[wandb\]'"):

@@ -1,18 +1,16 @@
-import json
-import os
-import socket
 import subprocess
 import sys
 import time
 
 import pytest
+from common import files
 
-from bench.store import Store, StoreError, write_atomically
+from bench.store import LAST, BusyError, Store, write_atomically
 
 
 def publish(store, record):
     work = store.workspace(record.run_id)
-    (work / "metrics.csv").write_text("epoch\n1\n")
+    (work.path / "metrics.csv").write_text("epoch\n1\n")
     return store.publish(record, work)
 
 
@@ -27,7 +25,7 @@ def test_a_published_record_is_loaded_again(tmp_path, make_record):
 
 def test_a_cell_under_way_has_no_record(tmp_path):
     store = Store(tmp_path)
-    (store.workspace("digits-lenet-s0-0123456789") / "metrics.csv").write_text("half")
+    (store.workspace("digits-lenet-s0-0123456789").path / "metrics.csv").write_text("half")
     assert store.load_all() == []
     assert store.load("digits-lenet-s0-0123456789") is None
 
@@ -73,31 +71,63 @@ def test_the_outcome_is_an_ok_record_or_one_of_the_time_in_question(tmp_path, ma
 
 def test_a_workspace_starts_empty(tmp_path):
     store = Store(tmp_path)
-    (store.workspace("a") / "left.txt").write_text("by a crash")
-    assert [path.name for path in store.workspace("a").iterdir()] == ["claim.json"]
+    work = store.workspace("a")
+    (work.path / "left.txt").write_text("by a crash")
+    work.claim.release()
+    assert [path.name for path in store.workspace("a").path.iterdir()] == ["claim.json"]
+
+
+def test_a_workspace_keeps_what_can_be_gone_on_from(tmp_path, make_record):
+    store, failed = Store(tmp_path), make_record(status="failed", error="why")
+
+    def cut_off():
+        work = store.workspace(failed.run_id, fresh=True)
+        (work.path / "checkpoints").mkdir()
+        for name in (LAST, ".metrics.csv.1.part", "checkpoints/.last.ckpt.2.part", "metrics.csv", "error.txt"):
+            (work.path / name).write_text(name)
+        store.publish(failed, work)
+
+    cut_off()
+    work = store.workspace(failed.run_id)
+    assert work.checkpoint == work.path / LAST
+    assert files(work.path) == ["checkpoints", LAST, "claim.json", "metrics.csv"]
+    store.discard(work)
+    assert files(work.path) == ["checkpoints", LAST, "metrics.csv"]
+    cut_off()
+    assert files(store.workspace(failed.run_id, fresh=True).path) == ["claim.json"]
 
 
 def test_a_cell_that_another_process_works_on_is_left_to_it(tmp_path):
     store = Store(tmp_path)
-    claim = store.workspace("a") / "claim.json"
-    parent = {"pid": os.getppid(), "host": socket.gethostname()}
-    claim.write_text(json.dumps(parent))
-    with pytest.raises(StoreError, match=f"process {os.getppid()} on .*claim.json"):
+    work = store.workspace("a")
+    with pytest.raises(BusyError, match="a: process .* of this machine works on it"):
         store.workspace("a")
-    claim.write_text(json.dumps(parent | {"host": "elsewhere"}))
-    with pytest.raises(StoreError, match="on elsewhere"):
-        store.workspace("a")
+    work.claim.release()
+    store.workspace("a")
 
 
-@pytest.mark.parametrize("claim", ["", "{}", "[1]", "dead"])
-def test_a_claim_of_a_dead_process_or_a_torn_one_is_taken_over(tmp_path, claim):
-    store = Store(tmp_path)
-    if claim == "dead":
-        ended = subprocess.Popen([sys.executable, "-c", ""])
-        ended.wait()
-        claim = json.dumps({"pid": ended.pid, "host": socket.gethostname()})
-    (store.workspace("a") / "claim.json").write_text(claim)
-    assert store.workspace("a").is_dir()
+def test_a_cell_that_was_given_up_for_dead_and_taken_over_is_not_written_twice(tmp_path, make_record):
+    store, record = Store(tmp_path), make_record()
+    lost = store.workspace(record.run_id)
+    (lost.path / "claim.json").unlink()  # as whoever takes it over does
+    taken = store.workspace(record.run_id)
+    with pytest.raises(BusyError, match="another process works on it"):
+        store.publish(record, lost)
+    store.publish(record, taken)
+    assert store.load_all() == [record]
+
+
+@pytest.mark.parametrize("moment", ["old put aside", "new put in place"])
+def test_a_replacement_that_was_cut_off_is_finished(tmp_path, make_record, moment):
+    store, old = Store(tmp_path), make_record(test=0.8)
+    publish(store, old)
+    work = store.workspace(old.run_id)
+    write_atomically(work.path / "record.json", make_record(test=0.9).to_json())
+    store.path(old.run_id).rename(tmp_path / f"runs/.{old.run_id}.old")
+    if moment == "new put in place":
+        work.path.rename(store.path(old.run_id))
+    assert [record.metrics["test"]["top1"] for record in store.load_all()] == [0.9]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [old.run_id]
 
 
 def test_a_discarded_workspace_leaves_no_folders_of_its_own(tmp_path, make_record):

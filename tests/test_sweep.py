@@ -15,7 +15,7 @@ from bench.store import Store
 def test_a_sweep_trains_every_combination_and_tells_what_is_left(bench, tmp_path):
     code, out, err = bench("-m", "model=lenet", "seed=0,1", "optimizer.lr=0.001,0.003", *SHORT, "progress=none")
     assert (code, err) == (0, "")
-    assert [line.rsplit("; ", 1)[1] for line in out.splitlines() if " left" in line] == [
+    assert [line.rsplit("; ", 1)[1].split(",")[0] for line in out.splitlines() if " left" in line] == [
         "3 left", "2 left", "1 left", "0 left",
     ]  # fmt: skip
     assert "4 of 4 cells ok" in out
@@ -98,9 +98,12 @@ def test_ctrl_c_stops_the_sweep_and_keeps_what_is_done(bench, tmp_path, monkeypa
         return build(cfg, resolved, device)
 
     monkeypatch.setattr(train, "build", stop_at_seed_1)
-    code, _, err = bench("-m", "model=lenet", "seed=0,1,2", *SHORT, "progress=none")
-    assert code == 130
-    assert err == "bench: stopped\n"
+    code, out, err = bench("-m", "model=lenet", "seed=0,1,2", *SHORT, "progress=none")
+    assert (code, err) == (130, "")
+    assert "1 of 3 cells ok" in out
+    assert "interrupted: stopped by Ctrl-C" in out
+    assert out.count("not run") == 1
+    assert out.rstrip().endswith("stopped; the same command goes on from there")
     assert [record.status for record in Store(tmp_path / "results").load_all()] == ["ok", "interrupted"]
 
 

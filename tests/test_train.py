@@ -2,6 +2,7 @@ import csv
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
@@ -16,6 +17,7 @@ from bench import train
 from bench.config import ConfigError
 from bench.data.loader import BatchLoader
 from bench.data.module import ImageData
+from bench.interrupt import Interrupted
 from bench.models.googlenet import GoogLeNet
 from bench.models.lenet import LeNet
 from bench.module import Classifier
@@ -216,11 +218,11 @@ def test_an_interrupted_cell_is_recorded_as_such(composed, tmp_path, monkeypatch
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Classifier, "training_step", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(train, "build", interrupt)
+    with pytest.raises(Interrupted):
         train.run(composed("model=lenet", *QUIET))
     (record,) = Store(tmp_path / "results").load_all()
-    assert (record.status, record.error) == ("interrupted", "stopped by the user")
+    assert (record.status, record.error) == ("interrupted", "stopped by Ctrl-C")
 
 
 def test_a_refused_configuration_leaves_nothing(composed, tmp_path):
@@ -272,6 +274,7 @@ def test_the_selected_weights_are_those_of_the_network_that_is_used(composed, tm
 def test_weights_saved_to_go_on_with_have_auxiliary_heads():
     model = GoogLeNet(10, image_size=32)
     module = Classifier(model, 10, torch.optim.SGD, lambda optimizer, steps: None)
+    module.trainer = SimpleNamespace(world_size=1)
     for extra, heads in (({}, False), ({"optimizer_states": []}, True)):
         checkpoint = {"state_dict": module.state_dict(), **extra}
         module.on_save_checkpoint(checkpoint)

@@ -37,7 +37,7 @@ def epoch(loader: BatchLoader, number: int | None = None) -> Batch:
     """All batches of an epoch as one."""
     if number is not None:
         loader.sampler.set_epoch(number)
-    images, labels, targets = zip(*loader, strict=True)
+    images, labels, targets, _ = zip(*loader, strict=True)
     return Batch(torch.cat(images), torch.cat(labels), None if targets[0] is None else torch.cat(targets))
 
 
@@ -73,7 +73,7 @@ def test_all_batches_are_full_but_the_last_which_holds_the_rest(index, batch_siz
 @settings(deadline=None, max_examples=30)
 @given(indices, batch_sizes)
 def test_without_a_seed_the_order_is_that_of_the_index_and_pixels_are_only_normalised(index, batch_size):
-    images, labels, targets = epoch(make(index, batch_size))
+    images, labels, targets, _ = epoch(make(index, batch_size))
     assert torch.equal(labels, torch.from_numpy(index))
     torch.testing.assert_close(images, normalised(PIXELS[index]), rtol=1e-6, atol=1e-6)
     assert targets is None
@@ -82,7 +82,7 @@ def test_without_a_seed_the_order_is_that_of_the_index_and_pixels_are_only_norma
 @settings(deadline=None, max_examples=30)
 @given(seeds, batch_sizes)
 def test_shuffled_images_stay_with_their_labels(seed, batch_size):
-    images, labels, _ = epoch(make(batch_size=batch_size, shuffle_seed=seed))
+    images, labels, *_ = epoch(make(batch_size=batch_size, shuffle_seed=seed))
     torch.testing.assert_close(images, normalised(PIXELS[labels]), rtol=1e-6, atol=1e-6)
 
 
@@ -156,7 +156,7 @@ def test_seed_and_epoch_do_not_stand_for_each_other():
 @pytest.mark.parametrize("mix", [None, Mixup(), CutMix()])
 @pytest.mark.parametrize("transforms", [(), AUGMENT, (RandomResizedCrop(SIDE),)], ids=["none", "many", "resized"])
 def test_batches_are_channels_last_and_of_the_dtype_asked_for(transforms, mix, dtype):
-    for images, labels, _ in make(transforms=transforms, mix=mix, dtype=dtype, shuffle_seed=0):
+    for images, labels, *_ in make(transforms=transforms, mix=mix, dtype=dtype, shuffle_seed=0):
         assert images.shape == (len(labels), CHANNELS, SIDE, SIDE)
         assert images.is_contiguous(memory_format=torch.channels_last)
         assert images.dtype == dtype
@@ -172,9 +172,9 @@ def test_a_dtype_only_rounds_what_32_bits_would_be():
 
 def test_stored_pixels_are_left_as_they_are():
     kept = PIXELS.copy()
-    for images, _, _ in make(transforms=(RandomCrop(SIDE, 2, "zero"), *AUGMENT), shuffle_seed=0, mix=Mixup()):
+    for images, *_ in make(transforms=(RandomCrop(SIDE, 2, "zero"), *AUGMENT), shuffle_seed=0, mix=Mixup()):
         images.zero_()
-    for images, _, _ in make():
+    for images, *_ in make():
         images.zero_()
     assert np.array_equal(PIXELS, kept)
 
@@ -230,16 +230,37 @@ def test_processes_share_out_batches_exactly_once_in_as_many_steps(n, batch_size
         with pytest.raises(ValueError, match=f"{n} samples cannot be shared out to {count} processes"):
             Shard(0, count).batches(n, batch_size)
         return
-    spans = [Shard(rank, count).batches(n, batch_size) for rank in range(count)]
+    cuts = [Shard(rank, count).batches(n, batch_size) for rank in range(count)]
+    spans = [[(begin, end) for begin, end, _ in one] for one in cuts]
     assert len({len(one) for one in spans}) == 1
     assert all(begin < end for one in spans for begin, end in one)
     assert sorted(i for one in spans for span in one for i in range(*span)) == list(range(n))
     steps = [sorted(i for span in step for i in range(*span)) for step in zip(*spans, strict=True)]
     alone = Shard().batches(n, batch_size * count)
-    assert [step[0] for step in steps] == [begin for begin, _ in alone][: len(steps)]
+    assert [step[0] for step in steps] == [begin for begin, _, _ in alone][: len(steps)]
     assert all(one[-1] + 1 == other[0] for one, other in pairwise(steps))
     assert all(abs((one[1] - one[0]) - (other[1] - other[0])) <= 1 for step in zip(*spans, strict=True)
                for one in step for other in step)  # fmt: skip
+    for step in zip(*cuts, strict=True):  # weighted by them, the processes' means average to the mean of the samples
+        total = sum(end - begin for begin, end, _ in step)
+        assert [weight / count for *_, weight in step] == pytest.approx(
+            [(end - begin) / total for begin, end, _ in step]
+        )
+
+
+@settings(deadline=None, max_examples=30)
+@given(seeds, batch_sizes, st.integers(0, 100))
+def test_a_loader_goes_on_where_another_stood(seed, batch_size, at):
+    loader, resumed = (make(batch_size=batch_size, transforms=AUGMENT, shuffle_seed=seed) for _ in range(2))
+    whole = list(loader)
+    at = min(at, len(whole) - 1)
+    batches = iter(loader)
+    for _ in range(at):
+        next(batches)
+    resumed.load_state_dict(loader.state_dict())
+    assert all(same(one, other) for one, other in zip(resumed, whole[at:], strict=True))
+    assert len(list(resumed)) == len(whole)  # the next epoch is whole
+    assert resumed.state_dict() == {"given": 0}
 
 
 @settings(deadline=None, max_examples=30)

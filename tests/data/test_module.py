@@ -49,7 +49,7 @@ def make(side=8, channels=3, **changes) -> ImageData:
 
 
 def collect(loader) -> tuple[torch.Tensor, torch.Tensor]:
-    images, labels, _ = zip(*loader, strict=True)
+    images, labels, *_ = zip(*loader, strict=True)
     return torch.cat(images), torch.cat(labels)
 
 

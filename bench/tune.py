@@ -1,0 +1,437 @@
+"""The ``bench-tune`` command: search for the settings with the best validation top-1.
+
+    bench-tune data=digits trainer.max_epochs=3 model=lenet,nin 'optimizer.lr=tag(log,interval(1e-4,1e-1))' trials=20
+
+Ranges are Hydra's sweeps:
+    a,b,c or choice(a,b,c)   one of these
+    interval(0,0.2)          any number between
+    int(interval(16,128))    a whole number from 16 to 128
+    range(16,129,16)         16, 32, … 128
+    tag(log,interval(…))     between, with equal weight for each order of magnitude
+Parentheses need quotes in a shell. All other settings are those of bench, the same in each trial.
+
+    trials=20      how many there are to be in all
+    study=NAME     the search's name; without it one that is made from the settings and ranges
+    prune=median   stop a trial whose validation top-1 is below the median of those before it; or hyperband, none
+
+The study is a file, <paths.results>/studies/NAME.log, and every trial a cell with its record. The same command goes on
+where it was stopped, with more trials= as well, and joins in where others are at work; trials=0 only shows the study.
+Test images decide nothing, and are not shown: bench-report does that, of the best alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import shutil
+import signal
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from rich.markup import escape
+from rich.table import Table
+
+from bench import cli, config, console
+from bench.claim import Claim, ClaimedError
+from bench.config import ConfigError
+from bench.explain import explain
+from bench.interrupt import Interrupted
+from bench.record import RUN_ID, identity, protocol, run_id
+from bench.store import BusyError, Store, StoreError
+
+if TYPE_CHECKING:  # Optuna is optional, and with PyTorch takes seconds to import
+    from lightning import Callback, LightningModule, Trainer
+    from optuna import Study, Trial
+    from optuna.distributions import BaseDistribution
+    from optuna.pruners import BasePruner
+    from optuna.trial import TrialState
+
+OWN = {"trials": "20", "study": "", "prune": "median"}
+PRUNERS = ("median", "hyperband", "none")
+POLL = 1.0
+"""Seconds between two looks at what other processes work on."""
+
+
+class Pruned(Interrupted):
+    """A cell was stopped because others do better; to those who know of signals alone it looks like SIGTERM."""
+
+    def __init__(self, epoch: int):
+        super().__init__(signal.SIGTERM)
+        self.epoch = epoch
+
+    def __str__(self) -> str:
+        return f"pruned after epoch {self.epoch}"
+
+
+def main() -> None:
+    """Run the command line."""
+    cli.run("bench-tune", __doc__ or "", tune)
+
+
+def tune(arguments: list[str]) -> None:
+    """Search as the arguments say, and show what was found; exit code 1 if a trial failed."""
+    try:
+        import optuna
+        from optuna.storages.journal import JournalFileBackend  # noqa: F401  # not there before 4.0
+    except ImportError as error:
+        raise ConfigError("optuna, 4.0 or newer: not installed; pip install 'convbench[tune]'") from error
+    own = OWN | {key: value for key, _, value in (a.partition("=") for a in arguments) if key in OWN}
+    if not (own["trials"].isascii() and own["trials"].isdigit()):
+        raise ConfigError(f"trials={own['trials']}: must be a whole number, 0 or more")
+    if own["prune"] not in PRUNERS:
+        raise ConfigError(f"prune={own['prune']}: must be one of {', '.join(PRUNERS)}")
+    settings = [a for a in arguments if a.partition("=")[0] not in OWN]
+    if flags := [a for a in settings if a.startswith("-")]:
+        raise ConfigError(f"{flags[0]}: no such flag; --help tells what there is")
+    try:
+        fixed, space = ranges(settings)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    first, epochs = check(fixed, space)
+    if own["prune"] != "none" and first["trainer"]["devices"] > 1:
+        raise ConfigError(
+            f"trainer.devices={first['trainer']['devices']}: trials of several processes are not pruned; add prune=none"
+        )
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        search = open_search(own["study"], int(own["trials"]), pruner(own["prune"], epochs), fixed, space, first)
+        try:
+            search.run(int(own["trials"]))
+        except Interrupted as stop:
+            cli.stop("bench-tune", f"{stop}; the same command goes on from there", 128 + stop.signum)
+        failed = show(search)
+    if failed:
+        cli.stop("bench-tune", f"{failed} trial{'s' * (failed > 1)} failed", cli.FAILED)
+
+
+def ranges(settings: Sequence[str]) -> tuple[list[str], dict[str, BaseDistribution]]:
+    """The settings without a range, and the ranges of the others; the options of a choice are texts of overrides.
+
+    Raises:
+        ValueError, HydraException: a range is wrong, or there is none.
+    """
+    fixed, space = [], {}
+    for override in OverridesParser.create().parse_overrides(list(settings)):
+        key = override.get_key_element()
+        if override.is_hydra_override() or override.key_or_group == "sweep":
+            raise ValueError(f"{override.input_line}: a search has no launcher or sweep; it takes ranges, and shares")
+        if not override.is_sweep_override():
+            fixed.append(str(override.input_line))
+        elif key in space:
+            raise ValueError(f"{override.input_line}: {key} has a range already")
+        else:
+            try:
+                space[key] = distribution(override)
+            except ValueError as error:
+                raise ValueError(f"{override.input_line}: {error}") from error
+    if not space:
+        raise ValueError("nothing to search; give a setting a range: 'optimizer.lr=tag(log,interval(1e-4,1e-1))'")
+    return fixed, space
+
+
+def distribution(override: Override) -> BaseDistribution:
+    """Optuna's form of a sweep of Hydra's.
+
+    Raises:
+        ValueError: it holds nothing, or is none that can be searched.
+    """
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    sweep: Any = override.value()
+    log = "log" in getattr(sweep, "tags", ())
+    if isinstance(sweep, IntervalSweep):
+        whole = isinstance(sweep.start, int) and isinstance(sweep.end, int)
+        return (IntDistribution if whole else FloatDistribution)(sweep.start, sweep.end, log=log)
+    if log:
+        raise ValueError("log goes with interval(…) alone")
+    if isinstance(sweep, RangeSweep):
+        if not (values := sorted(sweep.range())):
+            raise ValueError("the range is empty")
+        whole = all(isinstance(value, int) for value in values)
+        return (IntDistribution if whole else FloatDistribution)(values[0], values[-1], step=abs(sweep.step))
+    assert isinstance(sweep, ChoiceSweep)
+    return CategoricalDistribution(list(dict.fromkeys(override.sweep_string_iterator())))
+
+
+def check(fixed: Sequence[str], space: Mapping[str, BaseDistribution]) -> tuple[dict[str, Any], int]:
+    """Check a cell for each option and each end of a range, the other settings being their first.
+
+    Returns the first of these configurations, and the most epochs.
+
+    Raises:
+        ConfigError, HydraException, OmegaConfBaseException: a cell is wrong, or its validation says nothing of others.
+    """
+    first = {key: next(_edges(of)) for key, of in space.items()}
+    cells = [first, *({**first, key: edge} for key, of in space.items() for edge in _edges(of) if edge != first[key])]
+    checked = [config.check(cli.composed([*fixed, *overrides(values)])) for values in cells]
+    images = {(values["data"]["name"], protocol(values)) for values in checked}
+    for values in checked:
+        if values["data"]["val_size"] == 0:
+            raise ConfigError("data.val_size=0: a search needs validation images, as test images must not decide")
+    if len(images) > 1:
+        raise ConfigError("data: trials are compared on the same validation images, which no range may change")
+    if checked[0]["force"]:
+        raise ConfigError("force=true: a search goes on with what is there; study=NAME begins another")
+    return checked[0], max(values["trainer"]["max_epochs"] for values in checked)
+
+
+def _edges(of: BaseDistribution) -> Iterator[Any]:
+    yield from getattr(of, "choices", None) or (of.low, of.high)  # type: ignore[attr-defined] # all others have ends
+
+
+def overrides(params: Mapping[str, Any]) -> list[str]:
+    """A trial's parameters as Hydra's overrides."""
+    return [f"{key}={value}" for key, value in params.items()]
+
+
+def pruner(name: str, epochs: int) -> BasePruner:
+    """Epochs are counted from 1; the first third, in which the learning rate tells most, prunes nobody by median."""
+    from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
+
+    if name == "median":
+        return MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, epochs // 3))
+    return HyperbandPruner(max(1, epochs // 9), max(1, epochs)) if name == "hyperband" else NopPruner()
+
+
+def open_search(
+    name: str,
+    trials: int,
+    pruner: BasePruner,
+    fixed: list[str],
+    space: dict[str, BaseDistribution],
+    first: Mapping[str, Any],
+) -> Search:
+    """The search called ``name``, or by what is searched; it is begun or gone on with.
+
+    Raises:
+        ConfigError: the name cannot be one, is that of another search, or of none while no trial is wanted.
+    """
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    texts = {key: optuna.distributions.distribution_to_json(of) for key, of in space.items()}
+    digest = hashlib.sha256(json.dumps([identity(first), texts], sort_keys=True).encode()).hexdigest()[:10]
+    name = name or f"{first['data']['name']}-{digest}".replace("/", "-")
+    if not RUN_ID.fullmatch(name):
+        raise ConfigError(f"study={name}: must be letters, digits, . _ and -, a letter or digit first")
+    store = Store(first["paths"]["results"])
+    folder = store.root / "studies" / name
+    file = folder.with_name(f"{name}.log")
+    if not trials and not file.exists():
+        raise ConfigError(f"study={name}: there is none yet in {file.parent}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        try:
+            storage = JournalStorage(JournalFileBackend(str(file)))
+            study = optuna.create_study(
+                study_name=name, storage=storage, pruner=pruner, direction="maximize", load_if_exists=True
+            )
+        except (ValueError, KeyError) as error:
+            raise ConfigError(f"{file}: is damaged, or no study ({error}); choose another study=NAME") from error
+        if study.user_attrs.setdefault("search", digest) != digest:
+            raise ConfigError(f"study={name}: is there with other settings or ranges; choose another name")
+        study.set_user_attr("search", digest)
+    return Search(study, space, fixed, folder, store, first["seed"])
+
+
+@dataclass
+class Search:
+    """A study, its ranges and the settings that all trials share.
+
+    Of several processes each works on trials that it has a claim on. A trial whose process has died is not made anew
+    but gone on with, its cell from the last checkpoint. ``folder`` holds the claims, and the lock under which trials
+    begin and end.
+    """
+
+    study: Study
+    space: dict[str, BaseDistribution]
+    fixed: list[str]
+    folder: Path
+    store: Store
+    seed: int
+
+    def run(self, trials: int) -> None:
+        """Until there are ``trials`` in all and none of them runs, here or elsewhere.
+
+        Raises:
+            Interrupted: a signal stopped it; the trial will be gone on with.
+        """
+        from optuna.trial import TrialState
+
+        waiting = False
+        while trials:
+            taken = self.take(trials)
+            if taken is None:
+                left = len(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+                if not left:
+                    return
+                if not waiting:
+                    console.say(f"{left} more at work elsewhere, waited for")
+                waiting = True
+                time.sleep(POLL)
+                continue
+            trial, claim = taken
+            try:
+                state, value, text = self.work(trial)
+                with self.lock():
+                    self.study.tell(trial, value, state)
+                    claim.release()
+                    shutil.rmtree(self.folder / str(trial.number), ignore_errors=True)
+            finally:
+                claim.release()
+            console.say(f"trial {trial.number + 1} of {trials}: {text}; {', '.join(map(short, trial.params.items()))}")
+
+    def lock(self) -> FileLock:
+        return FileLock(self.folder / "lock")
+
+    def take(self, most: int) -> tuple[Trial, Claim] | None:
+        """A trial whose process has died, else a new one if there are fewer than ``most``, and the claim on it."""
+        from optuna.trial import Trial, TrialState
+
+        with self.lock():
+            there = self.study.get_trials(deepcopy=False)
+            for frozen in there:
+                if frozen.state == TrialState.RUNNING and (claim := self.claim(frozen.number)) is not None:
+                    self.study.sampler = self.sampler(frozen.number)
+                    return Trial(self.study, frozen._trial_id), claim
+            if len(there) >= most or (claim := self.claim(len(there))) is None:
+                return None
+            self.study.sampler = self.sampler(len(there))
+            return self.study.ask(), claim
+
+    def claim(self, number: int) -> Claim | None:
+        """The claim on a trial; None if a living process has it."""
+        folder = self.folder / str(number)
+        folder.mkdir(exist_ok=True)
+        try:
+            return Claim.take(folder)
+        except ClaimedError:
+            return None
+
+    def sampler(self, number: int) -> Any:
+        """With a seed of each trial's own: processes that share a study draw different points, and a search that is
+        stopped and gone on with the same ones as without.
+        """
+        from optuna.samplers import TPESampler
+
+        return TPESampler(seed=(1_000_003 * self.seed + number) % 2**32, constant_liar=True)
+
+    def work(self, trial: Trial) -> tuple[TrialState, float | None, str]:
+        """Train a trial's cell, unless its record is there: how it ended, its value and a line.
+
+        Raises:
+            Interrupted: a signal stopped it.
+        """
+        from optuna.trial import TrialState
+
+        from bench import train
+
+        try:
+            cfg = cli.composed(
+                [*self.fixed, *overrides({key: suggest(trial, key, of) for key, of in self.space.items()})]
+            )
+            name = run_id(config.check(cfg))
+            trial.set_user_attr("run_id", name)
+            while (record := self.store.ok(name)) is None:
+                try:
+                    record = train.run(cfg, self.study.study_name, watchers=[reporter(self.study, trial)])
+                    break
+                except BusyError:  # the same cell in another trial or sweep
+                    time.sleep(POLL)
+                except StoreError:  # which has just finished it
+                    continue
+        except Pruned as stop:
+            return TrialState.PRUNED, None, str(stop)
+        except (ConfigError, HydraException, OmegaConfBaseException) as error:
+            reason = str(error) if isinstance(error, ConfigError) else explain(error)
+        else:
+            if record.status == "ok" and "val" in record.metrics:
+                top1 = record.metrics["val"]["top1"]
+                return TrialState.COMPLETE, top1, f"validation top-1 {top1:.1%}"
+            reason = record.error or "there are no validation images"
+        trial.set_user_attr("error", reason)
+        return TrialState.FAIL, None, f"failed, {reason}"
+
+
+def suggest(trial: Trial, key: str, of: BaseDistribution) -> Any:
+    """The trial's value of a setting, drawn now unless it has one."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(of, CategoricalDistribution):
+        return trial.suggest_categorical(key, of.choices)
+    if isinstance(of, IntDistribution):
+        return trial.suggest_int(key, of.low, of.high, step=of.step, log=of.log)
+    assert isinstance(of, FloatDistribution)
+    return trial.suggest_float(key, of.low, of.high, step=of.step, log=of.log)
+
+
+def reporter(study: Study, trial: Trial) -> Callback:
+    """Tells the study of each epoch, once, when the next one begins: then the checkpoint of the last one is there, and
+    a trial in its last epoch is not stopped any more. Raises Pruned in the training if the study says so.
+    """
+    from lightning.pytorch.callbacks import LambdaCallback
+
+    from bench.callbacks import EpochTable
+
+    told = set(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+
+    def report(trainer: Trainer, module: LightningModule) -> None:
+        (table,) = (watcher for watcher in trainer.callbacks if isinstance(watcher, EpochTable))  # type: ignore[attr-defined]
+        for row in table.rows:
+            if (epoch := int(row["epoch"])) not in told and "val_top1" in row:
+                trial.report(row["val_top1"], epoch)
+                told.add(epoch)
+        if told and trial.should_prune():
+            raise Pruned(max(told))
+
+    return LambdaCallback(on_train_epoch_start=report)
+
+
+def short(setting: tuple[str, Any]) -> str:
+    """A setting to read: ``optimizer.lr=0.00123``."""
+    return f"{setting[0]}={setting[1]:.3g}" if isinstance(setting[1], float) else f"{setting[0]}={setting[1]}"
+
+
+def show(search: Search) -> int:
+    """Print the best trials and how to run the best of all; returns how many failed."""
+    from optuna.trial import TrialState
+
+    trials = search.study.get_trials(deepcopy=False)
+    counts = Counter(trial.state for trial in trials)
+    best = sorted(
+        (trial for trial in trials if trial.state == TrialState.COMPLETE), key=lambda trial: -(trial.value or 0.0)
+    )
+    title = f"study {search.study.study_name}, validation images"
+    table = Table("trial", title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("top-1", justify="right")
+    table.add_column("settings", overflow="fold")
+    for trial in best[:10]:
+        table.add_row(str(trial.number + 1), f"{trial.value:.1%}", escape("  ".join(map(short, trial.params.items()))))
+    if best:
+        console.out.print(table)
+    names = ", ".join(f"{counts[state]} {state.name.lower()}" for state in TrialState if counts[state])
+    console.say(f"{len(trials)} trials: {names or 'none yet'}")
+    for trial in trials:
+        if trial.state == TrialState.FAIL:
+            console.say(f"  trial {trial.number + 1} failed: {trial.user_attrs.get('error')}")
+    if best:
+        console.say(f"best: {best[0].user_attrs['run_id']}, validation top-1 {best[0].value:.1%}")
+        console.say(f"  {shlex.join(['bench', *search.fixed, *overrides(best[0].params)])}")
+    return counts[TrialState.FAIL]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+
+from bench import claim
+from bench.claim import CLAIM, Claim, ClaimedError, holder
+
+
+def owned_by(folder, **changes):
+    """A claim of this process, or as ``changes`` have it, that nobody keeps alive."""
+    me = {"pid": os.getpid(), "host": socket.gethostname(), "born": psutil.Process().create_time(), "id": "x"}
+    (folder / CLAIM).write_text(json.dumps(me | changes))
+    return folder / CLAIM
+
+
+def test_of_many_who_want_a_folder_one_gets_it(tmp_path):
+    for dead in (False, True):
+        if dead:
+            owned_by(tmp_path, born=1.0)
+        start, taken, refused = threading.Barrier(8), [], []
+
+        def want(start=start, taken=taken, refused=refused):
+            start.wait()
+            try:
+                taken.append(Claim.take(tmp_path))
+            except ClaimedError as error:
+                refused.append(str(error))
+
+        threads = [threading.Thread(target=want) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (len(taken), len(refused)) == (1, 7)
+        assert taken[0].held()
+        taken[0].release()
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_live_process_of_this_machine_keeps_its_claim_however_long_it_is_silent(tmp_path):
+    os.utime(owned_by(tmp_path), (1, 1))
+    with pytest.raises(ClaimedError, match=f"process {os.getpid()} of this machine works on it"):
+        Claim.take(tmp_path)
+
+
+def test_a_dead_process_of_this_machine_loses_it_at_once_even_where_its_number_was_given_again(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for dead in ({"pid": ended.pid}, {"born": 1.0}):
+        owned_by(tmp_path, **dead)
+        assert holder(tmp_path) is None
+        Claim.take(tmp_path).release()
+
+
+def test_another_machine_loses_it_when_it_has_been_silent_for_long(tmp_path):
+    file = owned_by(tmp_path, host="elsewhere")
+    with pytest.raises(ClaimedError, match=r"process \d+ on elsewhere works on it, heard of 0 s ago"):
+        Claim.take(tmp_path)
+    long_ago = time.time() - claim.EXPIRY - 1
+    os.utime(file, (long_ago, long_ago))
+    assert holder(tmp_path) is None
+    Claim.take(tmp_path).release()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"pid": "x"}'])
+def test_a_torn_claim_is_nobodys(tmp_path, text):
+    (tmp_path / CLAIM).write_text(text)
+    Claim.take(tmp_path).release()
+
+
+def test_a_held_claim_shows_signs_of_life(tmp_path, monkeypatch):
+    monkeypatch.setattr(claim, "BEAT", 0.02)
+    mine = Claim.take(tmp_path)
+    os.utime(tmp_path / CLAIM, (1, 1))
+    until = time.monotonic() + 10
+    while (tmp_path / CLAIM).stat().st_mtime < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert (tmp_path / CLAIM).stat().st_mtime > 2
+    mine.release()
+    assert not (tmp_path / CLAIM).exists()
+
+
+def test_a_claim_that_was_taken_over_is_not_held_nor_kept_alive_nor_released(tmp_path, monkeypatch):
+    monkeypatch.setattr(claim, "BEAT", 0.02)
+    mine = Claim.take(tmp_path)
+    os.utime(owned_by(tmp_path, id="theirs"), (1, 1))
+    time.sleep(0.2)
+    assert not mine.held()
+    assert (tmp_path / CLAIM).stat().st_mtime == 1
+    mine.release()
+    assert (tmp_path / CLAIM).exists()

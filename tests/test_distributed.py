@@ -1,0 +1,112 @@
+"""Training by two processes on a CPU, with gloo."""
+
+import csv
+import os
+import signal
+import time
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from common import SHORT, one_line
+from processes import finish, start
+
+from bench.store import Store
+
+# in 32 bits, without dropout, with a last batch of 5 that two processes cannot share out evenly
+CELL = ("model=lenet", *SHORT, "trainer.precision=32-true", "trainer.max_epochs=3")
+
+
+def run(root, *settings):
+    """The record, rows, predictions and weights of a cell that is trained in a process of its own."""
+    log = root.with_suffix(".log")
+    assert finish(start(*CELL, *settings, f"paths.results={root}", log=log)) == 0, log.read_text()
+    (record,) = Store(root).load_all()
+    folder = Store(root).path(record.run_id)
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    weights = torch.load(folder / "checkpoints/selected.ckpt", weights_only=True)["state_dict"]
+    return record, rows, dict(np.load(folder / "predictions.npz")), weights
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does_with_the_same_batch_and_test_every_image_once(tmp_path):
+    alone, alone_rows, alone_predicted, alone_weights = run(tmp_path / "alone")
+    both, rows, predicted, weights = run(tmp_path / "both", "trainer=ddp", "trainer.accelerator=cpu")
+    assert (alone.device, both.device) == ("cpu", "2 × cpu")
+    assert alone.run_id != both.run_id
+    for one, other in zip(alone_rows, rows, strict=True):
+        for key in ("train_loss", "val_loss", "train_top1", "val_top1", "lr"):
+            assert float(one[key]) == pytest.approx(float(other[key]), rel=1e-5), key
+    for name, weight in alone_weights.items():
+        torch.testing.assert_close(weights[name], weight, rtol=1e-4, atol=1e-5)
+    # the test set: every image once, in order, with the same answers
+    assert len(predicted["ids"]) == len(set(predicted["ids"])) == both.test_size == 1500
+    for key in ("ids", "labels"):
+        assert np.array_equal(predicted[key], alone_predicted[key])
+    np.testing.assert_allclose(predicted["logits"].astype(float), alone_predicted["logits"].astype(float), atol=5e-3)
+    assert both.metrics["test"]["loss"] == pytest.approx(alone.metrics["test"]["loss"], rel=1e-5)
+    assert both.metrics["test"]["top1"] == alone.metrics["test"]["top1"]
+
+
+@pytest.mark.slow
+def test_a_process_that_is_lost_fails_the_cell_and_the_next_try_goes_on(tmp_path):
+    settings = (*CELL, "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=40")
+    reference, *_ = run(tmp_path / "reference", *settings[len(CELL) :])
+    log = tmp_path / "log"
+    root = tmp_path / "lost"
+    process = start(*settings, f"paths.results={root}", log=log)
+    wait_for(lambda: any(root.glob("runs/*/checkpoints/last.ckpt")))
+    (child, _) = sorted(psutil.Process(process.pid).children(), key=lambda child: child.create_time())[-2:]
+    child.kill()
+    assert finish(process) == 1, log.read_text()
+    (record,) = Store(root).load_all()
+    assert record.status == "failed"
+    assert record.error.endswith("of 2 was lost: SIGKILL")
+    assert finish(start(*settings, f"paths.results={root}", log=log)) == 0, log.read_text()
+    assert "goes on from its last checkpoint" in log.read_text()
+    (record,) = Store(root).load_all()
+    assert record.metrics == reference.metrics
+
+
+@pytest.mark.slow
+def test_a_stop_reaches_all_processes_and_what_they_did_is_kept(tmp_path):
+    settings = (*CELL, "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=40", f"paths.results={tmp_path}")
+    process = start(*settings, log=tmp_path / "log")
+    wait_for(lambda: any(tmp_path.glob("runs/*/checkpoints/last.ckpt")))
+    os.kill(process.pid, signal.SIGTERM)
+    assert finish(process) == 128 + signal.SIGTERM
+    (record,) = Store(tmp_path).load_all()
+    assert (record.status, record.error) == ("interrupted", "stopped by SIGTERM")
+    assert Store(tmp_path).holder(record.run_id) is None
+    assert list(tmp_path.glob("runs/*/checkpoints/last.ckpt"))
+
+
+def wait_for(condition, seconds=60):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(bench):
+    code, _, err = bench("trainer=ddp", "trainer.devices=3", "data.batch_size=16")
+    assert code == 2
+    assert "data.batch_size=16: must be a multiple of trainer.devices, which is 3" in one_line(err)
+
+
+@pytest.mark.slow
+def test_ddp_works_inside_a_sweep(bench, tmp_path):
+    sweep = ("-m", "model=lenet", "seed=0,1", "trainer=ddp", *SHORT, "progress=none")
+    code, out, err = bench(*sweep)
+    assert code == 0, out + err
+    assert {record.device for record in Store(tmp_path / "results").load_all()} == {"2 × cpu"}
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_train_as_one_does(tmp_path):
+    alone, *_ = run(tmp_path / "alone", "trainer.accelerator=gpu")
+    both, *_ = run(tmp_path / "both", "trainer=ddp", "trainer.accelerator=gpu")
+    assert both.device == "2 × cuda"
+    assert both.metrics["test"]["loss"] == pytest.approx(alone.metrics["test"]["loss"], rel=1e-2)
