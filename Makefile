@@ -3,6 +3,7 @@ DATA ?= digits
 MODELS ?= lenet,alexnet,nin,vgg16,googlenet
 SEEDS ?= 0
 SWEEP ?= five
+LAUNCHER ?= in_process
 ARGS ?=
 PYTHON ?= python3
 RESULTS ?= results/local
@@ -11,7 +12,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench sweep report profile test test-fast lint clean
+.PHONY: help setup bench sweep status report profile test test-fast lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,8 +28,11 @@ $(READY): pyproject.toml constraints.txt
 bench: $(READY) ## train the five networks, write and print the leaderboard
 	$(BIN)/bench -m 'model=$(MODELS)' 'data=$(DATA)' 'seed=$(SEEDS)' 'paths.results=$(RESULTS)' $(ARGS)
 
-sweep: $(READY) ## run a named sweep of conf/sweep: make sweep SWEEP=five DATA=cifar10
-	$(BIN)/bench -m '+sweep=$(SWEEP)' 'data=$(DATA)' 'paths.results=$(RESULTS)' $(ARGS)
+sweep: $(READY) ## run a named sweep of conf/sweep: make sweep SWEEP=five DATA=cifar10 LAUNCHER=ray
+	$(BIN)/bench -m '+sweep=$(SWEEP)' 'hydra/launcher=$(LAUNCHER)' 'data=$(DATA)' 'paths.results=$(RESULTS)' $(ARGS)
+
+status: $(READY) ## how far the last sweep is: done, running, failed, waiting, time left
+	$(BIN)/bench-status 'paths.results=$(RESULTS)'
 
 report: $(READY) ## rebuild the leaderboard from the records
 	$(BIN)/bench-report 'paths.results=$(RESULTS)'

@@ -16,7 +16,7 @@ Parentheses need quotes in a shell. All other settings are those of bench, the s
 
 The study is a file, <paths.results>/studies/NAME.log, and every trial a cell with its record. The same command goes on
 where it was stopped, with more trials= as well, and joins in where others are at work; trials=0 only shows the study.
-Test images decide nothing, and are not shown: bench-report does that, of the best alone.
+Test images decide nothing here and are not shown; each trial is tested all the same, as any cell, for its record.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import signal
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,15 +98,14 @@ def tune(arguments: list[str]) -> None:
         fixed, space = ranges(settings)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    first, epochs = check(fixed, space)
-    if own["prune"] != "none" and first["trainer"]["devices"] > 1:
-        raise ConfigError(
-            f"trainer.devices={first['trainer']['devices']}: trials of several processes are not pruned; add prune=none"
-        )
+    cells = check(fixed, space)
+    if own["prune"] != "none" and any(cell["trainer"]["devices"] > 1 for cell in cells):
+        raise ConfigError("trainer.devices: trials of several processes cannot be pruned; add prune=none")
+    prune = pruner(own["prune"], max(cell["trainer"]["max_epochs"] for cell in cells))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        search = open_search(own["study"], int(own["trials"]), pruner(own["prune"], epochs), fixed, space, first)
+        search = open_search(own["study"], prune, fixed, space, cells[0], begin=int(own["trials"]) > 0)
         try:
             search.run(int(own["trials"]))
         except Interrupted as stop:
@@ -151,44 +150,39 @@ def distribution(override: Override) -> BaseDistribution:
 
     sweep: Any = override.value()
     log = "log" in getattr(sweep, "tags", ())
+    kind: Any
     if isinstance(sweep, IntervalSweep):
-        whole = isinstance(sweep.start, int) and isinstance(sweep.end, int)
-        return (IntDistribution if whole else FloatDistribution)(sweep.start, sweep.end, log=log)
+        kind = IntDistribution if isinstance(sweep.start, int) and isinstance(sweep.end, int) else FloatDistribution
+        return kind(sweep.start, sweep.end, log=log)
     if log:
         raise ValueError("log goes with interval(…) alone")
     if isinstance(sweep, RangeSweep):
         if not (values := sorted(sweep.range())):
             raise ValueError("the range is empty")
-        whole = all(isinstance(value, int) for value in values)
-        return (IntDistribution if whole else FloatDistribution)(values[0], values[-1], step=abs(sweep.step))
-    assert isinstance(sweep, ChoiceSweep)
+        kind = IntDistribution if all(isinstance(value, int) for value in values) else FloatDistribution
+        return kind(values[0], values[-1], step=abs(sweep.step))
+    if not isinstance(sweep, ChoiceSweep):
+        raise ValueError("cannot be searched; name the options")
     return CategoricalDistribution(list(dict.fromkeys(override.sweep_string_iterator())))
 
 
-def check(fixed: Sequence[str], space: Mapping[str, BaseDistribution]) -> tuple[dict[str, Any], int]:
-    """Check a cell for each option and each end of a range, the other settings being their first.
-
-    Returns the first of these configurations, and the most epochs.
+def check(fixed: Sequence[str], space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
+    """The configurations of a cell for each option and each end of a range, the other settings being their first.
 
     Raises:
-        ConfigError, HydraException, OmegaConfBaseException: a cell is wrong, or its validation says nothing of others.
+        ConfigError, HydraException, OmegaConfBaseException: one is wrong, or its validation says nothing of others.
     """
-    first = {key: next(_edges(of)) for key, of in space.items()}
-    cells = [first, *({**first, key: edge} for key, of in space.items() for edge in _edges(of) if edge != first[key])]
-    checked = [config.check(cli.composed([*fixed, *overrides(values)])) for values in cells]
-    images = {(values["data"]["name"], protocol(values)) for values in checked}
-    for values in checked:
-        if values["data"]["val_size"] == 0:
-            raise ConfigError("data.val_size=0: a search needs validation images, as test images must not decide")
-    if len(images) > 1:
+    edges = {key: getattr(of, "choices", None) or (of.low, of.high) for key, of in space.items()}  # type: ignore[attr-defined] # ends
+    first = {key: values[0] for key, values in edges.items()}
+    params = [first, *({**first, key: value} for key, values in edges.items() for value in values[1:])]
+    cells = [config.check(cli.composed([*fixed, *overrides(values)])) for values in params]
+    if any(cell["data"]["val_size"] == 0 for cell in cells):
+        raise ConfigError("data.val_size=0: a search needs validation images, as test images must not decide")
+    if len({(cell["data"]["name"], protocol(cell)) for cell in cells}) > 1:
         raise ConfigError("data: trials are compared on the same validation images, which no range may change")
-    if checked[0]["force"]:
+    if any(cell["force"] for cell in cells):
         raise ConfigError("force=true: a search goes on with what is there; study=NAME begins another")
-    return checked[0], max(values["trainer"]["max_epochs"] for values in checked)
-
-
-def _edges(of: BaseDistribution) -> Iterator[Any]:
-    yield from getattr(of, "choices", None) or (of.low, of.high)  # type: ignore[attr-defined] # all others have ends
+    return cells
 
 
 def overrides(params: Mapping[str, Any]) -> list[str]:
@@ -197,26 +191,26 @@ def overrides(params: Mapping[str, Any]) -> list[str]:
 
 
 def pruner(name: str, epochs: int) -> BasePruner:
-    """Epochs are counted from 1; the first third, in which the learning rate tells most, prunes nobody by median."""
+    """By median nobody is pruned in the first third of the epochs, where a high learning rate looks bad too soon."""
     from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
 
     if name == "median":
-        return MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, epochs // 3))
+        return MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, epochs // 3) + 1)  # epochs count from 1
     return HyperbandPruner(max(1, epochs // 9), max(1, epochs)) if name == "hyperband" else NopPruner()
 
 
 def open_search(
     name: str,
-    trials: int,
     pruner: BasePruner,
     fixed: list[str],
     space: dict[str, BaseDistribution],
     first: Mapping[str, Any],
+    begin: bool,
 ) -> Search:
-    """The search called ``name``, or by what is searched; it is begun or gone on with.
+    """The search called ``name``, or by what is searched; ``begin`` it if there is none yet.
 
     Raises:
-        ConfigError: the name cannot be one, is that of another search, or of none while no trial is wanted.
+        ConfigError: the name cannot be one, is that of another search, or of none that may be begun.
     """
     import optuna
     from optuna.storages import JournalStorage
@@ -230,7 +224,7 @@ def open_search(
     store = Store(first["paths"]["results"])
     folder = store.root / "studies" / name
     file = folder.with_name(f"{name}.log")
-    if not trials and not file.exists():
+    if not begin and not file.exists():
         raise ConfigError(f"study={name}: there is none yet in {file.parent}")
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
@@ -241,9 +235,10 @@ def open_search(
             )
         except (ValueError, KeyError) as error:
             raise ConfigError(f"{file}: is damaged, or no study ({error}); choose another study=NAME") from error
-        if study.user_attrs.setdefault("search", digest) != digest:
+        if not study.user_attrs:
+            study.set_user_attr("search", digest)
+        elif study.user_attrs.get("search") != digest:
             raise ConfigError(f"study={name}: is there with other settings or ranges; choose another name")
-        study.set_user_attr("search", digest)
     return Search(study, space, fixed, folder, store, first["seed"])
 
 
@@ -340,9 +335,8 @@ class Search:
         from bench import train
 
         try:
-            cfg = cli.composed(
-                [*self.fixed, *overrides({key: suggest(trial, key, of) for key, of in self.space.items()})]
-            )
+            params = {key: suggest(trial, key, of) for key, of in self.space.items()}
+            cfg = cli.composed([*self.fixed, *overrides(params)])
             name = run_id(config.check(cfg))
             trial.set_user_attr("run_id", name)
             while (record := self.store.ok(name)) is None:

@@ -1,21 +1,29 @@
 """Runs that are killed and started again end as if nothing had happened, to the bit."""
 
 import csv
+import itertools
 import os
 import random
+import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from common import SHORT
+from PIL import Image
 from processes import finish, start
 
+from bench import train
+from bench.checkpoint import Checkpoints
+from bench.interrupt import Interrupted
+from bench.module import Classifier
 from bench.store import LAST, Store
 
 # AlexNet draws dropout, the crops of each epoch are drawn anew, and checkpoints are made within epochs, too
 CELL = (
-    "model=alexnet", "augment=[crop,cutout]", *SHORT, "trainer.max_epochs=3", "trainer.checkpoint_minutes=0.004",
+    "model=alexnet", "data=folder", "data.name=noise", "data.image_size=32", "augment=[crop,cutout]",
+    "data.batch_size=16", "trainer.accelerator=cpu", "trainer.max_epochs=4", "trainer.checkpoint_minutes=0.003",
 )  # fmt: skip
 MEASURED = ("seconds", "train_images_per_s")
 
@@ -42,32 +50,161 @@ def assert_same(one, other):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def noise(tmp_path_factory):
+    """A folder of images of noise of two kinds, of which 96 are to train on: six steps an epoch."""
+    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for (split, n), (label, base) in itertools.product(
+        {"train": 48, "val": 16, "test": 16}.items(), (("a", 0), ("b", 60))
+    ):
+        folder = root / "noise" / split / label
+        folder.mkdir(parents=True)
+        for i in range(n):
+            Image.fromarray(rng.integers(base, base + 196, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return f"paths.data={root}"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(noise, tmp_path_factory):
     """The result of the run that goes through, and the seconds it took."""
     root = tmp_path_factory.mktemp("undisturbed")
+    finish(start(*CELL, noise, "trainer.max_epochs=1", f"paths.results={root / 'warm'}"))  # makes the cache
     begun = time.monotonic()
-    assert finish(start(*CELL, f"paths.results={root}")) == 0
-    return result(root), time.monotonic() - begun
+    assert finish(start(*CELL, noise, f"paths.results={root / 'run'}")) == 0
+    return result(root / "run"), time.monotonic() - begun
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments_a_run_ends_with_the_same_bits(undisturbed, tmp_path):
+def test_killed_at_twenty_random_moments_a_run_ends_with_the_same_bits(noise, undisturbed, tmp_path):
     wanted, seconds = undisturbed
-    moments, kills, resumed = random.Random(os.getpid()), 0, 0
+    moments, kills, resumed = random.Random(), 0, 0
     for run in range(60):
-        settings = (*CELL, f"paths.results={tmp_path / str(run)}")
+        root = tmp_path / str(run)
         while True:
-            resumed += any((tmp_path / str(run)).glob(f"runs/*/{LAST}"))
-            process = start(*settings)
-            time.sleep(moments.uniform(0, 1.2 * seconds))
+            resumed += any(root.glob(f"runs/*/{LAST}"))
+            process = start(*CELL, noise, f"paths.results={root}")
+            process.join(moments.uniform(0, 1.1 * seconds))
             if process.exitcode is not None or kills == 20:
                 break
             process.kill()
             process.join()
             kills += 1
         assert finish(process) == 0
-        assert_same(result(tmp_path / str(run)), wanted)
+        assert_same(result(root), wanted)
         if kills == 20:
             break
     assert kills == 20
-    assert resumed >= 5  # the others were killed before their first checkpoint
+    assert resumed >= 3  # the others were killed before their first checkpoint
+
+
+def stop_at(monkeypatch, epoch, batch, how):
+    """Let ``how`` happen once, after a batch of an epoch, both counted from 0."""
+    told, done = Checkpoints.on_train_batch_end, []
+
+    def watched(self, trainer, module, outputs, given, batch_idx):
+        if (trainer.current_epoch, batch_idx) == (epoch, batch) and not done:
+            done.append(True)
+            how()
+        told(self, trainer, module, outputs, given, batch_idx)
+
+    monkeypatch.setattr(Checkpoints, "on_train_batch_end", watched)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
+def test_a_signal_saves_within_the_epoch_and_the_run_goes_on_from_there(
+    composed, noise, undisturbed, tmp_path, monkeypatch, signum
+):
+    cfg = composed(*CELL, noise, "progress=none", "trainer.checkpoint_minutes=60")
+    stop_at(monkeypatch, 1, 2, lambda: os.kill(os.getpid(), signum))
+    handler = signal.getsignal(signum)
+    with pytest.raises(Interrupted) as stopped:
+        train.run(cfg)
+    assert stopped.value.signum == signum
+    assert signal.getsignal(signum) == handler
+    (record,) = Store(tmp_path / "results").load_all()
+    name = "Ctrl-C" if signum == signal.SIGINT else signum.name
+    assert (record.status, record.error) == ("interrupted", f"stopped by {name}")
+    saved = torch.load(Store(tmp_path / "results").path(record.run_id) / LAST, weights_only=True)
+    assert (saved["epoch"], saved["global_step"]) == (1, 9)
+    train.run(cfg)
+    assert_same(result(tmp_path / "results"), undisturbed[0])
+
+
+@pytest.mark.parametrize(("epoch", "batch"), [(0, 0), (0, 4), (0, 5), (1, 0), (3, 4), (3, 5)])
+def test_stopped_after_any_batch_a_run_ends_with_the_same_bits(
+    composed, noise, undisturbed, tmp_path, monkeypatch, epoch, batch
+):
+    cfg = composed(*CELL, noise, "progress=none", "trainer.checkpoint_minutes=60")
+    stop_at(monkeypatch, epoch, batch, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        train.run(cfg)
+    train.run(cfg)
+    assert_same(result(tmp_path / "results"), undisturbed[0])
+
+
+def test_a_second_signal_stops_at_once(composed, noise, tmp_path, monkeypatch):
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    stop_at(monkeypatch, 1, 2, twice)
+    with pytest.raises(Interrupted):
+        train.run(composed(*CELL, noise, "progress=none", "trainer.checkpoint_minutes=60"))
+    (record,) = Store(tmp_path / "results").load_all()
+    saved = torch.load(Store(tmp_path / "results").path(record.run_id) / LAST, weights_only=True)
+    assert saved["global_step"] == 6  # of the epoch before
+
+
+def test_a_run_that_failed_after_training_is_only_tested_again(composed, noise, undisturbed, tmp_path, monkeypatch):
+    cfg = composed(*CELL, noise, "progress=none")
+    with monkeypatch.context() as broken:
+        broken.setattr(train, "save_predictions", lambda *_: 1 / 0)
+        assert train.run(cfg).status == "failed"
+    monkeypatch.setattr(Classifier, "training_step", lambda *_: pytest.fail("was trained again"))
+    train.run(cfg)
+    assert_same(result(tmp_path / "results"), undisturbed[0])
+
+
+def test_force_trains_from_the_beginning(composed, noise, undisturbed, tmp_path, monkeypatch):
+    cfg = composed(*CELL, noise, "progress=none", "force=true")
+    stop_at(monkeypatch, 1, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        train.run(cfg)
+    steps, step = [], Classifier.training_step
+    monkeypatch.setattr(Classifier, "training_step", lambda *a: (steps.append(1), step(*a))[1])
+    train.run(cfg)
+    assert len(steps) == 24
+    assert_same(result(tmp_path / "results"), undisturbed[0])
+
+
+class Code:
+    """What a malicious checkpoint holds: code that is run when it is unpickled."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize("kind", ["code", "torn", "empty"])
+def test_a_checkpoint_with_code_in_it_or_a_damaged_one_is_refused_and_kept(
+    composed, noise, tmp_path, monkeypatch, kind
+):
+    cfg = composed(*CELL, noise, "progress=none", "trainer.checkpoint_minutes=60")
+    stop_at(monkeypatch, 1, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        train.run(cfg)
+    (last,) = (tmp_path / "results").glob(f"runs/*/{LAST}")
+    if kind == "code":
+        saved = torch.load(last, weights_only=True)
+        torch.save(saved | {"callbacks": Code(tmp_path / "was run")}, last)
+    else:
+        last.write_bytes(last.read_bytes()[: 1000 if kind == "torn" else 0])
+    content = last.read_bytes()
+    record = train.run(cfg)
+    assert not (tmp_path / "was run").exists()
+    assert record.status == "failed"
+    assert record.error == (
+        f"{last}: holds code or is damaged, and is not loaded; force=true trains from the beginning"
+    )
+    assert last.read_bytes() == content

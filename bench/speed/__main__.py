@@ -2,6 +2,7 @@
 
     bench-speed data [paths.data=FOLDER] [paths.results=results/local]
     bench-speed models [trainer.accelerator=cpu] [trainer.precision=auto] [paths.results=results/local]
+    bench-speed sweep [data=cifar10] [trainer.max_epochs=2] [paths.results=results/local]
 
 data: images/s of the input pipeline against torchvision's transforms in a DataLoader with 0, 1 and 2 workers; memory;
 the time to build the cache of decoded images (on CIFAR-10, where paths.data has it as image files).
@@ -9,6 +10,9 @@ the time to build the cache of decoded images (on CIFAR-10, where paths.data has
 models: images/s, forward and backward, of AlexNet, VGG and GoogLeNet in the papers' geometry against torchvision's of
 the same weights; local response normalisation against PyTorch's, which on a CPU has no bf16 and gets float32, and its
 share of GoogLeNet's time. Ratios are medians over pairs of turns. In bf16 where the hardware multiplies it.
+
+sweep: the wall time of ten cells of LeNet, one after another, over the sum of their fit times; what a cell takes
+beside its fit: composing, building, testing, recording.
 
 Prints tables and writes them, with the hardware and versions, to <paths.results>/speed/<subject>.md and .json. Let
 nothing else run meanwhile.
@@ -21,7 +25,7 @@ import importlib
 from bench import cli, config
 from bench.config import ConfigError
 
-SUBJECTS = ("data", "models")
+SUBJECTS = ("data", "models", "sweep")
 
 
 def main() -> None:
@@ -34,7 +38,8 @@ def measure(arguments: list[str]) -> None:
     subject = arguments[0] if arguments else ""
     if subject not in SUBJECTS:
         raise ConfigError(f"{subject or 'what to measure'}: name one of {', '.join(SUBJECTS)} first")
-    default = ["data=cifar10"] if subject == "data" else []  # random images otherwise, of which no folder need be there
+    # random images for models, of which no folder need be there
+    default = {"data": ["data=cifar10"], "models": [], "sweep": ["data=cifar10", "trainer.max_epochs=2"]}[subject]
     resolved = config.check(cli.composed([*default, *arguments[1:]]))
 
     importlib.import_module(f"bench.speed.{subject}").measure(resolved)  # only now: importing PyTorch takes seconds

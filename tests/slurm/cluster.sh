@@ -1,4 +1,5 @@
-# Slurm of one node on loopback, for loopback.sh: cluster_up FOLDER, cluster_down. Needs root, for slurmd.
+# shellcheck shell=bash
+# Slurm of one node on loopback, for loopback.sh: cluster_missing, cluster_up FOLDER, cluster_down.
 
 cluster_missing() { # what is not there, in a line
     local missing=()
@@ -11,7 +12,8 @@ cluster_missing() { # what is not there, in a line
 
 cluster_up() {
     CLUSTER=$1
-    local port
+    local port cpus
+    cpus=$(($(nproc) < 2 ? 1 : 2)) # so that two cells fill the node
     mkdir -p "$CLUSTER/state" "$CLUSTER/spool" "$CLUSTER/munge"
     chmod 755 "$CLUSTER" "$CLUSTER/munge"
     (umask 077 && head -c 128 /dev/urandom >"$CLUSTER/munge/key")
@@ -43,14 +45,14 @@ SwitchType=switch/none
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
+SelectTypeParameters=CR_CPU
 SchedulerParameters=sched_interval=2,sched_min_interval=500000,batch_sched_delay=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
 KillWait=${KILL_WAIT:-20}
 OverTimeLimit=0
-NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=$(nproc) State=UNKNOWN
+NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=$cpus State=UNKNOWN
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=${GRACE:-15} MaxTime=60
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=60
 CONF
@@ -63,6 +65,7 @@ CONF
     DAEMONS+=($!)
     slurmd -D -c >"$CLUSTER/slurmd.out" 2>&1 &
     DAEMONS+=($!)
+    disown "${DAEMONS[@]}" # whose end is not worth a line
     for _ in $(seq 60); do
         [ "$(sinfo -h -o %T 2>/dev/null | sort -u)" != idle ] || return 0
         sleep 0.5
@@ -72,16 +75,22 @@ CONF
     return 1
 }
 
-cluster_down() { # jobs first, as their processes are slurmd's grandchildren
-    [ -n "${SLURM_CONF:-}" ] || return 0
-    scancel --me --full --signal=KILL >/dev/null 2>&1
-    scancel --me >/dev/null 2>&1
-    for _ in $(seq 20); do
-        [ -n "$(squeue -h 2>/dev/null)" ] || break
-        sleep 0.5
+cluster_processes() { # of the daemons and their jobs: all that were started with this configuration
+    local file
+    for file in /proc/[0-9]*/environ; do
+        if grep -qsz "^SLURM_CONF=$CLUSTER/slurm.conf$" "$file"; then basename "$(dirname "$file")"; fi
     done
-    for ((i = ${#DAEMONS[@]} - 1; i >= 0; i--)); do
-        kill "${DAEMONS[i]}" 2>/dev/null
-        wait "${DAEMONS[i]}" 2>/dev/null
+}
+
+cluster_down() {
+    [ -n "${CLUSTER:-}" ] || return 0
+    local pid
+    for _ in 1 2 3; do
+        # shellcheck disable=SC2046
+        kill -KILL $(cluster_processes) 2>/dev/null || break
+        sleep 0.2
+    done
+    for pid in "${DAEMONS[@]}"; do
+        kill -KILL "$pid" 2>/dev/null
     done
 }
