@@ -129,6 +129,7 @@ def check(cfg: DictConfig) -> dict[str, Any]:
                 f"{key}={_select(config, key)}: must be letters, digits, . _ - and /, a letter or digit first"
             )
     _check_folders(config)
+    _check_secrets(config)
     try:
         json.dumps(config, allow_nan=False)
     except ValueError as error:
@@ -209,6 +210,21 @@ def _check_folders(config: Mapping[str, Any]) -> None:
             check_writable(cache, "paths.cache")
     except StoreError as error:
         raise ConfigError(str(error)) from error
+
+
+SECRET = re.compile(r"(api_?key|token|secret|password|credential)", re.IGNORECASE)
+
+
+def _check_secrets(node: Mapping[str, Any], place: str = "") -> None:
+    """Refuse settings that by their name are secrets: the configuration goes into records and logs."""
+    for key, value in node.items():
+        if SECRET.search(str(key)):
+            raise ConfigError(
+                f"{place}{key}: secrets do not belong into a configuration, which is recorded; "
+                "they are read from the environment, such as WANDB_API_KEY"
+            )
+        if isinstance(value, Mapping):
+            _check_secrets(value, f"{place}{key}.")
 
 
 def _unset(key: str) -> str:

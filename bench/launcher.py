@@ -160,7 +160,8 @@ def work_through(
                     continue
                 del busy[name]
             if ended is None:
-                time.sleep(0 if len(queue) else POLL if busy else 0)
+                if busy and not len(queue):
+                    time.sleep(POLL)
                 continue
             cell = ended.cell
             if ended.status == "busy":
@@ -196,6 +197,9 @@ def record_lost(cell: Cell, reason: str) -> None:
             return
         except BusyError:
             time.sleep(POLL)
+        except OSError as error:  # a full disk
+            console.say(f"{cell.run_id}: failed, {reason}; cannot be recorded: {error}")
+            return
 
 
 def execute(config: Mapping[str, Any], sweep: str) -> tuple[str, str]:

@@ -214,6 +214,8 @@ class SlurmJobs:
 
         if cluster == "slurm" and (missing := [name for name in ("sbatch", "srun") if shutil.which(name) is None]):
             raise ConfigError(f"hydra.launcher.cluster=slurm: no {missing[0]} here; cluster=local runs without")
+        if signal_delay_s >= 60 * timeout_min:
+            raise ConfigError(f"hydra.launcher.signal_delay_s={signal_delay_s}: must be less than the job's time")
         self.sweep, self.cluster, self.threads = sweep, cluster, cpus_per_task
         self.folder = folder.absolute() / "jobs"
         self.executor = submitit.AutoExecutor(folder=self.folder, cluster=cluster, slurm_max_num_timeout=requeues)

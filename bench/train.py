@@ -82,6 +82,8 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
         except KeyboardInterrupt as stop:
             not_ok("interrupted", "stopped by Ctrl-C")
             raise Interrupted(signal.SIGINT) from stop
+        finally:
+            work.claim.release()  # also where nothing could be recorded, on a full disk
 
 
 def fail(resolved: Mapping[str, Any], reason: str) -> RunRecord:

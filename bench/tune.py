@@ -24,54 +24,30 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-import shutil
-import signal
-import time
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from rich.markup import escape
 from rich.table import Table
 
 from bench import cli, config, console
-from bench.claim import Claim, ClaimedError
 from bench.config import ConfigError
-from bench.explain import explain
 from bench.interrupt import Interrupted
-from bench.record import RUN_ID, identity, protocol, run_id
-from bench.store import BusyError, Store, StoreError
+from bench.record import RUN_ID, identity, protocol
+from bench.store import Store
+from bench.study import Search, overrides, pruner, short
 
 if TYPE_CHECKING:  # Optuna is optional, and with PyTorch takes seconds to import
-    from lightning import Callback, LightningModule, Trainer
-    from optuna import Study, Trial
     from optuna.distributions import BaseDistribution
     from optuna.pruners import BasePruner
-    from optuna.trial import TrialState
 
 OWN = {"trials": "20", "study": "", "prune": "median"}
 PRUNERS = ("median", "hyperband", "none")
-POLL = 1.0
-"""Seconds between two looks at what other processes work on."""
-
-
-class Pruned(Interrupted):
-    """A cell was stopped because others do better; to those who know of signals alone it looks like SIGTERM."""
-
-    def __init__(self, epoch: int):
-        super().__init__(signal.SIGTERM)
-        self.epoch = epoch
-
-    def __str__(self) -> str:
-        return f"pruned after epoch {self.epoch}"
 
 
 def main() -> None:
@@ -185,20 +161,6 @@ def check(fixed: Sequence[str], space: Mapping[str, BaseDistribution]) -> list[d
     return cells
 
 
-def overrides(params: Mapping[str, Any]) -> list[str]:
-    """A trial's parameters as Hydra's overrides."""
-    return [f"{key}={value}" for key, value in params.items()]
-
-
-def pruner(name: str, epochs: int) -> BasePruner:
-    """By median nobody is pruned in the first third of the epochs, where a high learning rate looks bad too soon."""
-    from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
-
-    if name == "median":
-        return MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, epochs // 3) + 1)  # epochs count from 1
-    return HyperbandPruner(max(1, epochs // 9), max(1, epochs)) if name == "hyperband" else NopPruner()
-
-
 def open_search(
     name: str,
     pruner: BasePruner,
@@ -240,163 +202,6 @@ def open_search(
         elif study.user_attrs.get("search") != digest:
             raise ConfigError(f"study={name}: is there with other settings or ranges; choose another name")
     return Search(study, space, fixed, folder, store, first["seed"])
-
-
-@dataclass
-class Search:
-    """A study, its ranges and the settings that all trials share.
-
-    Of several processes each works on trials that it has a claim on. A trial whose process has died is not made anew
-    but gone on with, its cell from the last checkpoint. ``folder`` holds the claims, and the lock under which trials
-    begin and end.
-    """
-
-    study: Study
-    space: dict[str, BaseDistribution]
-    fixed: list[str]
-    folder: Path
-    store: Store
-    seed: int
-
-    def run(self, trials: int) -> None:
-        """Until there are ``trials`` in all and none of them runs, here or elsewhere.
-
-        Raises:
-            Interrupted: a signal stopped it; the trial will be gone on with.
-        """
-        from optuna.trial import TrialState
-
-        waiting = False
-        while trials:
-            taken = self.take(trials)
-            if taken is None:
-                left = len(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-                if not left:
-                    return
-                if not waiting:
-                    console.say(f"{left} more at work elsewhere, waited for")
-                waiting = True
-                time.sleep(POLL)
-                continue
-            trial, claim = taken
-            try:
-                state, value, text = self.work(trial)
-                with self.lock():
-                    self.study.tell(trial, value, state)
-                    claim.release()
-                    shutil.rmtree(self.folder / str(trial.number), ignore_errors=True)
-            finally:
-                claim.release()
-            console.say(f"trial {trial.number + 1} of {trials}: {text}; {', '.join(map(short, trial.params.items()))}")
-
-    def lock(self) -> FileLock:
-        return FileLock(self.folder / "lock")
-
-    def take(self, most: int) -> tuple[Trial, Claim] | None:
-        """A trial whose process has died, else a new one if there are fewer than ``most``, and the claim on it."""
-        from optuna.trial import Trial, TrialState
-
-        with self.lock():
-            there = self.study.get_trials(deepcopy=False)
-            for frozen in there:
-                if frozen.state == TrialState.RUNNING and (claim := self.claim(frozen.number)) is not None:
-                    self.study.sampler = self.sampler(frozen.number)
-                    return Trial(self.study, frozen._trial_id), claim
-            if len(there) >= most or (claim := self.claim(len(there))) is None:
-                return None
-            self.study.sampler = self.sampler(len(there))
-            return self.study.ask(), claim
-
-    def claim(self, number: int) -> Claim | None:
-        """The claim on a trial; None if a living process has it."""
-        folder = self.folder / str(number)
-        folder.mkdir(exist_ok=True)
-        try:
-            return Claim.take(folder)
-        except ClaimedError:
-            return None
-
-    def sampler(self, number: int) -> Any:
-        """With a seed of each trial's own: processes that share a study draw different points, and a search that is
-        stopped and gone on with the same ones as without.
-        """
-        from optuna.samplers import TPESampler
-
-        return TPESampler(seed=(1_000_003 * self.seed + number) % 2**32, constant_liar=True)
-
-    def work(self, trial: Trial) -> tuple[TrialState, float | None, str]:
-        """Train a trial's cell, unless its record is there: how it ended, its value and a line.
-
-        Raises:
-            Interrupted: a signal stopped it.
-        """
-        from optuna.trial import TrialState
-
-        from bench import train
-
-        try:
-            params = {key: suggest(trial, key, of) for key, of in self.space.items()}
-            cfg = cli.composed([*self.fixed, *overrides(params)])
-            name = run_id(config.check(cfg))
-            trial.set_user_attr("run_id", name)
-            while (record := self.store.ok(name)) is None:
-                try:
-                    record = train.run(cfg, self.study.study_name, watchers=[reporter(self.study, trial)])
-                    break
-                except BusyError:  # the same cell in another trial or sweep
-                    time.sleep(POLL)
-                except StoreError:  # which has just finished it
-                    continue
-        except Pruned as stop:
-            return TrialState.PRUNED, None, str(stop)
-        except (ConfigError, HydraException, OmegaConfBaseException) as error:
-            reason = str(error) if isinstance(error, ConfigError) else explain(error)
-        else:
-            if record.status == "ok" and "val" in record.metrics:
-                top1 = record.metrics["val"]["top1"]
-                return TrialState.COMPLETE, top1, f"validation top-1 {top1:.1%}"
-            reason = record.error or "there are no validation images"
-        trial.set_user_attr("error", reason)
-        return TrialState.FAIL, None, f"failed, {reason}"
-
-
-def suggest(trial: Trial, key: str, of: BaseDistribution) -> Any:
-    """The trial's value of a setting, drawn now unless it has one."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if isinstance(of, CategoricalDistribution):
-        return trial.suggest_categorical(key, of.choices)
-    if isinstance(of, IntDistribution):
-        return trial.suggest_int(key, of.low, of.high, step=of.step, log=of.log)
-    assert isinstance(of, FloatDistribution)
-    return trial.suggest_float(key, of.low, of.high, step=of.step, log=of.log)
-
-
-def reporter(study: Study, trial: Trial) -> Callback:
-    """Tells the study of each epoch, once, when the next one begins: then the checkpoint of the last one is there, and
-    a trial in its last epoch is not stopped any more. Raises Pruned in the training if the study says so.
-    """
-    from lightning.pytorch.callbacks import LambdaCallback
-
-    from bench.callbacks import EpochTable
-
-    told = set(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
-
-    def report(trainer: Trainer, module: LightningModule) -> None:
-        (table,) = (watcher for watcher in trainer.callbacks if isinstance(watcher, EpochTable))  # type: ignore[attr-defined]
-        for row in table.rows:
-            if (epoch := int(row["epoch"])) not in told and "val_top1" in row:
-                trial.report(row["val_top1"], epoch)
-                told.add(epoch)
-        if told and trial.should_prune():
-            raise Pruned(max(told))
-
-    return LambdaCallback(on_train_epoch_start=report)
-
-
-def short(setting: tuple[str, Any]) -> str:
-    """A setting to read: ``optimizer.lr=0.00123``."""
-    return f"{setting[0]}={setting[1]:.3g}" if isinstance(setting[1], float) else f"{setting[0]}={setting[1]}"
 
 
 def show(search: Search) -> int:

@@ -166,3 +166,16 @@ def test_a_folder_needs_a_name_and_to_be_there(bench, tmp_path):
     code, _, err = bench("-m", "data=folder", "seed=0,1")
     assert code == 2
     assert "data.name: must be set" in one_line(err)
+
+
+@pytest.mark.parametrize(
+    "setting", ["+logger.api_key=abc123", "+model.net.auth_token=abc123", "+paths.Password=abc123"]
+)
+def test_secrets_are_refused_without_being_repeated(bench, tmp_path, setting):
+    for arguments in ([setting], ["-m", "seed=0,1", setting]):
+        code, _, err = bench(*arguments)
+        assert code == 2
+        assert setting.removeprefix("+").partition("=")[0] in one_line(err)
+        assert "secrets do not belong into a configuration" in err
+        assert "abc123" not in err
+    assert not (tmp_path / "results").exists()

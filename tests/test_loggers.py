@@ -134,3 +134,26 @@ def test_tensorboard_gets_the_same_numbers(composed, tmp_path):
         for name, value in metrics.items():
             for tag in (f"{split}/{name}", f"summary/{split}/{name}"):
                 assert events.Scalars(tag)[-1].value == pytest.approx(value)
+
+
+@pytest.mark.slow
+def test_the_wandb_key_reaches_no_file(bench, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    key = "0123456789abcdef" * 2 + "01234567"
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    assert bench("-m", "seed=0", *QUIET, "logger=wandb", "logger.mode=offline")[0] == 0
+    written = [file for file in (tmp_path / "results").rglob("*") if file.is_file()]
+    assert any(file.suffix == ".wandb" for file in written)
+    assert not [file for file in written if key.encode() in file.read_bytes()]
+
+
+def test_a_cell_that_is_gone_on_with_is_one_wandb_run(tmp_path, monkeypatch):
+    api = pytest.importorskip("wandb")
+    ids = []
+    monkeypatch.setattr(api, "init", lambda **given: ids.append(given["id"]) or SimpleNamespace())
+    monkeypatch.setattr("lightning.pytorch.loggers.WandbLogger", lambda experiment: experiment)
+    for _ in range(2):
+        loggers.wandb(run_info(tmp_path), project="p", entity=None, mode="offline")
+    (tmp_path / "wandb_id").unlink()
+    loggers.wandb(run_info(tmp_path), project="p", entity=None, mode="offline")
+    assert ids[0] == ids[1] != ids[2]

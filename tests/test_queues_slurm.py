@@ -133,6 +133,13 @@ def test_a_setting_that_there_is_not_is_told(bench, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+def test_jobs_that_would_be_told_to_stop_at_once_are_refused(bench):
+    settings = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=120")
+    code, _, err = bench(*LOCAL, *settings, "model=lenet")
+    assert code == 2
+    assert "hydra.launcher.signal_delay_s=120: must be less than" in one_line(err)
+
+
 def test_without_slurm_it_says_so(bench, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     code, _, err = bench("-m", "hydra/launcher=slurm", "model=lenet")

@@ -2,7 +2,7 @@
 
     bench-speed data [paths.data=FOLDER] [paths.results=results/local]
     bench-speed models [trainer.accelerator=cpu] [trainer.precision=auto] [paths.results=results/local]
-    bench-speed sweep [data=cifar10] [trainer.max_epochs=2] [paths.results=results/local]
+    bench-speed sweep [data=cifar10] [trainer.max_epochs=6] [paths.results=results/local]
 
 data: images/s of the input pipeline against torchvision's transforms in a DataLoader with 0, 1 and 2 workers; memory;
 the time to build the cache of decoded images (on CIFAR-10, where paths.data has it as image files).
@@ -39,7 +39,7 @@ def measure(arguments: list[str]) -> None:
     if subject not in SUBJECTS:
         raise ConfigError(f"{subject or 'what to measure'}: name one of {', '.join(SUBJECTS)} first")
     # random images for models, of which no folder need be there
-    default = {"data": ["data=cifar10"], "models": [], "sweep": ["data=cifar10", "trainer.max_epochs=2"]}[subject]
+    default = {"data": ["data=cifar10"], "models": [], "sweep": ["data=cifar10", "trainer.max_epochs=6"]}[subject]
     resolved = config.check(cli.composed([*default, *arguments[1:]]))
 
     importlib.import_module(f"bench.speed.{subject}").measure(resolved)  # only now: importing PyTorch takes seconds

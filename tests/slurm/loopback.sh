@@ -15,6 +15,7 @@ cancel   scancel of one job of two: recorded interrupted, reported, exit code 1
 lost     a job killed with SIGKILL: tried again
 limit    a job that runs out of time: saves before, is queued again, goes on
 stop     Ctrl-C: all jobs save and end; the same command goes on
+wrong    a partition that there is not: told in a line, exit code 2
 "
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -62,8 +63,8 @@ EPOCHS=${EPOCHS:-120}
 settings=(model=lenet data=digits data.source.test_size=1500 data.val_size=100 trainer.accelerator=cpu progress=none)
 begin() { # settings: starts a sweep, its results and output named by $results
     # of what a script puts into the background bash takes Ctrl-C away
-    env --default-signal=INT "$python" -m bench -m hydra/launcher=slurm hydra.launcher.partition=low hydra.launcher.cpus_per_task=1 \
-        hydra.launcher.timeout_min=30 "paths.results=$results" "${settings[@]}" "$@" >>"$results.log" 2>&1 &
+    env --default-signal=INT "$python" -m bench -m hydra/launcher=slurm hydra.launcher.cpus_per_task=1 \
+        hydra.launcher.timeout_min=30 "hydra.launcher.partition=${partition:-low}" "paths.results=$results" "${settings[@]}" "$@" >>"$results.log" 2>&1 &
     sweep=$!
 }
 end() { # seconds → code
@@ -167,6 +168,14 @@ case_stop() {
     [ "$code" = 0 ] || fail "exit code $code of the same command"
     expect "3 of 3 cells ok"
     told="stopped by Ctrl-C, 130; the same command: 3 of 3 cells ok"
+}
+
+case_wrong() {
+    partition=nowhere begin seed=0
+    end 60
+    [ "$code" = 2 ] || fail "exit code $code instead of 2"
+    expect "^bench: .*invalid partition"
+    told=$(grep "^bench: " "$results.log")
 }
 
 case=cluster results=$work

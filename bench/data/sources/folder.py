@@ -98,7 +98,7 @@ def decode(
     """The data set of the images ``tree/<file>``."""
     root = tree.absolute()
     paths = [f"{root}/{file}" for file in files]
-    ids = [os.path.splitext(file)[0] for file in files]
+    ids = [file.rpartition(".")[0] for file in files]  # all have an ending
     if len(set(ids)) < len(ids):  # a.png beside a.jpg
         ids = list(files)
 

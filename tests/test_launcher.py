@@ -1,0 +1,188 @@
+"""How a sweep gets through its cells, whatever becomes of them; with a queue that does what a test says."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+
+import pytest
+from common import SHORT, one_line
+from processes import finish, start
+
+from bench import launcher, train
+from bench.launcher import Cell, Ended, work_through
+from bench.record import run_id
+from bench.status import PLAN
+from bench.store import Store
+
+
+class Scripted:
+    """A queue whose cells end as ``fates`` say, one after another; ``ok`` and ``failed`` are recorded."""
+
+    def __init__(self, fates, record):
+        self.fates, self.record = fates, record
+        self.cells, self.tries, self.stopped = deque(), [], False
+
+    def submit(self, cell):
+        self.cells.append(cell)
+
+    def wait(self, seconds):
+        if not self.cells:
+            return None
+        cell = self.cells.popleft()
+        self.tries.append(cell.run_id)
+        fate = self.fates[cell.run_id].pop(0)
+        if isinstance(fate, BaseException):
+            raise fate
+        if fate in ("ok", "failed"):
+            self.record(cell.run_id, fate)
+        return Ended(cell, fate, "the machine is gone" if fate == "lost" else "")
+
+    def stop(self):
+        self.stopped = True
+        self.cells.clear()
+
+    def __len__(self):
+        return len(self.cells)
+
+
+@pytest.fixture
+def sweep(tmp_path, composed, make_record, monkeypatch):
+    """Fates of cells a, b, … → the queue and the store when the sweep is through; they are seeds of one cell."""
+    store = Store(tmp_path / "results")
+
+    def record(name, status):
+        work = store.workspace(name)
+        store.publish(make_record(run_id=name, status=status, error=None if status == "ok" else "why"), work)
+
+    def run(*fates, retries=0, fail_fast=False):
+        configs = [train.config.check(composed(f"seed={seed}")) for seed in range(len(fates))]
+        cells = [Cell(run_id(config), config) for config in configs]
+        queue = Scripted({cell.run_id: list(fate) for cell, fate in zip(cells, fates, strict=True)}, record)
+        folder = tmp_path / "results/sweeps/x"
+        folder.mkdir(parents=True, exist_ok=True)
+        plans = {cell.run_id: {"overrides": [], "epochs": 5} for cell in cells}
+        (folder / PLAN).write_text(json.dumps({"cells": plans, "started": 0.0}))
+        state = {"cells": plans, "started": 0.0}
+        work_through(cells, queue, store, state, retries, fail_fast, folder)
+        return queue, {cell.config["seed"]: store.load(cell.run_id) for cell in cells}
+
+    monkeypatch.setattr(launcher, "POLL", 0.01)
+    return run
+
+
+def test_a_lost_cell_is_tried_again_and_the_others_go_on(sweep, capsys):
+    queue, records = sweep(["ok"], ["lost", "lost", "ok"], ["failed"], ["ok"], retries=2)
+    assert [records[seed].status for seed in range(4)] == ["ok", "ok", "failed", "ok"]
+    assert len(queue.tries) == 6
+    out = capsys.readouterr().out
+    assert "the machine is gone; try 2 of 3" in out
+    assert "the machine is gone; try 3 of 3" in out
+
+
+def test_a_cell_that_is_lost_too_often_is_recorded_with_the_reason(sweep, tmp_path, capsys):
+    _, records = sweep(["lost", "lost"], ["ok"], retries=1)
+    assert (records[0].status, records[0].error) == ("failed", "the machine is gone")
+    assert (tmp_path / "results/runs" / records[0].run_id / "error.txt").read_text() == "the machine is gone\n"
+    assert records[1].status == "ok"
+    assert "seed 0: failed, the machine is gone; 1 left" in capsys.readouterr().out
+
+
+def test_fail_fast_stops_at_the_first_failure(sweep, capsys):
+    queue, records = sweep(["ok"], ["failed"], ["ok"], fail_fast=True)
+    assert queue.stopped
+    assert records[2] is None
+    assert "sweep.fail_fast=true: the rest is not started" in capsys.readouterr().out
+
+
+def test_a_stop_is_noted_and_the_rest_not_started(sweep, tmp_path):
+    queue, records = sweep(["ok"], [KeyboardInterrupt()], ["ok"])
+    assert queue.stopped
+    assert records[2] is None
+    assert f'"stopped": {int(signal.SIGINT)}' in (tmp_path / "results/sweeps/x" / PLAN).read_text()
+
+
+def test_a_cell_that_another_sweep_has_is_taken_over_when_that_leaves_it(sweep, monkeypatch):
+    answers = ["process 7 on elsewhere works on it", "process 7 on elsewhere works on it", None]
+    monkeypatch.setattr(Store, "holder", lambda *_: answers.pop(0) if answers else None)
+    queue, records = sweep(["busy", "ok"], ["ok"])
+    assert [record.status for record in records.values()] == ["ok", "ok"]
+    assert len(queue.tries) == 3
+
+
+def test_what_cannot_be_recorded_is_told(sweep, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(train, "fail", full)
+    _, records = sweep(["lost"], ["ok"])
+    assert [records[0], records[1].status] == [None, "ok"]
+    assert "the machine is gone; cannot be recorded: [Errno 28] No space left" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("sweep.retries=-1", "sweep.retries=-1: must be a whole number, 0 or more"),
+        ("sweep.fail_fast=maybe", "sweep.fail_fast=maybe: must be one of true, false"),
+        ("hydra/launcher=rey", "rey"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(bench, tmp_path, setting, said):
+    code, _, err = bench("-m", "seed=0,1", setting)
+    assert code == 2
+    assert said in one_line(err)
+    assert not (tmp_path / "results").exists()
+
+
+def test_failures_are_summed_up_with_the_traceback_and_the_command(bench, tmp_path):
+    diverging = ("optimizer=sgd", "optimizer.lr=1e20,0.01", "trainer.clip_norm=null")
+    code, out, _ = bench("-m", "model=lenet", *diverging, *SHORT, "progress=none")
+    assert code == 1
+    assert "1 of 2 cells ok" in out
+    lines = out.splitlines()
+    (at,) = (i for i, line in enumerate(lines) if "failed: FloatingPointError: the training loss is" in line)
+    assert lines[at + 1].strip().startswith(f"traceback: {tmp_path}/results/runs/")
+    assert lines[at + 1].endswith("error.txt")
+    again = lines[at + 2].strip().removeprefix("again: bench ").split()
+    code, out, err = bench(*[setting for setting in again if not setting.startswith("paths.results")])
+    assert code == 1
+    assert "goes on from" not in out + err  # it failed before its first checkpoint
+
+
+@pytest.mark.slow
+def test_two_sweeps_at_once_write_each_cell_once_and_both_end_well(tmp_path):
+    command = [sys.executable, "-m", "bench", "-m", "model=lenet", "seed=0,1,2,3", *SHORT, "trainer.max_epochs=20"]
+    command += ["progress=none", f"paths.results={tmp_path}"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert all("4 of 4 cells ok" in out for out in outputs)
+    assert len(Store(tmp_path).load_all()) == 4
+    trained = [line for out in outputs for line in out.splitlines() if "works on it" in line]
+    assert trained  # they met
+    assert not list(tmp_path.glob("runs/*/claim.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can mount a small disk")
+def test_on_a_full_disk_a_cell_fails_with_the_reason_and_goes_on_when_there_is_room(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no mounts here")
+    settings = ("model=alexnet", *SHORT, "trainer.max_epochs=2", f"paths.results={disk}")  # a checkpoint takes 69 MB
+    log = tmp_path / "log"
+    try:
+        assert finish(start(*settings, log=log)) == 1
+        (record,) = Store(disk).load_all()
+        assert record.status == "failed"
+        assert "No space left on device" in record.error or "PytorchStreamWriter failed" in record.error
+        assert not list(disk.glob("runs/*/checkpoints/.*"))
+        subprocess.run(["mount", "-o", "remount,size=400m", str(disk)], check=True)
+        assert finish(start(*settings, log=log)) == 0, log.read_text()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

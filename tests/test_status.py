@@ -1,0 +1,114 @@
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bench import status
+from bench.store import Store
+
+
+@pytest.fixture
+def sweep(tmp_path, make_record):
+    """A sweep of five cells: one done, one failed, one running, one cut off, one waiting."""
+    store, names = Store(tmp_path), [f"digits-lenet-s{seed}-0123456789" for seed in range(5)]
+    folder = tmp_path / "sweeps/20260102-030405"
+    folder.mkdir(parents=True)
+    plans = {
+        name: {"overrides": ["+sweep=five", "model=lenet", f"seed={i}"], "epochs": 4} for i, name in enumerate(names)
+    }
+    state = {"cells": plans, "started": time.time() - 60}
+    (folder / status.PLAN).write_text(json.dumps(state))
+    for seed, outcome in ((0, "ok"), (1, "failed")):
+        work = store.workspace(names[seed])
+        (work.path / "error.txt").write_text("Traceback")
+        error = None if outcome == "ok" else "ValueError: why"
+        store.publish(make_record(seed=seed, status=outcome, error=error, fit_seconds=8.0, epochs=4), work)
+    for seed in (2, 3):
+        work = store.workspace(names[seed])
+        (work.path / "metrics.csv").write_text("epoch,seconds,val_top1\n1,3.0,0.5\n2,6.0,0.75\n")
+        if seed == 3:
+            work.claim.release()
+    return store, state
+
+
+def test_the_states_of_cells_are_told_from_files_alone(sweep):
+    store, state = sweep
+    cells = status.cells_of(store, state)
+    assert [cell.state for cell in cells] == ["done", "failed", "running", "cut off", "waiting"]
+    # 2 of 4 epochs of 3 s each are left of the third and of the fourth, and 8 s, as the first one took, of the last
+    assert status.remaining(cells) == pytest.approx(6 + 6 + 8)
+    assert status.summary(cells) == "1 done, 1 running, 1 failed, 1 cut off, 1 waiting; about 20 s left"
+    assert status.best(cells) == "lenet 90.0% on digits (stratified)"
+
+
+def test_the_time_left_is_shared_by_those_that_run(sweep, make_record):
+    store, state = sweep
+    store.workspace("digits-lenet-s3-0123456789")
+    cells = status.cells_of(store, state)
+    assert [cell.state for cell in cells][2:4] == ["running", "running"]
+    assert cells[3].rows == []  # begun anew: nothing was there to go on from
+    assert status.remaining(cells) == pytest.approx((6 + 8 + 8) / 2)
+
+
+def test_nothing_is_foretold_before_anything_is_known(tmp_path):
+    state = {"cells": {"digits-lenet-s0-0123456789": {"overrides": [], "epochs": 4}}, "started": 0.0}
+    cells = status.cells_of(Store(tmp_path), state)
+    assert status.remaining(cells) is None
+    assert status.summary(cells) == "1 waiting"
+
+
+def test_a_record_from_before_the_sweep_that_is_not_ok_does_not_count(tmp_path, make_record):
+    store, record = Store(tmp_path), make_record(status="failed", error="earlier")
+    store.publish(record, store.workspace(record.run_id))
+    state = {"cells": {record.run_id: {"overrides": [], "epochs": 4}}, "started": time.time() + 60}
+    assert [cell.state for cell in status.cells_of(store, state)] == ["waiting"]
+
+
+def test_what_is_not_ok_is_listed_with_its_traceback_and_command(sweep):
+    store, state = sweep
+    lines = status.not_ok(store, state, status.cells_of(store, state))
+    assert lines[0] == "  digits-lenet-s1-0123456789  failed: ValueError: why"
+    assert lines[1] == f"    traceback: {store.root}/runs/digits-lenet-s1-0123456789/error.txt"
+    assert lines[2] == "    again: bench model=lenet seed=1"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(40, "40 s"), (99.4, "99 s"), (720, "12 min"), (5399, "90 min"), (12600, "3.5 h")]
+)
+def test_durations(seconds, said):
+    assert status.duration(seconds) == said
+
+
+def test_the_command_needs_neither_pytorch_nor_hydra_and_fits_80_columns(sweep):
+    store, _ = sweep
+    program = f"""
+import sys
+sys.argv = ["bench-status", "paths.results={store.root}"]
+from bench.status import main
+main()
+heavy = sorted({{"torch", "lightning"}} & set(sys.modules))
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "2/4" in done.stdout
+    assert "75.0%" in done.stdout
+    assert "1 done, 1 running, 1 failed, 1 cut off, 1 waiting; about 20 s left" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["sweep=nope"], "sweep=nope: no such sweep; there are 20260102-030405"),
+        (["nope"], "nope: no such setting; write paths.results=…, sweep=…"),
+        (["paths.results=/nowhere"], "paths.results=/nowhere: holds no sweep"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(call, sweep, arguments, said):
+    store, _ = sweep
+    code, _, err = call(status.main, f"paths.results={store.root}", *arguments)
+    assert code == 2
+    assert err == f"bench-status: {said}\n"
