@@ -15,6 +15,9 @@ from bench.config import CONF
 ADDED = ("sweep",)
 """Groups without a default, of which an option is added to a call: ``+sweep=five``."""
 
+HYDRAS = ("hydra/launcher",)
+"""Groups of Hydra's that have options of this project's."""
+
 _ABSENT = object()
 
 
@@ -56,10 +59,10 @@ def explain(error: Exception) -> str:
 
 @cache
 def groups() -> tuple[str, ...]:
-    """The configuration groups: those that config.yaml has defaults of, such as ``augment/normalize``, and ADDED."""
+    """The configuration groups: those that config.yaml has defaults of, such as ``augment/normalize``, ADDED and HYDRAS."""
     entries = OmegaConf.load(CONF / "config.yaml").defaults
     names = [str(name) for entry in entries if isinstance(entry, DictConfig) for name in entry]
-    return tuple(sorted([*(name for name in names if not name.startswith("override ")), *ADDED]))
+    return tuple(sorted([*(name for name in names if not name.startswith("override ")), *ADDED, *HYDRAS]))
 
 
 def options(group: str) -> list[str]:
@@ -85,7 +88,7 @@ def _settings() -> Iterator[str]:
 
     yield from walk(OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml")), "")
     for group in groups():
-        for option in options(group) if group not in ADDED else ():
+        for option in options(group) if group not in (*ADDED, *HYDRAS) else ():
             settings = OmegaConf.load(CONF / group / f"{option}.yaml")
             yield from walk(OmegaConf.to_container(settings), group.replace("/", ".") + ".")
 

@@ -87,7 +87,7 @@ def test_a_cell_that_is_lost_too_often_is_recorded_with_the_reason(sweep, tmp_pa
     assert (records[0].status, records[0].error) == ("failed", "the machine is gone")
     assert (tmp_path / "results/runs" / records[0].run_id / "error.txt").read_text() == "the machine is gone\n"
     assert records[1].status == "ok"
-    assert "seed 0: failed, the machine is gone; 1 left" in capsys.readouterr().out
+    assert "seed 0: failed, the machine is gone; 0 left" in capsys.readouterr().out
 
 
 def test_fail_fast_stops_at_the_first_failure(sweep, capsys):
@@ -127,7 +127,7 @@ def test_what_cannot_be_recorded_is_told(sweep, monkeypatch, capsys):
     [
         ("sweep.retries=-1", "sweep.retries=-1: must be a whole number, 0 or more"),
         ("sweep.fail_fast=maybe", "sweep.fail_fast=maybe: must be one of true, false"),
-        ("hydra/launcher=rey", "rey"),
+        ("hydra/launcher=rey", "hydra/launcher=rey: no such option (did you mean ray?); choose one of in_process, ray"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(bench, tmp_path, setting, said):
