@@ -59,7 +59,7 @@ def explain(error: Exception) -> str:
 
 @cache
 def groups() -> tuple[str, ...]:
-    """The configuration groups: those that config.yaml has defaults of, such as ``augment/normalize``, ADDED and HYDRAS."""
+    """The groups: those that config.yaml has defaults of, such as ``augment/normalize``, ADDED and HYDRAS."""
     entries = OmegaConf.load(CONF / "config.yaml").defaults
     names = [str(name) for entry in entries if isinstance(entry, DictConfig) for name in entry]
     return tuple(sorted([*(name for name in names if not name.startswith("override ")), *ADDED, *HYDRAS]))
