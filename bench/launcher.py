@@ -1,7 +1,7 @@
 """What all launchers of a sweep share: each cell is given to a queue, told of when it has ended, and never lost.
 
-The queues are those of Ray, of Slurm and this process (bench.queues). What crosses from process to process is a cell's
-resolved configuration one way and how it ended the other; all else is in the records.
+The queues are those of Ray and this process (bench.queues), and of Slurm (bench.slurm). What crosses from process to
+process is a cell's resolved configuration one way and how it ended the other; all else is in the records.
 """
 
 from __future__ import annotations

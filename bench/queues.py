@@ -1,25 +1,17 @@
-"""The queues that cells wait in: of this process, of Ray, of Slurm."""
+"""The queues that cells wait in: of this process, and of Ray; that of Slurm is in bench.slurm."""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
-import shutil
-import signal
 import socket
-import subprocess
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.config import ConfigError
-from bench.interrupt import Interrupted, Interrupts
+from bench.interrupt import Interrupted
 from bench.launcher import Cell, Ended, execute
-from bench.store import Store
 
 
 class InProcess:
@@ -57,10 +49,7 @@ def at_work(config: Mapping[str, Any], sweep: str, folder: str, threads: int) ->
     try:
         os.chdir(folder)
     except OSError:
-        return (
-            "lost",
-            f"{folder}: no such folder on {socket.gethostname()}; all machines must see it by this name",
-        )
+        return "lost", f"{folder}: no such folder on {socket.gethostname()}; all machines must see it by this name"
     torch.set_num_threads(threads)
     return execute(dict(config) | {"progress": "none"}, sweep)
 
@@ -124,211 +113,9 @@ class RayTasks:
     def stop(self) -> None:
         for task in self.running:
             self.ray.cancel(task, force=False)  # as Ctrl-C
-        self.ray.wait(list(self.running), num_returns=len(self.running), timeout=STOPPING) if self.running else None
+        if self.running:
+            self.ray.wait(list(self.running), num_returns=len(self.running), timeout=STOPPING)
         self.running.clear()
 
     def __len__(self) -> int:
         return len(self.running)
-
-
-@dataclass(frozen=True)
-class SlurmCell:
-    """What a batch job does; ``threads``: None for as many as it may use processors."""
-
-    config: dict[str, Any]
-    sweep: str
-    folder: str
-    threads: int | None
-
-    def __call__(self) -> tuple[str, str]:
-        import submitit
-
-        job = submitit.JobEnvironment()
-        try:
-            with Interrupts():  # also while PyTorch is imported: submitit leaves SIGTERM without effect
-                return at_work(self.config, self.sweep, self.folder, self.threads or len(os.sched_getaffinity(0)))
-        except Interrupted as stop:
-            signum, told = stop.signum, ("interrupted", str(stop))
-        if signum == signal.SIGUSR2:  # the time is nearly up: submitit queues the job again, ``requeues`` times
-            try:
-                signal.raise_signal(signum)
-            except submitit.core.utils.UncompletedJobError as error:
-                return "interrupted", str(error)
-        if job.cluster != "slurm":
-            return told
-        if (state := _state(job.job_id)) == "preempted":
-            # in the grace time: who ends by himself then has ended, for Slurm
-            subprocess.run(["scontrol", "requeue", job.job_id], check=False)
-        elif state == "running":  # the signal was not Slurm's
-            return told
-        raise SystemExit(128 + signum)  # without a result: Slurm may run it again, the queue tells the sweep
-
-    def checkpoint(self, *_: Any) -> Any:
-        """What submitit queues again: the same, which goes on from the cell's checkpoint."""
-        import submitit
-
-        return submitit.helpers.DelayedSubmission(self)
-
-
-def _state(job_id: str) -> str:
-    """``running``, ``preempted`` if it still runs but is to make room in a moment, or ``ending``."""
-    show = ["scontrol", "--oneliner", "show", "job", job_id]
-    told = subprocess.run(show, capture_output=True, text=True, check=False).stdout
-    if "JobState=RUNNING" not in told:
-        return "ending"
-    return "preempted" if re.search(r"PreemptTime=\d", told) else "running"
-
-
-LOOK = 10.0
-"""Seconds between two looks at Slurm's queue; results are looked for every second."""
-
-OVER = {"COMPLETED", "FAILED", "CANCELLED", "PREEMPTED", "TIMEOUT", "DEADLINE"}
-OVER |= {"OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "REVOKED"}
-"""The states of jobs that do not run again."""
-
-
-class SlurmJobs:
-    """A batch job a cell, by submitit; its settings are those of conf/hydra/launcher/slurm.yaml.
-
-    A job has ended when its result is there, or Slurm's queue says so at two looks. The queue is asked for, rather
-    than the accounting as submitit does, as every cluster has one.
-    """
-
-    def __init__(
-        self,
-        cells: Sequence[Cell],
-        sweep: str,
-        folder: Path,
-        cluster: str,
-        max_parallel: int,
-        requeues: int,
-        timeout_min: int,
-        cpus_per_task: int | None,
-        gpus_per_node: int | None,
-        mem_gb: int | None,
-        partition: str | None,
-        signal_delay_s: int,
-        additional_parameters: Mapping[str, Any],
-    ):
-        import submitit
-
-        if cluster == "slurm" and (missing := [name for name in ("sbatch", "srun") if shutil.which(name) is None]):
-            raise ConfigError(f"hydra.launcher.cluster=slurm: no {missing[0]} here; cluster=local runs without")
-        if signal_delay_s >= 60 * timeout_min:
-            raise ConfigError(f"hydra.launcher.signal_delay_s={signal_delay_s}: must be less than the job's time")
-        self.sweep, self.cluster, self.threads = sweep, cluster, cpus_per_task
-        self.folder = folder.absolute() / "jobs"
-        self.executor = submitit.AutoExecutor(folder=self.folder, cluster=cluster, slurm_max_num_timeout=requeues)
-        wanted: dict[str, Any] = {"timeout_min": timeout_min, "cpus_per_task": cpus_per_task, "mem_gb": mem_gb}
-        wanted |= {"gpus_per_node": gpus_per_node, "slurm_partition": partition, "name": "bench"}
-        wanted |= {"slurm_array_parallelism": max_parallel, "slurm_signal_delay_s": signal_delay_s}
-        wanted["slurm_additional_parameters"] = {"requeue": True, **additional_parameters}
-        if cpus_per_task is not None:  # since Slurm 22.05 srun does not take it from sbatch
-            wanted["slurm_srun_args"] = [f"--cpus-per-task={cpus_per_task}"]
-        self.executor.update_parameters(**{key: value for key, value in wanted.items() if value is not None})
-        self.waiting: list[Cell] = []
-        self.refused: list[Ended] = []
-        self.running: dict[Any, Cell] = {}
-        self.begun: dict[Any, float] = {}
-        self.over: dict[str, tuple[str, int]] = {}
-        self.looked = time.monotonic()
-
-    def submit(self, cell: Cell) -> None:
-        self.waiting.append(cell)
-
-    def wait(self, seconds: float | None) -> Ended | None:
-        self._send()
-        until = time.monotonic() + (float("inf") if seconds is None else seconds)
-        while self.running or self.refused:
-            if self.refused:
-                return self.refused.pop()
-            self._look(LOOK)
-            if (ended := self._next()) is not None:
-                return ended
-            if time.monotonic() > until:
-                break
-            time.sleep(1)
-        return None
-
-    def _send(self) -> None:
-        """Put what waits into Slurm's queue, together, as one array."""
-        if not self.waiting:
-            return
-        cells, self.waiting = self.waiting, []
-        # Ctrl-C waits until the jobs are known, and does not reach those that are processes of this terminal
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            with self.executor.batch():
-                jobs = [self.executor.submit(SlurmCell(*self._work(cell))) for cell in cells]
-            self.running |= zip(jobs, cells, strict=True)
-            self.begun |= dict.fromkeys(jobs, time.time())
-        except Exception as error:  # of submitit's: sbatch refuses
-            reason = str(error).strip().splitlines()[-1]
-            if not self.begun:
-                raise ConfigError(reason) from error
-            self.refused += [Ended(cell, "lost", reason) for cell in cells]
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    def _work(self, cell: Cell) -> tuple[dict[str, Any], str, str, int | None]:
-        return cell.config, self.sweep, str(Path.cwd()), self.threads
-
-    def _look(self, pause: float) -> None:
-        """Note which jobs have ended, and at how many looks in a row they had."""
-        if self.cluster == "local":
-            self.over = {job.job_id: (job.state, 2) for job in self.running if job.done()}
-            return
-        if time.monotonic() - self.looked < pause:
-            return
-        self.looked = time.monotonic()
-        show = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i %T"]
-        told = subprocess.run(show, capture_output=True, text=True, check=False)
-        if told.returncode:  # Slurm is away for a moment
-            return
-        states = dict(line.split() for line in told.stdout.splitlines())
-        now = {job.job_id: states.get(job.job_id, "no longer known to Slurm") for job in self.running}
-        looks = {name: self.over.get(name, ("", 0))[1] + 1 for name in now}
-        self.over = {name: (state, looks[name]) for name, state in now.items() if state in OVER or name not in states}
-
-    def _next(self) -> Ended | None:
-        there = set(self.folder.iterdir())  # looking up each may tell what a file server held some time ago
-        for job, cell in self.running.items():
-            state, looks = self.over.get(job.job_id, ("", 0))
-            if job.paths.result_pickle in there or looks > 1:
-                del self.running[job]
-                return self._ended(job, cell, state)
-        return None
-
-    def _ended(self, job: Any, cell: Cell, state: str) -> Ended:
-        if job.paths.result_pickle.exists():
-            try:
-                return Ended(cell, *job.result())
-            except Exception as error:  # of submitit's, with the job's traceback between lines of dashes
-                _, _, trace = str(error).partition(22 * "-" + "\n")
-                reason = (trace.partition(22 * "-")[0] or str(error)).strip().splitlines()[-1]
-                return Ended(cell, "lost", f"job {job.job_id}: {reason}")
-        record = Store(cell.config["paths"]["results"]).outcome(cell.run_id, self.begun[job])
-        if record is not None and not (record.status == "ok" and cell.config["force"]):  # that may be an older one
-            return Ended(cell, record.status)
-        if state == "CANCELLED":
-            return Ended(cell, "interrupted", "cancelled")
-        return Ended(cell, "lost", f"job {job.job_id} left no result, {state}; its log: {job.paths.stderr}")
-
-    def stop(self) -> None:
-        names = [job.job_id for job in self.running if not (self.cluster == "local" and job.done())]
-        if self.cluster == "local":
-            for name in names:  # the number of the process that runs the job; submitit's cancel gives it a second
-                os.kill(int(name), signal.SIGTERM)
-        elif names:
-            subprocess.run(["scancel", *names], check=False)
-        until = time.monotonic() + STOPPING
-        while self.running and time.monotonic() < until:
-            self._look(2)
-            if self._next() is None:
-                time.sleep(1)
-        for job in self.running:
-            job.cancel(check=False)
-        self.running, self.waiting, self.refused = {}, [], []
-
-    def __len__(self) -> int:
-        return len(self.running) + len(self.waiting) + len(self.refused)

@@ -18,4 +18,4 @@ class Ray(CellLauncher):
 class Slurm(CellLauncher):
     """A batch job a cell."""
 
-    queue, needs = "bench.queues.SlurmJobs", "submitit"
+    queue, needs = "bench.slurm.SlurmJobs", "submitit"

@@ -63,23 +63,25 @@ EPOCHS=${EPOCHS:-120}
 settings=(model=lenet data=digits data.source.test_size=1500 data.val_size=100 trainer.accelerator=cpu progress=none)
 begin() { # settings: starts a sweep, its results and output named by $results
     # of what a script puts into the background bash takes Ctrl-C away
-    env --default-signal=INT "$python" -m bench -m hydra/launcher=slurm hydra.launcher.cpus_per_task=1 \
-        hydra.launcher.timeout_min=30 "hydra.launcher.partition=${partition:-low}" "paths.results=$results" "${settings[@]}" "$@" >>"$results.log" 2>&1 &
+    env --default-signal=INT "$python" -m bench -m hydra/launcher=slurm "hydra.launcher.partition=${partition:-low}" \
+        hydra.launcher.cpus_per_task=1 "paths.results=$results" "${settings[@]}" "$@" >>"$results.log" 2>&1 &
     sweep=$!
 }
-end() { # seconds → code
-    until_true "$1" sh -c "! kill -0 $sweep 2>/dev/null || grep -q '^State:.Z' /proc/$sweep/status" || fail "the sweep does not end"
+sweep_ended() { ! kill -0 "$sweep" 2>/dev/null || grep -q '^State:.Z' "/proc/$sweep/status"; }
+end() { # seconds: waits for the sweep → code
+    until_true "$1" sweep_ended || fail "the sweep does not end"
     wait "$sweep"
     code=$?
     sweep=
 }
 rows() { cat "$results"/runs/*-s"$1"-*/metrics.csv 2>/dev/null | wc -l; } # of the cell with that seed, so far
 trains() { [ "$(rows "$1")" -gt "${2:-5}" ]; }
-status() { "$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["status"])' "$results"/runs/*-s"$1"-*/record.json; }
+status() { grep -ho '"status": "[a-z]*"' "$results"/runs/*-s"$1"-*/record.json | cut -d'"' -f4; }
+trainer_of() { sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' "$results"/runs/*-s"$1"-*/claim.json; } # seed → process
 job_of() { # seed → the job that works on the cell, as submitit names it
-    local pid
-    pid=$(sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' "$results"/runs/*-s"$1"-*/claim.json)
-    tr '\0' '\n' <"/proc/$pid/environ" | awk -F= '$1=="SLURM_JOB_ID" {j=$2} $1=="SLURM_ARRAY_JOB_ID" {a=$2} $1=="SLURM_ARRAY_TASK_ID" {t=$2} END {print a ? a "_" t : j}'
+    tr '\0' '\n' <"/proc/$(trainer_of "$1")/environ" | awk -F= '
+        {is[$1] = $2}
+        END {a = is["SLURM_ARRAY_JOB_ID"]; print a ? a "_" is["SLURM_ARRAY_TASK_ID"] : is["SLURM_JOB_ID"]}'
 }
 said() { grep -hc "$1" "$results"/sweeps/*/jobs/*_log.out | awk '{n += $1} END {print n + 0}'; } # lines of all jobs' logs
 expect() { grep -q "$1" "$results.log" || fail "the sweep does not say “$1”"; }
@@ -97,7 +99,7 @@ case_preempt() {
     end 400
     [ "$code" = 0 ] || fail "exit code $code"
     expect "3 of 3 cells ok"
-    cell=$(grep -hoE 'digits-lenet-s[0-9]+-[0-9a-f]+: goes on from its last checkpoint' "$results"/sweeps/*/jobs/*_log.out | cut -d: -f1)
+    cell=$(grep -ho '^digits-lenet-.*: goes on from its last checkpoint' "$results"/sweeps/*/jobs/*_log.out | cut -d: -f1)
     [ "$(wc -w <<<"$cell")" = 1 ] || fail "of the cells, these went on from a checkpoint: ${cell:-none}"
     OMP_NUM_THREADS=1 "$python" -m bench "paths.results=$results-alone" "${settings[@]}" "trainer.max_epochs=$EPOCHS" \
         "seed=$(sed 's/.*-s\([0-9]*\)-.*/\1/' <<<"$cell")" >"$results-alone.log" 2>&1 || fail "the undisturbed run fails"
@@ -134,7 +136,7 @@ case_cancel() {
 case_lost() {
     begin seed=0,1 "trainer.max_epochs=$EPOCHS" sweep.retries=1
     until_true 120 trains 1 || fail "the second cell does not train"
-    kill -KILL "$(sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' "$results"/runs/*-s1-*/claim.json)"
+    kill -KILL "$(trainer_of 1)"
     end 300
     [ "$code" = 0 ] || fail "exit code $code"
     expect "try 2 of 2"

@@ -14,11 +14,11 @@ import time
 import pytest
 from common import SHORT, one_line
 
-from bench import queues
+from bench.config import ConfigError
 from bench.interrupt import Interrupted
 from bench.launcher import Cell
-from bench.queues import SlurmCell, SlurmJobs
 from bench.record import run_id
+from bench.slurm import SlurmCell, SlurmJobs
 from bench.store import Store
 
 pytest.importorskip("submitit")
@@ -153,8 +153,8 @@ def slurm(tmp_path, monkeypatch):
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setattr(queues, "LOOK", 0.0)
-    monkeypatch.setattr("bench.queues.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("bench.slurm.LOOK", 0.0)
+    monkeypatch.setattr("bench.slurm.time.sleep", lambda seconds: None)
 
     def play(name, does):
         script = folder / name
@@ -261,7 +261,7 @@ def test_what_sbatch_refuses_at_first_ends_the_sweep_and_later_is_a_lost_cell(jo
     queue, cell = jobs
     slurm("sbatch", "echo sbatch: error: invalid partition specified: low >&2; exit 1")
     queue.submit(cell)
-    with pytest.raises(queues.ConfigError, match="invalid partition specified: low"):
+    with pytest.raises(ConfigError, match="invalid partition specified: low"):
         queue.wait(0)
     slurm("sbatch", "echo Submitted batch job 7")
     slurm("squeue", "echo 7 FAILED")
@@ -298,7 +298,7 @@ def test_a_cell_that_has_saved_leaves_its_job_as_slurm_wants_it(slurm, tmp_path,
     def stopped(*_):
         raise Interrupted(signal.SIGTERM)
 
-    monkeypatch.setattr(queues, "at_work", stopped)
+    monkeypatch.setattr("bench.slurm.at_work", stopped)
     for name, value in {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
