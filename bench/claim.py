@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import socket
+import sys
 import threading
 import uuid
 from dataclasses import asdict, dataclass
@@ -30,12 +31,36 @@ class ClaimedError(Exception):
 
 @dataclass(frozen=True)
 class Owner:
-    """A process: ``born`` in seconds since the epoch tells it from a later one of the same number; ``id`` is unique."""
+    """A process: ``machine`` tells hosts of one name apart, containers, and what was before a restart; ``born`` tells
+    it from a later process of the same number; ``id`` is the claim's own.
+    """
 
     pid: int
     host: str
-    born: float
+    machine: str
+    born: str
     id: str
+
+
+def this_process() -> Owner:
+    """The owner of a new claim."""
+    return Owner(os.getpid(), socket.gethostname(), _machine(), _born(os.getpid()) or "", uuid.uuid4().hex)
+
+
+def _machine() -> str:
+    """What processes have in common that see each other's numbers."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # not Linux
+        return socket.gethostname()
+
+
+def _born(pid: int) -> str | None:
+    """When a process began, by a clock that nobody sets; None where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]  # starttime in ticks, proc(5)
+    except FileNotFoundError:
+        return None if sys.platform == "linux" or not psutil.pid_exists(pid) else "?"
 
 
 class Claim:
@@ -55,8 +80,7 @@ class Claim:
             ClaimedError: another process, which is alive, has it.
         """
         file = folder / CLAIM
-        me = psutil.Process()
-        owner = Owner(me.pid, socket.gethostname(), me.create_time(), uuid.uuid4().hex)
+        owner = this_process()
         for _ in range(2):
             if _create(file, owner):
                 return cls(file, owner)
@@ -121,11 +145,8 @@ def _alive(file: Path, text: str) -> str | None:
     owner = _parse(text)
     if owner is None:  # written by nobody who is still there: claims appear with their content
         return None
-    if owner.host == socket.gethostname():
-        try:
-            alive = psutil.Process(owner.pid).create_time() == owner.born
-        except psutil.NoSuchProcess:
-            alive = False
+    if owner.machine == _machine():
+        alive = _born(owner.pid) == owner.born
         return f"{file.parent.name}: process {owner.pid} of this machine works on it" if alive else None
     try:
         silent = _now(file.parent) - file.stat().st_mtime
@@ -156,7 +177,7 @@ def _text(file: Path) -> str | None:
 def _parse(text: str | None) -> Owner | None:
     try:
         values: Any = json.loads(text or "")
-        owner = Owner(int(values["pid"]), str(values["host"]), float(values["born"]), str(values["id"]))
+        owner = Owner(int(values["pid"]), *(str(values[key]) for key in ("host", "machine", "born", "id")))
     except (ValueError, KeyError, TypeError):
         return None
     return owner

@@ -212,7 +212,7 @@ def _check_folders(config: Mapping[str, Any]) -> None:
         raise ConfigError(str(error)) from error
 
 
-SECRET = re.compile(r"(api_?key|token|secret|password|credential)", re.IGNORECASE)
+SECRET = re.compile(r"(api_?key|access_?key|private_?key|token|secret|passw|passphrase|credential)", re.IGNORECASE)
 
 
 def _check_secrets(node: Mapping[str, Any], place: str = "") -> None:

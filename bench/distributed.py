@@ -53,26 +53,40 @@ def train(resolved: Mapping[str, Any], work: Path, sweep: str | None, interrupts
     (work / OUTCOME).unlink(missing_ok=True)
     threads = max(1, torch.get_num_threads() // processes)
     arguments = (threads, _free_port(), dict(resolved), work, sweep, stop)
-    group = multiprocessing.spawn(_process, arguments, nprocs=processes, join=False)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which the processes inherit, from their first moment
+    try:
+        group = multiprocessing.spawn(_process, arguments, nprocs=processes, join=False)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
         with interrupts.deferring():
-            while not group.join(timeout=0.5):
+            while not group.join(timeout=0.5, grace_period=2):
                 stop.value = interrupts.pending or 0
-    except ProcessRaisedException as error:
-        raise ProcessError(str(error).strip().splitlines()[-1]) from error
-    except ProcessExitedException as error:
+                if "refused" in _outcome(work):  # by the first one, for which the others would wait
+                    break
+    except (ProcessRaisedException, ProcessExitedException) as error:
+        if interrupts.pending is not None:
+            raise Interrupted(interrupts.pending) from error
+        if isinstance(error, ProcessRaisedException):
+            raise ProcessError(str(error).strip().splitlines()[-1]) from error
         how = signal.Signals(-error.exit_code).name if error.exit_code < 0 else f"exit code {error.exit_code}"
         raise ProcessError(f"process {error.error_index + 1} of {processes} was lost: {how}") from error
     finally:
         for process in group.processes:
             process.kill()
-    outcome = json.loads((work / OUTCOME).read_text())
+    outcome = _outcome(work)
     (work / OUTCOME).unlink()
     if "interrupted" in outcome:
         raise Interrupted(outcome["interrupted"])
     if "refused" in outcome:
         raise ConfigError(outcome["refused"])
     return outcome
+
+
+def _outcome(work: Path) -> dict[str, Any]:
+    """What the first process has left, nothing until then."""
+    file = work / OUTCOME
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
 class _FromParent(Interrupts):

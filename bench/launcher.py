@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from bench import console
 from bench.claim import EXPIRY
 from bench.config import ConfigError, resolved
-from bench.interrupt import Interrupted
+from bench.interrupt import Interrupted, Interrupts
 from bench.record import RunRecord, run_id
 from bench.status import cell_line, cells_of, state_of, stopped
 from bench.store import BusyError, Store, StoreError
@@ -88,7 +88,8 @@ class CellLauncher(Launcher):
         folder = Path(self.config.hydra.sweep.dir)
         queue = _load(self.queue)(cells, sweep=folder.name, folder=folder, **self.settings)
         store, limits = Store(self.config.paths.results), self.config.sweep
-        work_through(cells, queue, store, state_of(folder) or {}, limits.retries, limits.fail_fast, folder)
+        with Interrupts():  # also between cells, and while others train them
+            work_through(cells, queue, store, state_of(folder) or {}, limits.retries, limits.fail_fast, folder)
         done = zip(composed, job_overrides, strict=True)
         return [
             JobReturn(overrides=list(overrides), cfg=cfg, status=JobStatus.COMPLETED, _return_value=None)
@@ -168,6 +169,9 @@ def work_through(
                 console.say(ended.reason)
                 busy[cell.run_id] = cell
                 continue
+            if ended.status == "lost" and not cell.config["force"] and (record := store.ok(cell.run_id)) is not None:
+                show(record)  # lost after it was done
+                continue
             if ended.status == "lost":
                 lost[cell.run_id] += 1
                 if lost[cell.run_id] <= retries:
@@ -200,6 +204,7 @@ def record_lost(cell: Cell, reason: str) -> None:
         except OSError as error:  # a full disk
             console.say(f"{cell.run_id}: failed, {reason}; cannot be recorded: {error}")
             return
+    console.say(f"{cell.run_id}: failed, {reason}; not recorded, as another process works on it")
 
 
 def execute(config: Mapping[str, Any], sweep: str) -> tuple[str, str]:

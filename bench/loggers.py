@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from bench.config import ConfigError
+from bench.store import write_atomically
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def wandb(run: RunInfo, project: str, entity: str | None, mode: Any) -> Logger:
 
     kept = run.workspace / "wandb_id"  # a cell that is gone on with is one run
     if not kept.exists():
-        kept.write_text(uuid.uuid4().hex[:8])
+        write_atomically(kept, uuid.uuid4().hex[:8])
     try:
         experiment = api.init(
             project=project, entity=entity, mode=mode, dir=run.workspace, name=run.run_id,

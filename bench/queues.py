@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.config import ConfigError
 from bench.interrupt import Interrupted
 from bench.launcher import Cell, Ended, execute
 
@@ -78,20 +79,33 @@ class RayTasks:
         own: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        self.gpus = sum(node.get("GPU", 0) for node in nodes)
-        cpus = int(sum(node.get("CPU", 0) for node in nodes))
-        largest = int(max(node.get("CPU", 1) for node in nodes))
-        shares = int(self.gpus) or len(cells)
-        self.cpus = cpus_per_cell or min(largest, max(1, cpus // shares))
+        self.gpus = int(sum(node.get("GPU", 0) for node in nodes))
+        able = [node for node in nodes if node.get("GPU" if self.gpus else "CPU", 0) >= 1]
+        if not able:
+            raise ConfigError("hydra/launcher=ray: the cluster has no processors to run a cell on")
+        shares = self.gpus or len(cells)
+        each = max(1, int(sum(node.get("CPU", 0) for node in able)) // shares)
+        self.cpus = cpus_per_cell or min(each, max(1, int(min(node.get("CPU", 1) for node in able))))
+        for cell in cells:  # else it would wait for ever
+            needs = self._needs(cell)
+            if not any(
+                node.get("CPU", 0) >= needs["num_cpus"] and node.get("GPU", 0) >= needs["num_gpus"] for node in able
+            ):
+                raise ConfigError(
+                    f"{cell.run_id}: no machine has {needs['num_cpus']} CPUs and {needs['num_gpus']} GPUs"
+                )
         self.running: dict[Any, Cell] = {}
 
     def submit(self, cell: Cell) -> None:
+        needs = self._needs(cell)
+        # one call a process; lost workers are tried again by the launcher, which counts
+        task = self.ray.remote(max_calls=1, max_retries=0, **needs)(at_work)  # type: ignore[call-overload]
+        self.running[task.remote(cell.config, self.sweep, str(Path.cwd()), self.cpus)] = cell
+
+    def _needs(self, cell: Cell) -> dict[str, int]:
         trainer = cell.config["trainer"]
         on_gpu = self.gpus > 0 and trainer["accelerator"] in ("auto", "gpu")
-        needs = {"num_cpus": self.cpus, "num_gpus": trainer["devices"] if on_gpu else 0}
-        # one call a process; lost workers are tried again by the launcher, which counts
-        task = self.ray.remote(max_calls=1, max_retries=0, **needs)(at_work)  # type: ignore[arg-type]
-        self.running[task.remote(cell.config, self.sweep, str(Path.cwd()), self.cpus)] = cell
+        return {"num_cpus": self.cpus, "num_gpus": trainer["devices"] if on_gpu else 0}
 
     def wait(self, seconds: float | None) -> Ended | None:
         if not self.running:
@@ -108,7 +122,9 @@ class RayTasks:
             stopped = isinstance(error.cause, Interrupted | KeyboardInterrupt)
             return Ended(cell, "interrupted" if stopped else "lost", str(error.cause))
         except self.ray.exceptions.RayError as error:
-            return Ended(cell, "lost", f"worker lost, {type(error).__name__}: {str(error).strip().splitlines()[0]}")
+            return Ended(
+                cell, "lost", f"worker lost, {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+            )
 
     def stop(self) -> None:
         for task in self.running:

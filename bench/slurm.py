@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -152,7 +153,7 @@ class SlurmJobs:
             self.running |= zip(jobs, cells, strict=True)
             self.begun |= dict.fromkeys(jobs, time.time())
         except Exception as error:  # of submitit's: sbatch refuses
-            reason = str(error).strip().splitlines()[-1]
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             if not self.begun:
                 raise ConfigError(reason) from error
             self.refused += [Ended(cell, "lost", reason) for cell in cells]
@@ -194,7 +195,8 @@ class SlurmJobs:
                 return Ended(cell, *job.result())
             except Exception as error:  # of submitit's, with the job's traceback between lines of dashes
                 _, _, trace = str(error).partition(22 * "-" + "\n")
-                reason = (trace.partition(22 * "-")[0] or str(error)).strip().splitlines()[-1]
+                lines = (trace.partition(22 * "-")[0] or str(error)).strip().splitlines()
+                reason = lines[-1] if lines else type(error).__name__
                 return Ended(cell, "lost", f"job {job.job_id}: {reason}")
         record = Store(cell.config["paths"]["results"]).outcome(cell.run_id, self.begun[job])
         if record is not None and not (record.status == "ok" and cell.config["force"]):  # that may be an older one
@@ -207,7 +209,8 @@ class SlurmJobs:
         names = [job.job_id for job in self.running if not (self.cluster == "local" and job.done())]
         if self.cluster == "local":
             for name in names:  # the number of the process that runs the job; submitit's cancel gives it a second
-                os.kill(int(name), signal.SIGTERM)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(name), signal.SIGTERM)
         elif names:
             subprocess.run(["scancel", *names], check=False)
         until = time.monotonic() + STOPPING

@@ -128,10 +128,11 @@ class Store:
         """Where the cell may be worked on: beside an ok record, and its own directory."""
         return self._again(run_id), self.path(run_id)
 
-    def workspace(self, run_id: str, fresh: bool = False) -> Workspace:
+    def workspace(self, run_id: str, since: float = 0.0) -> Workspace:
         """The directory for a try at the cell, claimed by this process, which is to publish, discard or release it.
 
-        It is empty, or, without ``fresh``, what an earlier try left that can be gone on from.
+        It is empty, or holds what an earlier try left that can be gone on from, if its checkpoint was made after
+        ``since`` (seconds since the epoch).
 
         Raises:
             BusyError: another process works on the cell.
@@ -142,22 +143,26 @@ class Store:
             work = Workspace(path, Claim.take(path))
         except ClaimedError as error:
             raise BusyError(str(error)) from error
-        kept = {path / CLAIM}
-        if work.checkpoint is not None and not fresh:
-            kept |= set(path.iterdir()) - {path / RECORD, path / ERROR}
-        for part in path.rglob(".*.part"):  # of a process that was killed while it wrote
-            part.unlink()
-        for entry in set(path.iterdir()) - kept:
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        try:
+            kept = {path / CLAIM}
+            if work.checkpoint is not None and work.checkpoint.stat().st_mtime >= since:
+                kept |= set(path.iterdir()) - {path / RECORD, path / ERROR}
+            for part in path.rglob(".*.part"):  # of a process that was killed while it wrote
+                part.unlink()
+            for entry in set(path.iterdir()) - kept:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        except BaseException:
+            work.claim.release()
+            raise
         return work
 
     def discard(self, work: Workspace) -> None:
         """Give up a try that did nothing: remove its directory, unless an earlier try can be gone on from, and the
         folders that were made for it alone.
         """
-        work.claim.release()
         if work.checkpoint is None:
-            shutil.rmtree(work.path)
+            shutil.rmtree(work.path)  # and the claim, so that nobody else begins here meanwhile
+        work.claim.release()
         for folder in (work.path.parent, self.root):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
@@ -175,13 +180,15 @@ class Store:
         write_atomically(work.path / RECORD, record.to_json())
         if record.status == "ok":
             (work.path / LAST).unlink(missing_ok=True)
-        work.claim.release()
         target = self.path(record.run_id)
         if work.path == target or record.status != "ok":
+            work.claim.release()
             return work.path
         with contextlib.suppress(FileNotFoundError):  # a reader may have finished it for us
             target.rename(self._aside(record.run_id))
             work.path.rename(target)
+        work.claim.file = target / CLAIM
+        work.claim.release()
         self._finish_replacement(record.run_id)
         return target
 

@@ -25,6 +25,7 @@ from bench.data.module import ImageData
 from bench.interrupt import Interrupted, Interrupts
 from bench.module import Classifier, is_head
 from bench.record import Metrics, RunRecord, Status, protocol, run_id
+from bench.status import state_of
 from bench.store import ERROR, LAST, Store, StoreError, write_atomically
 
 
@@ -45,14 +46,15 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
     if store.ok(name) and not resolved["force"]:
         raise StoreError(f"{name}: has an ok record; force=true runs it again")
     about = describe(resolved)
-    work = store.workspace(name, fresh=resolved["force"])
+    work = store.workspace(name, since=_begun(store, sweep) if resolved["force"] else 0.0)
     if work.checkpoint is not None:
         console.say(f"{name}: goes on from its last checkpoint")
 
     def not_ok(status: Status, reason: str) -> RunRecord:
-        write_atomically(work.path / ERROR, traceback.format_exc())
-        record = RunRecord(status=status, error=(reason.splitlines() or ["no reason given"])[0], **about)
-        store.publish(record, work)
+        with interrupts.deferring():
+            write_atomically(work.path / ERROR, traceback.format_exc())
+            record = RunRecord(status=status, error=(reason.splitlines() or ["no reason given"])[0], **about)
+            store.publish(record, work)
         return record
 
     with Interrupts() as interrupts:
@@ -62,8 +64,8 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
             else:
                 fields = distributed.train(resolved, work.path, sweep, interrupts)
             record = RunRecord(status="ok", **about, **fields)
-            store.publish(record, work)
-            return record
+            with interrupts.deferring():
+                store.publish(record, work)
         except StoreError:
             raise
         except ConfigError as error:
@@ -82,6 +84,10 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
         except KeyboardInterrupt as stop:
             not_ok("interrupted", "stopped by Ctrl-C")
             raise Interrupted(signal.SIGINT) from stop
+        else:
+            if interrupts.pending is not None:  # too late for this cell, which is done
+                raise Interrupted(interrupts.pending)
+            return record
         finally:
             work.claim.release()  # also where nothing could be recorded, on a full disk
 
@@ -95,10 +101,19 @@ def fail(resolved: Mapping[str, Any], reason: str) -> RunRecord:
     store = Store(resolved["paths"]["results"])
     about = describe(resolved)
     work = store.workspace(about["run_id"])
-    write_atomically(work.path / ERROR, f"{reason}\n")
-    record = RunRecord(status="failed", error=reason, **about)
-    store.publish(record, work)
+    try:
+        write_atomically(work.path / ERROR, f"{reason}\n")
+        record = RunRecord(status="failed", error=reason, **about)
+        store.publish(record, work)
+    finally:
+        work.claim.release()
     return record
+
+
+def _begun(store: Store, sweep: str | None) -> float:
+    """From when on a checkpoint is of a forced run's own: a job that is queued again goes on, too."""
+    state = None if sweep is None else state_of(store.root / "sweeps" / sweep)
+    return math.inf if state is None else float(state["started"])
 
 
 def train(
@@ -124,6 +139,8 @@ def train(
     peak = machine.PeakMemory(device)
     data, module = build(cfg, resolved, device)
     rank, processes = distributed.rank(), resolved["trainer"]["devices"]
+    if rank > 0:
+        torch.manual_seed(resolved["seed"] + rank)  # dropout of its own; the weights are the first one's
     if rank == 0:
         write_atomically(work / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(resolved))))
     shape = (resolved["data"]["in_channels"], resolved["data"]["image_size"])

@@ -1,12 +1,11 @@
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 
-import psutil
 import pytest
 
 from bench import claim
@@ -15,15 +14,14 @@ from bench.claim import CLAIM, Claim, ClaimedError, holder
 
 def owned_by(folder, **changes):
     """A claim of this process, or as ``changes`` have it, that nobody keeps alive."""
-    me = {"pid": os.getpid(), "host": socket.gethostname(), "born": psutil.Process().create_time(), "id": "x"}
-    (folder / CLAIM).write_text(json.dumps(me | changes))
+    (folder / CLAIM).write_text(json.dumps(asdict(claim.this_process()) | changes))
     return folder / CLAIM
 
 
 def test_of_many_who_want_a_folder_one_gets_it(tmp_path):
     for dead in (False, True):
         if dead:
-            owned_by(tmp_path, born=1.0)
+            owned_by(tmp_path, born="1")
         start, taken, refused = threading.Barrier(8), [], []
 
         def want(start=start, taken=taken, refused=refused):
@@ -53,14 +51,14 @@ def test_a_live_process_of_this_machine_keeps_its_claim_however_long_it_is_silen
 def test_a_dead_process_of_this_machine_loses_it_at_once_even_where_its_number_was_given_again(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    for dead in ({"pid": ended.pid}, {"born": 1.0}):
+    for dead in ({"pid": ended.pid}, {"born": "1"}):
         owned_by(tmp_path, **dead)
         assert holder(tmp_path) is None
         Claim.take(tmp_path).release()
 
 
 def test_another_machine_loses_it_when_it_has_been_silent_for_long(tmp_path):
-    file = owned_by(tmp_path, host="elsewhere")
+    file = owned_by(tmp_path, host="elsewhere", machine="another")
     with pytest.raises(ClaimedError, match=r"process \d+ on elsewhere works on it, heard of 0 s ago"):
         Claim.take(tmp_path)
     long_ago = time.time() - claim.EXPIRY - 1

@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 import time
@@ -81,7 +82,7 @@ def test_a_workspace_keeps_what_can_be_gone_on_from(tmp_path, make_record):
     store, failed = Store(tmp_path), make_record(status="failed", error="why")
 
     def cut_off():
-        work = store.workspace(failed.run_id, fresh=True)
+        work = store.workspace(failed.run_id, since=math.inf)
         (work.path / "checkpoints").mkdir()
         for name in (LAST, ".metrics.csv.1.part", "checkpoints/.last.ckpt.2.part", "metrics.csv", "error.txt"):
             (work.path / name).write_text(name)
@@ -94,7 +95,7 @@ def test_a_workspace_keeps_what_can_be_gone_on_from(tmp_path, make_record):
     store.discard(work)
     assert files(work.path) == ["checkpoints", LAST, "metrics.csv"]
     cut_off()
-    assert files(store.workspace(failed.run_id, fresh=True).path) == ["claim.json"]
+    assert files(store.workspace(failed.run_id, since=time.time() + 60).path) == ["claim.json"]
 
 
 def test_a_cell_that_another_process_works_on_is_left_to_it(tmp_path):

@@ -31,7 +31,7 @@ for case in $cases; do
 done
 lacking=$(cluster_missing | head -n 1)
 [ -z "$lacking" ] || missing "$lacking"
-"$python" -c 'import submitit' 2>/dev/null || missing "submitit not installed: $python -m pip install 'convbench[slurm]'"
+"$python" -c 'import submitit' 2>/dev/null || missing "no submitit: $python -m pip install 'convbench[slurm]'"
 export PYTHONPATH="$(dirname "$(dirname "$here")")${PYTHONPATH:+:$PYTHONPATH}"
 
 work=$(mktemp -d /tmp/loopback.XXXXXX)
@@ -48,6 +48,7 @@ trap 'exit 1' HUP INT TERM
 fail() { # what is wrong
     echo "$case: WRONG, $1" >&2
     [ ! -f "$results.log" ] || sed 's/^/    /' "$results.log" | tail -n 25 >&2
+    { squeue --states=all && scontrol --oneliner show node && sdiag | head -n 25; } >"$work/slurm.txt" 2>&1
     exit 1
 }
 until_true() { # seconds, command: waits for it to succeed
@@ -83,7 +84,7 @@ job_of() { # seed → the job that works on the cell, as submitit names it
         {is[$1] = $2}
         END {a = is["SLURM_ARRAY_JOB_ID"]; print a ? a "_" is["SLURM_ARRAY_TASK_ID"] : is["SLURM_JOB_ID"]}'
 }
-said() { grep -hc "$1" "$results"/sweeps/*/jobs/*_log.out | awk '{n += $1} END {print n + 0}'; } # lines of all jobs' logs
+said() { cat "$results"/sweeps/*/jobs/*_log.out | grep -c "$1"; } # how often, in the jobs' logs
 expect() { grep -q "$1" "$results.log" || fail "the sweep does not say “$1”"; }
 
 restarts() { scontrol show job | grep -c 'Restarts=[1-9]'; } # jobs that were put into the queue again
@@ -94,15 +95,16 @@ case_preempt() {
     begin seed=0,1,2 "trainer.max_epochs=$EPOCHS"
     local cell
     until_true 120 trains 0 || fail "no cell trains"
-    sbatch --parsable --partition=high --cpus-per-task=1 --output=/dev/null --wrap 'sleep 8' >"$work/high" || fail "sbatch"
+    sbatch --partition=high --cpus-per-task=1 --output=/dev/null --wrap 'sleep 8' >/dev/null || fail "sbatch fails"
     until_true 60 more_than "$before" || fail "no job was preempted"
     end 400
     [ "$code" = 0 ] || fail "exit code $code"
     expect "3 of 3 cells ok"
-    cell=$(grep -ho '^digits-lenet-.*: goes on from its last checkpoint' "$results"/sweeps/*/jobs/*_log.out | cut -d: -f1)
+    cell=$(sed -n 's/: goes on from its last checkpoint$//p' "$results"/sweeps/*/jobs/*_log.out)
     [ "$(wc -w <<<"$cell")" = 1 ] || fail "of the cells, these went on from a checkpoint: ${cell:-none}"
     OMP_NUM_THREADS=1 "$python" -m bench "paths.results=$results-alone" "${settings[@]}" "trainer.max_epochs=$EPOCHS" \
-        "seed=$(sed 's/.*-s\([0-9]*\)-.*/\1/' <<<"$cell")" >"$results-alone.log" 2>&1 || fail "the undisturbed run fails"
+        "seed=$(sed 's/.*-s\([0-9]*\)-.*/\1/' <<<"$cell")" >"$results-alone.log" 2>&1 ||
+        fail "the undisturbed run fails"
     "$python" - "$results/runs/$cell" "$results-alone/runs/$cell" <<'PYTHON' || fail "another result than undisturbed"
 import json, pathlib, sys
 
