@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import lightning as L
 import numpy as np
@@ -45,11 +45,39 @@ class AtomicIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write the checkpoint without a copy in memory."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+        write_atomically(Path(path), lambda file: _save(checkpoint, file))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """See :func:`load`."""
         return load(path)
+
+
+class _Written:
+    """A file for torch.save that remembers why it could not be written, which PyTorch does not tell."""
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
+    written = _Written(file)
+    try:
+        torch.save(checkpoint, written)  # type: ignore[arg-type] # all it asks for
+    except RuntimeError as error:
+        if written.error is not None:
+            raise written.error from error
+        raise
 
 
 class Checkpoints(Checkpoint):

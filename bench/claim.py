@@ -56,10 +56,11 @@ def _machine() -> str:
 
 
 def _born(pid: int) -> str | None:
-    """When a process began, by a clock that nobody sets; None where there is no such process."""
+    """When a process began, by a clock that nobody sets; None where there is none, or only what is left of it."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]  # starttime in ticks, proc(5)
-    except FileNotFoundError:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state in "ZX" else fields[18]  # a zombie; starttime in ticks, proc(5)
+    except (FileNotFoundError, ProcessLookupError):
         return None if sys.platform == "linux" or not psutil.pid_exists(pid) else "?"
 
 
