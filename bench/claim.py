@@ -8,12 +8,14 @@ been heard of for ``EXPIRY`` seconds.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
 import sys
 import threading
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,15 +84,14 @@ class Claim:
         """
         file = folder / CLAIM
         owner = this_process()
-        for _ in range(2):
-            if _create(file, owner):
-                return cls(file, owner)
-            if (there := _text(file)) is None:
-                continue
-            if holder := _alive(file, there):
-                raise ClaimedError(holder)
-            _remove(file, there)
-        raise ClaimedError(f"{folder.name}: another process has just begun to work on it")
+        with _alone(folder):
+            if (there := _text(file)) is not None:
+                if holder := _alive(file, there):
+                    raise ClaimedError(holder)
+                file.unlink(missing_ok=True)
+            if not _create(file, owner):
+                raise ClaimedError(f"{folder.name}: another process has just begun to work on it")
+        return cls(file, owner)
 
     def held(self) -> bool:
         """Whether it is still ours: a machine that slept, or lost the folder for long, may have been given up."""
@@ -130,15 +131,18 @@ def _create(file: Path, owner: Owner) -> bool:
     return True
 
 
-def _remove(file: Path, dead: str) -> None:
-    """Take a dead claim away: of several who try, one succeeds."""
-    grave = file.with_name(f".{CLAIM}.{uuid.uuid4().hex}")
-    with contextlib.suppress(FileNotFoundError):
-        file.rename(grave)
-        if _text(grave) != dead:  # somebody was faster, and this is their claim: put it back
-            with contextlib.suppress(FileExistsError):
-                os.link(grave, file)
-        grave.unlink(missing_ok=True)
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep others out while a dead claim makes room for a new one. Where a folder cannot be locked, as with some file
+    servers, the atomic create is all there is.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _alive(file: Path, text: str) -> str | None:

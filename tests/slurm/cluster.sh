@@ -53,8 +53,8 @@ JobRequeue=1
 KillWait=${KILL_WAIT:-20}
 OverTimeLimit=0
 NodeName=$(hostname -s) NodeAddr=127.0.0.1 CPUs=$cpus State=UNKNOWN
-PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=${GRACE:-15} MaxTime=60
-PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=60
+PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=${GRACE:-15} MaxTime=600
+PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=600
 CONF
     export SLURM_CONF=$CLUSTER/slurm.conf
     for _ in $(seq 50); do
