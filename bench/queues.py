@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import logging
 import os
 import socket
@@ -94,13 +95,14 @@ class RayTasks:
                 raise ConfigError(
                     f"{cell.run_id}: no machine has {needs['num_cpus']} CPUs and {needs['num_gpus']} GPUs"
                 )
-        self.running: dict[Any, Cell] = {}
+        self.running: dict[concurrent.futures.Future[tuple[str, str]], Cell] = {}
 
     def submit(self, cell: Cell) -> None:
         needs = self._needs(cell)
         # one call a process; lost workers are tried again by the launcher, which counts
         task = self.ray.remote(max_calls=1, max_retries=0, **needs)(at_work)  # type: ignore[call-overload]
-        self.running[task.remote(cell.config, self.sweep, str(Path.cwd()), self.cpus)] = cell
+        # as futures: waiting for them is Python's, while a signal in the midst of ray.wait is lost in a SystemError
+        self.running[task.remote(cell.config, self.sweep, str(Path.cwd()), self.cpus).future()] = cell
 
     def _needs(self, cell: Cell) -> dict[str, int]:
         trainer = cell.config["trainer"]
@@ -110,12 +112,13 @@ class RayTasks:
     def wait(self, seconds: float | None) -> Ended | None:
         if not self.running:
             return None
-        done, _ = self.ray.wait(list(self.running), num_returns=1, timeout=seconds)
+        done, _ = concurrent.futures.wait(self.running, seconds, concurrent.futures.FIRST_COMPLETED)
         if not done:
             return None
-        cell = self.running.pop(done[0])
+        first = done.pop()
+        cell = self.running.pop(first)
         try:
-            return Ended(cell, *self.ray.get(done[0]))
+            return Ended(cell, *first.result())
         except self.ray.exceptions.TaskCancelledError:
             return Ended(cell, "interrupted")
         except self.ray.exceptions.RayTaskError as error:
@@ -128,9 +131,8 @@ class RayTasks:
 
     def stop(self) -> None:
         for task in self.running:
-            self.ray.cancel(task, force=False)  # as Ctrl-C
-        if self.running:
-            self.ray.wait(list(self.running), num_returns=len(self.running), timeout=STOPPING)
+            self.ray.cancel(task.object_ref, force=False)  # type: ignore[attr-defined]  # as Ctrl-C
+        concurrent.futures.wait(self.running, STOPPING)
         self.running.clear()
 
     def __len__(self) -> int:
