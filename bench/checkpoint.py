@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,9 +16,15 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from bench.data.loader import BatchLoader
 from bench.interrupt import Interrupted, Interrupts
+from bench.models.layers import AUX_HEADS
 from bench.store import write_atomically
 
 SELECTED, LAST = "selected.ckpt", "last.ckpt"
+
+
+def is_head(name: str) -> bool:
+    """Whether a weight of Classifier's state belongs to an auxiliary head."""
+    return name.startswith(f"model.{AUX_HEADS}.")
 
 
 class CheckpointError(Exception):
@@ -87,11 +94,20 @@ class Checkpoints(Checkpoint):
     The selected weights lie in ``selected-<epoch>.ckpt`` until :meth:`finish`: those that ``last.ckpt`` speaks of are
     removed only when it speaks of others, so the two fit together whenever the process ends.
 
-    A signal noted by ``interrupts`` ends the training, by Interrupted, once the state is saved.
+    A signal noted by ``interrupts`` ends the training, by Interrupted, once the state is saved. With the selected
+    weights goes what ``use`` tells: all that is needed to use them.
     """
 
-    def __init__(self, folder: Path, validated: bool, minutes: float, interrupts: Interrupts):
+    def __init__(
+        self,
+        folder: Path,
+        validated: bool,
+        minutes: float,
+        interrupts: Interrupts,
+        use: Callable[[], dict[str, Any]] = dict,
+    ):
         self.folder, self.validated, self.minutes, self.interrupts = folder, validated, minutes, interrupts
+        self.use = use
         self.best_epoch: int | None = None
         self.best_top1 = -1.0
         self._random: dict[str, Any] | None = None
@@ -105,9 +121,8 @@ class Checkpoints(Checkpoint):
         self.best_epoch, self.best_top1 = state_dict["best_epoch"], state_dict["best_top1"]
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        if "optimizer_states" in checkpoint:  # not beside weights alone
-            checkpoint["random"] = gather(trainer, random_state())
-            checkpoint["loader"] = loader_of(trainer).state_dict()
+        checkpoint["random"] = gather(trainer, random_state())
+        checkpoint["loader"] = loader_of(trainer).state_dict()
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._random, self._loader = checkpoint["random"][trainer.global_rank], checkpoint["loader"]
@@ -137,7 +152,11 @@ class Checkpoints(Checkpoint):
         top1 = float(trainer.callback_metrics["val/top1"]) if self.validated else self.best_top1
         if top1 > self.best_top1 if self.validated else epoch + 1 == trainer.max_epochs:
             self.best_epoch, self.best_top1 = epoch + 1, top1
-            trainer.save_checkpoint(self._selected(self.best_epoch), weights_only=True)
+            if trainer.is_global_zero:
+                # auxiliary heads are of no use after training
+                weights = {name: value for name, value in pl_module.state_dict().items() if not is_head(name)}
+                content = {"epoch": epoch + 1, "state_dict": weights, "use": self.use()}
+                AtomicIO().save_checkpoint(content, self._selected(self.best_epoch))
         self._save(trainer)
         if previous not in (None, self.best_epoch) and trainer.is_global_zero:
             self._selected(previous).unlink(missing_ok=True)

@@ -86,11 +86,6 @@ class EpochMetrics(nn.Module):
         return {name: value.item() for name, value in [*self.accuracy.compute().items(), ("loss", self.loss.compute())]}
 
 
-def is_head(name: str) -> bool:
-    """Whether a weight of Classifier's state belongs to an auxiliary head."""
-    return name.startswith(f"model.{AUX_HEADS}.")
-
-
 class Classifier(L.LightningModule):
     """Trains and measures any network that returns an ``Output``.
 
@@ -211,15 +206,9 @@ class Classifier(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave auxiliary heads out of weights saved alone, which are for use; add the epoch's metrics so far to a
-        state that training goes on from.
-        """
-        if "optimizer_states" in checkpoint:
-            progress = [metrics.progress() for metrics in (self.train_metrics, *self.heads())]
-            checkpoint["epoch_metrics"] = gather(self.trainer, progress)
-        else:
-            weights = checkpoint["state_dict"]
-            checkpoint["state_dict"] = {name: value for name, value in weights.items() if not is_head(name)}
+        """Add the epoch's metrics so far."""
+        progress = [metrics.progress() for metrics in (self.train_metrics, *self.heads())]
+        checkpoint["epoch_metrics"] = gather(self.trainer, progress)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._progress = checkpoint["epoch_metrics"][self.trainer.global_rank]

@@ -1,35 +1,61 @@
 """The ``bench-report`` command: the leaderboard of a results folder, rebuilt from its records.
 
-    bench-report [paths.results=results/local] [data=NAME] [protocol=NAME]
+    bench-report [paths.results=results/local] [data=…] [protocol=…] [model=…] [seed=…] [sort=rank] [readme=FILE]
 
-Writes leaderboard.md and leaderboard.csv into the folder and prints the tables that data and protocol choose.
+Writes leaderboard.md and leaderboard.csv of all finished runs into the folder, and prints the tables of those that
+data, protocol, model and seed choose, one value each or several with commas. sort: rank (by validation top-1, the
+default), test_top1, params, macs, fit_seconds and others; ranks stay. readme=FILE: puts each table between the lines
+<!-- leaderboard: DATA PROTOCOL --> and <!-- end --> of that file.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from bench import console
 from bench.record import RunRecord
-from bench.reporting import leaderboard
+from bench.reporting import leaderboard, predictions, render
+from bench.reporting.predictions import Predictions
 from bench.store import DEFAULT_RESULTS, Store, StoreError, check_writable, write_atomically
 
-SETTINGS = ("paths.results", "data", "protocol")
+FILTERS = {"data": "dataset", "protocol": "protocol", "model": "model", "seed": "seed"}
+"""Setting → field of the records."""
+SETTINGS = ("paths.results", *FILTERS, "sort", "readme")
 
 
-def build(store: Store, show: Sequence[RunRecord] | None = None) -> None:
-    """Write the leaderboard of all records; print the tables that the records ``show`` belong to, or all."""
-    tables = leaderboard.tables(store.load_all())
+def build(store: Store, show: Sequence[RunRecord] | None = None) -> list[leaderboard.Table]:
+    """Write the leaderboard of all records, and return its tables; print those that the records ``show`` belong to,
+    or all.
+    """
+    records = store.load_all()
+    tables = leaderboard.tables(records, predictions_of(store, records))
     if tables:
-        write_atomically(store.root / "leaderboard.md", leaderboard.to_markdown(tables))
-        write_atomically(store.root / "leaderboard.csv", leaderboard.to_csv(tables))
+        write_atomically(store.root / "leaderboard.md", render.to_markdown(tables))
+        write_atomically(store.root / "leaderboard.csv", render.to_csv(tables))
     wanted = None if show is None else {(record.dataset, record.protocol) for record in show}
     for table in tables:
         if wanted is None or (table.dataset, table.protocol) in wanted:
-            console.out.print(leaderboard.to_rich(table))
+            console.out.print(render.to_rich(table))
+    return tables
+
+
+def predictions_of(store: Store, records: Iterable[RunRecord]) -> dict[str, Predictions]:
+    """Run id → predictions of the ok records that have them; a warning names a damaged file."""
+    found = {}
+    for record in records:
+        if record.status == "ok":
+            try:
+                one = predictions.load(store.path(record.run_id))
+            except ValueError as error:
+                warnings.warn(str(error), stacklevel=2)
+                continue
+            if one is not None:
+                found[record.run_id] = one
+    return found
 
 
 def main() -> None:
@@ -44,26 +70,44 @@ def main() -> None:
         if key not in SETTINGS or not equals:
             _refuse(f"{argument}: no such setting; write one of {', '.join(f'{name}=…' for name in SETTINGS)}")
         settings[key] = value
+    if (key := settings.get("sort", "rank")) not in leaderboard.SORT_KEYS:
+        _refuse(f"sort={key}: must be one of {', '.join(leaderboard.SORT_KEYS)}")
+    readme = Path(settings["readme"]).expanduser() if "readme" in settings else None
+    if readme is not None and not readme.is_file():
+        _refuse(f"readme={readme}: no such file")
     results = Path(settings.get("paths.results", DEFAULT_RESULTS)).expanduser()
     store = Store(results)
     records = [record for record in store.load_all() if record.status == "ok"]
     if not records:
         _refuse(f"paths.results={results}: holds no finished runs")
-    show = [
-        record
-        for record in records
-        if record.dataset == settings.get("data", record.dataset)
-        and record.protocol == settings.get("protocol", record.protocol)
-    ]
-    if not show:
-        there = sorted({f"data={record.dataset} protocol={record.protocol}" for record in records})
-        _refuse(f"no finished run matches; there are {', '.join(there)}")
+    chosen = _chosen(records, settings)
     try:
         check_writable(results)
     except StoreError as error:
         _refuse(str(error))
-    build(store, show)
-    console.say(f"written: {results}/leaderboard.md, {results}/leaderboard.csv")
+    tables = build(store, show=[])
+    for table in leaderboard.tables(chosen, predictions_of(store, chosen)):
+        console.out.print(render.to_rich(leaderboard.in_order(table, key)))
+    if readme is not None:
+        text = readme.read_text()
+        if not render.marked(text, tables):
+            there = ", ".join(f"<!-- leaderboard: {table.dataset} {table.protocol} -->" for table in tables)
+            _refuse(f"readme={readme}: has no place for a table; write {there} and <!-- end --> into it")
+        write_atomically(readme, render.inject(text, tables))
+    written = [results / "leaderboard.md", results / "leaderboard.csv", *([readme] if readme else [])]
+    console.say(f"written: {', '.join(map(str, written))}")
+
+
+def _chosen(records: Sequence[RunRecord], settings: dict[str, str]) -> list[RunRecord]:
+    """The records that the filters leave; ends the program where one leaves none, and says what there is."""
+    for key, field in FILTERS.items():
+        if key in settings:
+            wanted = settings[key].split(",")
+            there = sorted({str(getattr(record, field)) for record in records})
+            if unknown := [value for value in wanted if value not in there]:
+                _refuse(f"{key}={unknown[0]}: no finished run matches; there are {', '.join(there)}")
+            records = [record for record in records if str(getattr(record, field)) in wanted]
+    return list(records)
 
 
 def _refuse(text: str) -> NoReturn:

@@ -16,15 +16,18 @@ import numpy as np
 import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 
-from bench import callbacks, config, console, costs, distributed, loggers, machine
+from bench import callbacks, config, console, costs, distributed, loggers, machine, saved
 from bench.assemble import build, make_logger, make_trainer, prepare_machine
-from bench.checkpoint import CheckpointError, Checkpoints, load
+from bench.checkpoint import CheckpointError, Checkpoints
 from bench.config import ConfigError
 from bench.data.module import ImageData
 from bench.interrupt import Interrupted, Interrupts
-from bench.module import Classifier, is_head
+from bench.module import Classifier
 from bench.record import Metrics, RunRecord, Status, protocol, run_id
+from bench.reporting.predictions import MISTAKES, PREDICTIONS, TILE
+from bench.reporting.predictions import load as load_predictions
 from bench.status import state_of
 from bench.store import ERROR, LAST, Store, StoreError, write_atomically
 
@@ -151,7 +154,9 @@ def train(
     bar, on_row = callbacks.progress(shown, resolved["model"]["name"], resolved["trainer"]["max_epochs"])
     table = callbacks.EpochTable(work / "metrics.csv", meter, on_row)
     minutes = resolved["trainer"]["checkpoint_minutes"]
-    checkpoints = Checkpoints(work / "checkpoints", len(data.val) > 0, minutes, interrupts)
+    checkpoints = Checkpoints(
+        work / "checkpoints", len(data.val) > 0, minutes, interrupts, lambda: saved.use(resolved, data)
+    )
     with loggers.finishing(), callbacks.quiet():
         logger = make_logger(cfg, resolved, work, sweep) if rank == 0 else None
         trainer = make_trainer(resolved, device, data, logger, [meter, *bar, table, checkpoints, *watchers], processes)
@@ -164,9 +169,9 @@ def train(
             if rank > 0:
                 return {}
             trainer = make_trainer(resolved, device, data, logger, [*bar], processes=1)
-        selected_epoch = load_selected(module, checkpoints.finish())
+        selected_epoch = saved.load_weights(module.model, checkpoints.finish())
         test = trainer.test(module, datamodule=data, verbose=False)[0]
-        save_predictions(work / "predictions.npz", module, data)
+        save_predictions(work, module, data)
         results = {
             "epochs": len(table.rows),
             "selected_epoch": selected_epoch,
@@ -203,31 +208,42 @@ def describe(resolved: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def load_selected(module: Classifier, path: Path) -> int:
-    """Load the selected weights, which have no auxiliary heads; returns their epoch, counted from 1."""
-    saved = load(path)
-    missing, unexpected = module.load_state_dict(saved["state_dict"], strict=False)
-    assert not unexpected, unexpected
-    assert all(map(is_head, missing)), missing
-    return int(saved["epoch"]) + 1
+def save_predictions(work: Path, module: Classifier, data: ImageData) -> None:
+    """predictions.npz, of the test samples: ``logits`` (n, num_classes) float16, ``predicted`` (n,) the class of the
+    largest one before it was rounded, ``labels`` (n,) int64, ``ids`` (n,) str, ``classes`` (num_classes,) their names.
 
-
-def save_predictions(path: Path, module: Classifier, data: ImageData) -> None:
-    """``logits`` (n, num_classes) float16, ``labels`` (n,) int64 and ``ids`` (n,) str of the test samples, and the
-    names of the ``classes`` (num_classes,).
+    And mistakes.webp, the hardest of them side by side, for reports, which have no images of their own.
     """
     limit = torch.finfo(torch.float16).max
-    logits = torch.cat(module.test_logits).clamp(-limit, limit).numpy().astype(np.float16)
-    content = io.BytesIO()
+    logits = torch.cat(module.test_logits)
     dataset = data.dataset
+    content = io.BytesIO()
     np.savez_compressed(
         content,
-        logits=logits,
+        logits=logits.clamp(-limit, limit).numpy().astype(np.float16),
+        predicted=logits.argmax(dim=1).numpy().astype(np.int16),
         labels=dataset.labels[data.test],
         ids=dataset.ids[data.test],
         classes=np.array(dataset.classes),
     )
-    write_atomically(path, content.getvalue())
+    write_atomically(work / PREDICTIONS, content.getvalue())
+    made = load_predictions(work)
+    assert made is not None
+    hardest = made.hardest()
+    if len(hardest):
+        write_atomically(work / MISTAKES, strip(dataset.pixels[data.test[hardest]], TILE))
+
+
+def strip(pixels: np.ndarray, side: int) -> bytes:
+    """Images (k, S, S, C) uint8 side by side as WebP, in tiles of ``side`` pixels, or S if that is less."""
+    side = min(side, pixels.shape[1])
+    picture = Image.new("RGB", (side * len(pixels), side))
+    for i, image in enumerate(pixels):
+        tile = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)).copy())
+        picture.paste(tile.resize((side, side), Image.Resampling.BILINEAR), (i * side, 0))
+    content = io.BytesIO()
+    picture.save(content, "webp", quality=85)
+    return content.getvalue()
 
 
 def collect_metrics(logged: Mapping[str, float]) -> Metrics:

@@ -32,11 +32,16 @@ def _cell(settings: tuple[str, ...], log: Path | None) -> None:
     output = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    from bench import cli, train
+    from bench import cli, config, train
     from bench.interrupt import Interrupted
+    from bench.record import run_id
+    from bench.store import Store
 
     try:
-        record = train.run(cli.composed([*settings, "progress=lines"]))
+        cfg = cli.composed([*settings, "progress=lines"])
+        if Store(cfg.paths.results).ok(run_id(config.resolved(cfg))) is not None:
+            os._exit(0)  # an earlier try was done when it was killed; as the command does
+        record = train.run(cfg)
     except Interrupted as stop:
         os._exit(128 + stop.signum)
     os._exit(record.status != "ok")

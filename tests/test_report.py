@@ -30,7 +30,13 @@ def test_one_data_set_is_printed_and_all_are_written(store, call):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["dta=cifar10"], "dta=cifar10"), (["data=mnist"], "data=cifar10"), (["protocol=x"], "stratified")],
+    [
+        (["dta=cifar10"], "dta=cifar10"),
+        (["data=mnist"], "there are cifar10, digits"),
+        (["protocol=x"], "stratified"),
+        (["sort=size"], "params"),
+        (["readme=no.md"], "no.md"),
+    ],
 )
 def test_a_mistake_is_told_in_one_line(store, call, arguments, said):
     code, _, err = call(report.main, f"paths.results={store.root}", *arguments)
@@ -38,6 +44,50 @@ def test_a_mistake_is_told_in_one_line(store, call, arguments, said):
     assert said in err
     assert err.startswith("bench-report: ")
     assert len(err.splitlines()) == 1
+
+
+def test_filters_and_sorting_choose_what_is_printed(tmp_path, make_record, call):
+    store = Store(tmp_path)
+    for model, params in (("lenet", 3), ("nin", 2), ("vgg16", 1)):
+        record = make_record(model, params=params)
+        store.publish(record, store.workspace(record.run_id))
+    code, out, _ = call(report.main, f"paths.results={tmp_path}", "model=lenet,nin", "sort=params")
+    assert code == 0
+    assert out.index("nin") < out.index("lenet")
+    assert "vgg16" not in out
+    assert "vgg16" in (tmp_path / "leaderboard.md").read_text()
+
+
+def test_the_table_goes_into_a_readme_and_the_same_records_give_the_same_bytes(store, call):
+    readme = store.root / "README.md"
+    readme.write_text("before\n<!-- leaderboard: digits stratified -->\n<!-- end -->\nafter\n")
+    contents = []
+    for _ in range(2):
+        code, _, _ = call(report.main, f"paths.results={store.root}", f"readme={readme}")
+        assert code == 0
+        contents.append(
+            [(store.root / name).read_bytes() for name in ("README.md", "leaderboard.md", "leaderboard.csv")]
+        )
+    assert contents[0] == contents[1]
+    assert b"| lenet |" in contents[0][0]
+
+
+def test_a_readme_without_markers_is_left_alone_and_told_what_to_write(store, call):
+    readme = store.root / "README.md"
+    readme.write_text("mine\n")
+    code, _, err = call(report.main, f"paths.results={store.root}", f"readme={readme}")
+    assert code == 2
+    assert "<!-- leaderboard: digits stratified -->" in err
+    assert readme.read_text() == "mine\n"
+
+
+def test_damaged_predictions_are_named_and_the_leaderboard_is_made_without_them(store, call):
+    (record,) = (record for record in store.load_all() if record.dataset == "digits")
+    (store.path(record.run_id) / "predictions.npz").write_bytes(b"")
+    with pytest.warns(UserWarning, match="predictions.npz: is damaged"):
+        code, out, _ = call(report.main, f"paths.results={store.root}")
+    assert code == 0
+    assert "lenet" in out
 
 
 def test_a_folder_without_records_is_named(tmp_path, call):

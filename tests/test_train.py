@@ -2,7 +2,6 @@ import csv
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
@@ -20,7 +19,6 @@ from bench.data.module import ImageData
 from bench.interrupt import Interrupted
 from bench.models.googlenet import GoogLeNet
 from bench.models.lenet import LeNet
-from bench.module import Classifier
 from bench.store import Store, StoreError
 
 QUIET = (*SHORT, "progress=none")
@@ -35,7 +33,7 @@ def test_a_cell_writes_what_its_record_says(composed, tmp_path):
     record = train.run(composed("model=lenet", *QUIET, "trainer.max_epochs=2"))
     folder = tmp_path / "results/runs" / record.run_id
     assert sorted(path.name for path in folder.iterdir()) == [
-        "checkpoints", "config.yaml", "metrics.csv", "predictions.npz", "record.json",
+        "checkpoints", "config.yaml", "metrics.csv", "mistakes.webp", "predictions.npz", "record.json",
     ]  # fmt: skip
     assert Store(tmp_path / "results").load(record.run_id) == record
     assert record.status == "ok"
@@ -76,7 +74,7 @@ def test_the_tested_weights_are_those_of_the_best_validation_epoch(composed, tmp
     assert record.selected_epoch == 1 + val.index(max(val))
     assert record.metrics["val"]["top1"] == max(val)
     saved = torch.load(folder / "checkpoints/selected.ckpt", weights_only=True)
-    assert saved["epoch"] + 1 == record.selected_epoch
+    assert saved["epoch"] == record.selected_epoch
     model = LeNet(10, 3)
     model.load_state_dict({key.removeprefix("model."): value for key, value in saved["state_dict"].items()})
     data, _ = train.build(cfg, record.config, torch.device("cpu"))
@@ -269,13 +267,3 @@ def test_the_selected_weights_are_those_of_the_network_that_is_used(composed, tm
     weights = {name.removeprefix("model."): value for name, value in saved["state_dict"].items()}
     GoogLeNet(10, image_size=32, aux_heads=False).load_state_dict(weights)
     assert sum(value.numel() for value in weights.values()) == record.params
-
-
-def test_weights_saved_to_go_on_with_have_auxiliary_heads():
-    model = GoogLeNet(10, image_size=32)
-    module = Classifier(model, 10, torch.optim.SGD, lambda optimizer, steps: None)
-    module.trainer = SimpleNamespace(world_size=1)
-    for extra, heads in (({}, False), ({"optimizer_states": []}, True)):
-        checkpoint = {"state_dict": module.state_dict(), **extra}
-        module.on_save_checkpoint(checkpoint)
-        assert any("aux_heads" in name for name in checkpoint["state_dict"]) == heads

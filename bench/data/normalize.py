@@ -32,6 +32,14 @@ class Normalize(ABC):
         """Learn from the training images ``pixels[index]``, (N, S, S, C) uint8."""
 
     @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """What was learnt, for a checkpoint."""
+
+    @abstractmethod
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Instead of learning, take what ``state`` told."""
+
+    @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
         """(B, S, S, C) → (B, S, S, C) float32."""
 
@@ -45,7 +53,15 @@ class AffineNormalize(Normalize):
         self._rows: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
 
     def _set(self, scale: np.ndarray, shift: np.ndarray) -> None:
-        self.scale, self.shift = torch.from_numpy(scale).float(), torch.from_numpy(shift).float()
+        self.restore({"scale": torch.from_numpy(scale).float(), "shift": torch.from_numpy(shift).float()})
+
+    def state(self) -> dict[str, Tensor]:
+        assert self.scale is not None, "fit first"
+        assert self.shift is not None
+        return {"scale": self.scale, "shift": self.shift}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.scale, self.shift = state["scale"], state["shift"]
         self._rows.clear()
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -169,6 +185,14 @@ class ZcaNormalize(Normalize):
         np.save(folder / "mean.npy", mean.astype(np.float32))
         np.save(folder / "whitening.npy", whitening.astype(np.float32))
         return {}
+
+    def state(self) -> dict[str, Tensor]:
+        assert self.mean is not None, "fit first"
+        assert self.whitening is not None
+        return {"mean": self.mean, "whitening": self.whitening}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.mean, self.whitening = state["mean"], state["whitening"]
 
     def contrast(self, images: Tensor) -> Tensor:
         """Global contrast normalisation: (B, S, S, C) → (B, S·S·C) float32; a constant image becomes 0."""

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
-from rich.markup import escape
-from rich.table import Table as RichTable
+import numpy as np
 
 from bench.record import RunRecord, identity
-
-
-class Stat(NamedTuple):
-    """Mean and sample standard deviation (n - 1) over ``n`` values; ``std`` is None for one value."""
-
-    mean: float
-    std: float | None
-    n: int
+from bench.reporting import stats
+from bench.reporting.predictions import Predictions, same_samples
+from bench.reporting.stats import LEVEL, Interval, Stat
 
 
 @dataclass(frozen=True)
@@ -30,7 +21,8 @@ class Row:
     """One configuration over its seeds. ``variant``: the settings that tell it from others of the same model.
 
     ``stats`` holds, where every record has them, ``{val,test}_{top1,top5}`` (fractions), ``train_images_per_s``,
-    ``fit_seconds`` and ``peak_memory_bytes``.
+    ``fit_seconds`` and ``peak_memory_bytes``. Of the predictions, None where they are not there: ``interval``, of the
+    test top-1; ``p``, of its being that of the first row, Holm-corrected over the table.
     """
 
     rank: int
@@ -40,6 +32,14 @@ class Row:
     params: int | None
     macs: int | None
     stats: dict[str, Stat]
+    run_ids: tuple[str, ...]
+    interval: Interval | None = None
+    p: float | None = None
+
+    @property
+    def like_best(self) -> bool:
+        """Whether its test top-1 cannot be told from the first row's."""
+        return self.p is not None and self.p > 1 - LEVEL
 
 
 @dataclass(frozen=True)
@@ -58,33 +58,54 @@ STARTED_FROM = ("model.pretrained", "model.freeze")
 MEASURES = ("train_images_per_s", "fit_seconds", "peak_memory_bytes")
 
 
-def tables(records: Iterable[RunRecord]) -> list[Table]:
-    """Group the ok records.
+def tables(records: Iterable[RunRecord], predictions: Mapping[str, Predictions] | None = None) -> list[Table]:
+    """Group the ok records; ``predictions`` by run id, for intervals and tests.
 
     Rows are ranked by validation top-1, so that test data choose nothing, or by test top-1 where a record has no
-    validation numbers.
+    validation numbers. Each is compared with the first on the same test images, see :func:`bench.reporting.stats`.
     """
     by_protocol: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for record in records:
         if record.status == "ok":
             by_protocol[record.dataset, record.protocol].append(record)
-    return [_table(*key, by_protocol[key]) for key in sorted(by_protocol)]
+    return [_table(*key, by_protocol[key], predictions or {}) for key in sorted(by_protocol)]
 
 
-def _table(dataset: str, protocol: str, records: Sequence[RunRecord]) -> Table:
+def _table(dataset: str, protocol: str, records: Sequence[RunRecord], predictions: Mapping[str, Predictions]) -> Table:
     cells: dict[str, list[RunRecord]] = defaultdict(list)
-    for record in records:
+    for record in sorted(records, key=lambda record: record.run_id):  # the bootstrap draws in this order
         cells[json.dumps(_settings(record), sort_keys=True)].append(record)
     groups = list(cells.values())
     ranked_by = "val_top1" if all("val" in record.metrics for record in records) else "test_top1"
     measured = [(group[0].model, _stats(group), _variant(group[0], groups), group) for group in groups]
     measured.sort(key=lambda row: (-row[1][ranked_by].mean, row[0], row[2]))
     rows: list[Row] = []
-    for position, (model, stats, variant, group) in enumerate(measured):
-        equal = position > 0 and stats[ranked_by].mean == rows[-1].stats[ranked_by].mean
+    for position, (model, numbers, variant, group) in enumerate(measured):
+        equal = position > 0 and numbers[ranked_by].mean == rows[-1].stats[ranked_by].mean
         rank = rows[-1].rank if equal else position + 1
-        rows.append(Row(rank, model, variant, len(group), group[0].params, group[0].macs, stats))
-    return Table(dataset, protocol, ranked_by, tuple(rows))
+        names = tuple(record.run_id for record in group)
+        rows.append(Row(rank, model, variant, len(group), group[0].params, group[0].macs, numbers, names))
+    return Table(dataset, protocol, ranked_by, tuple(_tested(rows, predictions)))
+
+
+def _tested(rows: Sequence[Row], predictions: Mapping[str, Predictions]) -> list[Row]:
+    """The rows with intervals and p-values, where their predictions are there and of the same samples."""
+    answers = []  # of each row (n, samples) booleans, or None
+    for row in rows:
+        of_row = [predictions[name] for name in row.run_ids if name in predictions]
+        whole = len(of_row) == len(row.run_ids) and same_samples(of_row)
+        answers.append(np.stack([one.correct for one in of_row]) if whole else None)
+    best, p_values = answers[0], {}
+    for i, (row, correct) in enumerate(zip(rows, answers, strict=True)):
+        if i == 0 or best is None or correct is None:
+            continue
+        if same_samples([predictions[name] for name in (rows[0].run_ids[0], row.run_ids[0])]):
+            p_values[i] = stats.compare(best, correct)
+    adjusted = dict(zip(p_values, stats.holm(list(p_values.values())), strict=True))
+    return [
+        replace(row, interval=None if correct is None else stats.interval(correct), p=adjusted.get(i))
+        for i, (row, correct) in enumerate(zip(rows, answers, strict=True))
+    ]
 
 
 def _apart_from_seed(record: RunRecord) -> dict[str, Any]:
@@ -101,11 +122,7 @@ def _stats(group: Sequence[RunRecord]) -> dict[str, Stat]:
         for name in MEASURES:
             if (value := getattr(record, name)) is not None:
                 values[name].append(value)
-    return {
-        name: Stat(statistics.fmean(v), statistics.stdev(v) if len(v) > 1 else None, len(v))
-        for name, v in values.items()
-        if len(v) == len(group)
-    }
+    return {name: stats.mean_std(v) for name, v in values.items() if len(v) == len(group)}
 
 
 def _variant(record: RunRecord, groups: Sequence[Sequence[RunRecord]]) -> str:
@@ -149,95 +166,21 @@ def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
         yield prefix, node
 
 
-def percent(stat: Stat | None, spread: bool = True) -> str:
-    """``97.2`` or ``97.2±0.3``, of a fraction; ``–`` where there is none."""
-    if stat is None:
-        return "–"
-    return f"{100 * stat.mean:.1f}" + (f"±{100 * stat.std:.1f}" if spread and stat.std is not None else "")
+ASCENDING = ("model", "params", "macs", "fit_seconds", "peak_memory_bytes")
+SORT_KEYS = ("rank", *ASCENDING, "n", "val_top1", "val_top5", "test_top1", "test_top5", "train_images_per_s")
 
 
-def count(value: float | None) -> str:
-    """``61.7k``, ``6.2M``, ``1.9G``; ``–`` where there is none."""
-    if value is None:
-        return "–"
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= 0.9995 * size:  # what three digits round up to the unit
-            return f"{value / size:.3g}{unit}" if value < 999.5 * size else f"{value / size:.0f}{unit}"
-    return f"{value:.0f}"
+def in_order(table: Table, key: str) -> Table:
+    """The table with its rows by one of SORT_KEYS, the best or cheapest first; ranks stay. Rows without the number
+    come last.
+    """
+    if key == "rank":
+        return table
 
+    def value(row: Row) -> Any:
+        if key in row.stats:
+            return row.stats[key].mean
+        return getattr(row, key, None)
 
-COLUMNS = (
-    *("#", "model", "n", "val top-1", "val top-5", "test top-1", "test top-5"),
-    *("params", "MACs", "images/s", "fit s", "peak MiB"),
-)
-
-
-def _cells(row: Row) -> list[str]:
-    stats = row.stats
-    rate, seconds, memory = (stats[name].mean if name in stats else None for name in MEASURES)
-    return [
-        str(row.rank),
-        row.model + (f"\n{row.variant}" if row.variant else ""),
-        str(row.n),
-        percent(stats.get("val_top1")),
-        percent(stats.get("val_top5"), spread=False),
-        percent(stats.get("test_top1")),
-        percent(stats.get("test_top5"), spread=False),
-        count(row.params),
-        count(row.macs),
-        "–" if rate is None else f"{rate:,.0f}",
-        "–" if seconds is None else f"{seconds:,.0f}",
-        "–" if memory is None else f"{memory / 2**20:,.0f}",
-    ]
-
-
-def caption(table: Table) -> str:
-    """What the table's numbers are."""
-    seeds = "mean±std over n seeds; " if any(row.n > 1 for row in table.rows) else ""
-    by = "validation" if table.ranked_by == "val_top1" else "test (there are no validation images)"
-    return f"accuracies in %; {seeds}ranked by {by} top-1"
-
-
-def to_rich(table: Table) -> RichTable:
-    """For the terminal; fits 80 columns."""
-    title = f"{table.dataset} ({table.protocol})"
-    out = RichTable(title=title, caption=caption(table), box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in COLUMNS:
-        heading = name.replace(" ", "\n").replace("/", "\n/")
-        out.add_column(heading, justify="left" if name == "model" else "right", overflow="fold")
-    for row in table.rows:
-        out.add_row(*map(escape, _cells(row)))  # augment=[flip] is no markup
-    return out
-
-
-def to_markdown(all_tables: Sequence[Table]) -> str:
-    """One section a table."""
-    lines = ["# Leaderboard", ""]
-    for table in all_tables:
-        lines += [f"## {table.dataset} ({table.protocol})", "", f"{caption(table).capitalize()}.", ""]
-        lines += [
-            "| " + " | ".join(COLUMNS) + " |",
-            "|" + "|".join("---" if c == "model" else "--:" for c in COLUMNS) + "|",
-        ]
-        lines += ["| " + " | ".join(cell.replace("\n", "<br>") for cell in _cells(row)) + " |" for row in table.rows]
-        lines.append("")
-    return "\n".join(lines)
-
-
-def to_csv(all_tables: Sequence[Table]) -> str:
-    """One line a row of any table, numbers in full: accuracies as fractions, memory in bytes."""
-    names = [f"{split}_{name}" for split in ("val", "test") for name in ("top1", "top5")] + list(MEASURES)
-    header = ["dataset", "protocol", "rank", "model", "variant", "n", "params", "macs"]
-    text = io.StringIO()
-    out = csv.writer(text, lineterminator="\n")
-    out.writerow(header + [f"{name}{part}" for name in names for part in ("", "_std")])
-    for table in all_tables:
-        for row in table.rows:
-            numbers: list[Any] = []
-            for name in names:
-                stat = row.stats.get(name)
-                numbers += [None, None] if stat is None else [stat.mean, stat.std]
-            out.writerow(
-                [table.dataset, table.protocol, row.rank, row.model, row.variant, row.n, row.params, row.macs, *numbers]
-            )
-    return text.getvalue()
+    known = sorted((row for row in table.rows if value(row) is not None), key=value, reverse=key not in ASCENDING)
+    return replace(table, rows=(*known, *(row for row in table.rows if value(row) is None)))

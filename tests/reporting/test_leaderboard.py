@@ -2,15 +2,17 @@ import csv
 import io
 import statistics
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from bench.reporting import leaderboard
+from bench.reporting import leaderboard, render, stats
+from bench.reporting.predictions import Predictions
 
 
 def printed(table, width=80):
     console = Console(width=width, file=io.StringIO(), highlight=False)
-    console.print(leaderboard.to_rich(table))
+    console.print(render.to_rich(table))
     return console.file.getvalue()
 
 
@@ -131,7 +133,7 @@ def test_the_table_fits_80_columns(make_record):
 
 def test_csv_holds_the_numbers_in_full(make_record):
     tables = leaderboard.tables([make_record(val=0.123456789, test=1 / 3), make_record("nin")])
-    rows = list(csv.DictReader(io.StringIO(leaderboard.to_csv(tables))))
+    rows = list(csv.DictReader(io.StringIO(render.to_csv(tables))))
     lenet = next(row for row in rows if row["model"] == "lenet")
     assert float(lenet["test_top1"]) == 1 / 3
     assert float(lenet["val_top1"]) == 0.123456789
@@ -140,17 +142,17 @@ def test_csv_holds_the_numbers_in_full(make_record):
 
 
 def test_markdown_has_a_section_and_a_full_row_for_each(make_record):
-    text = leaderboard.to_markdown(leaderboard.tables([make_record(), make_record("nin")]))
+    text = render.to_markdown(leaderboard.tables([make_record(), make_record("nin")]))
     assert "## digits (stratified)" in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == 4
-    assert {line.count("|") for line in lines} == {13}
+    assert {line.count("|") for line in lines} == {14}
 
 
 def test_the_same_records_in_any_order_give_the_same_bytes(make_record):
     records = [make_record(model, seed) for model in ("nin", "lenet") for seed in range(3)]
-    for render in (leaderboard.to_markdown, leaderboard.to_csv):
-        assert render(leaderboard.tables(records)) == render(leaderboard.tables(records[::-1]))
+    for written in (render.to_markdown, render.to_csv):
+        assert written(leaderboard.tables(records)) == written(leaderboard.tables(records[::-1]))
 
 
 @pytest.mark.parametrize(
@@ -168,4 +170,74 @@ def test_the_same_records_in_any_order_give_the_same_bytes(make_record):
     ],
 )
 def test_counts_are_shown_with_three_digits(value, shown):
-    assert leaderboard.count(value) == shown
+    assert render.count(value) == shown
+
+
+def answered(record, accuracy, n=400, seed=0):
+    """Predictions of a record with about that accuracy on samples that all share."""
+    labels = np.random.default_rng(0).integers(0, 10, n)
+    right = np.random.default_rng([seed, record.seed]).random(n) < accuracy
+    predicted = np.where(right, labels, (labels + 1) % 10)
+    logits = np.eye(10, dtype=np.float32)[predicted]
+    return Predictions(logits, predicted, labels, np.arange(n).astype(str), np.arange(10).astype(str))
+
+
+def test_rows_that_cannot_be_told_from_the_first_are_marked(make_record):
+    wanted = {"nin": (0.93, 0.90), "vgg16": (0.92, 0.89), "lenet": (0.8, 0.6)}  # validation, test
+    records = [make_record(model, seed, val=val) for model, (val, _) in wanted.items() for seed in range(2)]
+    predictions = {
+        record.run_id: answered(record, wanted[record.model][1], seed=len(record.model)) for record in records
+    }
+    (table,) = leaderboard.tables(records, predictions)
+    first, second, third = table.rows
+    assert (first.p, first.like_best) == (None, False)
+    correct = [np.stack([predictions[name].correct for name in row.run_ids]) for row in table.rows]
+    p_values = stats.holm([stats.compare(correct[0], correct[1]), stats.compare(correct[0], correct[2])])
+    assert [second.p, third.p] == p_values
+    assert (second.like_best, third.like_best) == (True, False)
+    assert first.interval == stats.interval(correct[0])
+    assert "vgg16 ≈" in printed(table)
+    assert "lenet ≈" not in printed(table)
+    assert f"{100 * first.interval.low:.1f}–{100 * first.interval.high:.1f}" in printed(table)
+    assert "not distinguishable" in render.section(table)
+    (row,) = (row for row in csv.DictReader(io.StringIO(render.to_csv([table]))) if row["model"] == "lenet")
+    assert float(row["p_like_first"]) == third.p
+    assert float(row["test_top1_low"]) == third.interval.low
+
+
+def test_predictions_on_other_samples_are_not_compared(make_record):
+    one, other = make_record("nin", val=0.9), make_record("lenet", val=0.8)
+    (table,) = leaderboard.tables(
+        [one, other], {one.run_id: answered(one, 0.9), other.run_id: answered(other, 0.9, 50)}
+    )
+    assert table.rows[1].p is None
+    assert table.rows[1].interval is not None
+
+
+def test_rows_are_sorted_by_a_key_and_keep_their_ranks(make_record):
+    records = [make_record("nin", val=0.9, params=3), make_record("lenet", val=0.8, params=None),
+               make_record("vgg16", val=0.7, params=1, test=0.99)]  # fmt: skip
+    (table,) = leaderboard.tables(records)
+    for key, models in (
+        ("rank", "nin lenet vgg16"), ("params", "vgg16 nin lenet"), ("model", "lenet nin vgg16"),
+        ("test_top1", "vgg16 nin lenet"),
+    ):  # fmt: skip
+        ordered = leaderboard.in_order(table, key)
+        assert [row.model for row in ordered.rows] == models.split(), key
+        assert {row.model: row.rank for row in ordered.rows} == {"nin": 1, "lenet": 2, "vgg16": 3}
+    for key in leaderboard.SORT_KEYS:
+        assert len(leaderboard.in_order(table, key).rows) == 3
+
+
+def test_tables_go_between_the_markers_that_name_them(make_record):
+    made = leaderboard.tables([make_record()])
+    text = "# Mine\n\n<!-- leaderboard: digits stratified -->\nold\n<!-- end -->\nafter\n"
+    text += "<!-- leaderboard: cifar10 standard -->\nkept\n<!-- end -->\n"
+    once = render.inject(text, made)
+    assert "old" not in once
+    assert "| lenet |" in once
+    assert once.startswith("# Mine\n")
+    assert once.endswith("after\n<!-- leaderboard: cifar10 standard -->\nkept\n<!-- end -->\n")
+    assert render.inject(once, made) == once
+    assert render.marked(text, made)
+    assert not render.marked("no marker", made)

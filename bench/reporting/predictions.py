@@ -1,0 +1,82 @@
+"""What networks said of the test images: ``predictions.npz`` of a run, read without PyTorch."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import scipy.special
+
+PREDICTIONS, MISTAKES = "predictions.npz", "mistakes.webp"
+HARDEST, TILE = 16, 48
+"""``mistakes.webp`` shows so many mistakes, side by side, in tiles of at most so many pixels."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of one run on its test samples.
+
+    ``logits`` (n, K) float32, ``predicted`` (n,) the class of the largest one before it was rounded to 16 bits,
+    ``labels`` (n,), ``ids`` (n,) the samples' names, ``classes`` (K,) the classes' names.
+    """
+
+    logits: np.ndarray
+    predicted: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+    classes: np.ndarray
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        """(n,) booleans."""
+        return self.predicted == self.labels
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """(n, K), the softmax of the logits."""
+        return scipy.special.softmax(self.logits, axis=1)
+
+    @cached_property
+    def confidence(self) -> np.ndarray:
+        """(n,), the probability of the predicted class."""
+        return self.probabilities[np.arange(len(self.labels)), self.predicted]
+
+    def hardest(self) -> np.ndarray:
+        """Positions of at most HARDEST mistakes, those first that gave the true class the least probability."""
+        log = scipy.special.log_softmax(self.logits, axis=1)[np.arange(len(self.labels)), self.labels]
+        wrong = np.flatnonzero(~self.correct)
+        return wrong[np.argsort(log[wrong], kind="stable")[:HARDEST]]
+
+
+def load(run: Path) -> Predictions | None:
+    """The predictions in a run's directory; None where there are none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    file = run / PREDICTIONS
+    if not file.exists():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            return Predictions(
+                content["logits"].astype(np.float32),
+                content["predicted"].astype(np.int64),
+                content["labels"],
+                content["ids"],
+                content["classes"],
+            )
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file}: is damaged ({error})") from error
+
+
+def same_samples(several: Sequence[Predictions]) -> bool:
+    """Whether all are of the same samples in the same order, so that they can be compared in pairs."""
+    first = several[0]
+    return all(
+        np.array_equal(first.ids, other.ids) and np.array_equal(first.labels, other.labels) for other in several[1:]
+    )

@@ -1,0 +1,143 @@
+"""The leaderboard as text: for the terminal, Markdown, CSV, and between the markers of another file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from bench.reporting.leaderboard import MEASURES, Row, Table
+from bench.reporting.stats import LEVEL, Stat
+
+
+def percent(stat: Stat | None, spread: bool = True) -> str:
+    """``97.2`` or ``97.2±0.3``, of a fraction; ``–`` where there is none."""
+    if stat is None:
+        return "–"
+    return f"{100 * stat.mean:.1f}" + (f"±{100 * stat.std:.1f}" if spread and stat.std is not None else "")
+
+
+def count(value: float | None) -> str:
+    """``61.7k``, ``6.2M``, ``1.9G``; ``–`` where there is none."""
+    if value is None:
+        return "–"
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= 0.9995 * size:  # what three digits round up to the unit
+            return f"{value / size:.3g}{unit}" if value < 999.5 * size else f"{value / size:.0f}{unit}"
+    return f"{value:.0f}"
+
+
+COLUMNS = (
+    *("#", "model", "n", "val top-1", "val top-5", "test top-1", "95 % interval", "test top-5"),
+    *("params", "MACs", "images/s", "fit s", "peak MiB"),
+)
+LIKE_BEST = "≈"
+"""Marks rows whose test top-1 cannot be told from the first row's."""
+
+
+def _cells(row: Row) -> list[str]:
+    stats = row.stats
+    rate, seconds, memory = (stats[name].mean if name in stats else None for name in MEASURES)
+    return [
+        str(row.rank),
+        row.model + (f" {LIKE_BEST}" if row.like_best else "") + (f"\n{row.variant}" if row.variant else ""),
+        str(row.n),
+        percent(stats.get("val_top1")),
+        percent(stats.get("val_top5"), spread=False),
+        percent(stats.get("test_top1")),
+        "–" if row.interval is None else f"{100 * row.interval.low:.1f}–{100 * row.interval.high:.1f}",
+        percent(stats.get("test_top5"), spread=False),
+        count(row.params),
+        count(row.macs),
+        "–" if rate is None else f"{rate:,.0f}",
+        "–" if seconds is None else f"{seconds:,.0f}",
+        "–" if memory is None else f"{memory / 2**20:,.0f}",
+    ]
+
+
+def caption(table: Table) -> str:
+    """What the table's numbers are."""
+    seeds = "mean±std over n seeds; " if any(row.n > 1 for row in table.rows) else ""
+    by = "validation" if table.ranked_by == "val_top1" else "test (there are no validation images)"
+    text = f"accuracies in %; {seeds}ranked by {by} top-1"
+    if any(row.like_best for row in table.rows):
+        text += (
+            f"; {LIKE_BEST} test top-1 not distinguishable from the first row's (p > {1 - LEVEL:.2f}, Holm-corrected)"
+        )
+    return text
+
+
+def to_rich(table: Table) -> RichTable:
+    """For the terminal; fits 80 columns, without top-5."""
+    title = f"{table.dataset} ({table.protocol})"
+    out = RichTable(title=title, caption=caption(table), box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    shown = [i for i, name in enumerate(COLUMNS) if not name.endswith("top-5")]
+    for name in (COLUMNS[i] for i in shown):
+        heading = name.replace("95 %", "95%").replace(" ", "\n").replace("/", "\n/")
+        out.add_column(heading, justify="left" if name == "model" else "right", overflow="fold")
+    for row in table.rows:
+        cells = _cells(row)
+        out.add_row(*(escape(cells[i]) for i in shown))  # augment=[flip] is no markup
+    return out
+
+
+def to_markdown(all_tables: Sequence[Table]) -> str:
+    """One section a table."""
+    lines = ["# Leaderboard", ""]
+    for table in all_tables:
+        lines += [f"## {table.dataset} ({table.protocol})", "", section(table)]
+    return "\n".join(lines)
+
+
+def section(table: Table) -> str:
+    """A table in Markdown, with what its numbers are."""
+    text = caption(table)
+    lines = [f"{text[0].upper()}{text[1:]}.", "", "| " + " | ".join(COLUMNS) + " |"]
+    lines.append("|" + "|".join("---" if name == "model" else "--:" for name in COLUMNS) + "|")
+    lines += ["| " + " | ".join(cell.replace("\n", "<br>") for cell in _cells(row)) + " |" for row in table.rows]
+    return "\n".join([*lines, ""])
+
+
+MARKER = re.compile(r"(<!-- leaderboard: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+"""``<!-- leaderboard: <data set> <protocol> -->`` and ``<!-- end -->``, between which a table goes."""
+
+
+def marked(text: str, all_tables: Sequence[Table]) -> bool:
+    """Whether ``text`` has markers for one of the tables."""
+    named = {(table.dataset, table.protocol) for table in all_tables}
+    return any((match[2], match[3]) in named for match in MARKER.finditer(text))
+
+
+def inject(text: str, all_tables: Sequence[Table]) -> str:
+    """``text`` with the tables between the markers that name them; those of other data sets are left alone."""
+    named = {(table.dataset, table.protocol): table for table in all_tables}
+
+    def filled(match: re.Match[str]) -> str:
+        table = named.get((match[2], match[3]))
+        return match[0] if table is None else f"{match[1]}\n{section(table)}\n{match[4]}"
+
+    return MARKER.sub(filled, text)
+
+
+def to_csv(all_tables: Sequence[Table]) -> str:
+    """One line a row of any table, numbers in full: accuracies as fractions, memory in bytes."""
+    names = [f"{split}_{name}" for split in ("val", "test") for name in ("top1", "top5")] + list(MEASURES)
+    header = ["dataset", "protocol", "rank", "model", "variant", "n", "params", "macs"]
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    tested = ["test_top1_low", "test_top1_high", "p_like_first"]
+    out.writerow(header + [f"{name}{part}" for name in names for part in ("", "_std")] + tested)
+    for table in all_tables:
+        for row in table.rows:
+            numbers: list[Any] = []
+            for name in names:
+                stat = row.stats.get(name)
+                numbers += [None, None] if stat is None else [stat.mean, stat.std]
+            head = [table.dataset, table.protocol, row.rank, row.model, row.variant, row.n, row.params, row.macs]
+            out.writerow([*head, *numbers, *(row.interval or (None, None)), row.p])
+    return text.getvalue()

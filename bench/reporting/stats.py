@@ -1,0 +1,154 @@
+"""Statistics of predictions: intervals, paired tests, calibration, confusion.
+
+``correct`` always means a boolean array (s, n): of s seeds, which of the same n test samples each got right.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+
+LEVEL = 0.95
+"""Of confidence intervals; tests are made at 1 - LEVEL."""
+DRAWS = 10_000
+"""Bootstrap samples."""
+BINS = 15
+"""Of the reliability diagram (Guo et al. 2017, section 5)."""
+
+
+class Stat(NamedTuple):
+    """Mean and sample standard deviation (n - 1) over ``n`` values; ``std`` is None for one value."""
+
+    mean: float
+    std: float | None
+    n: int
+
+
+class Interval(NamedTuple):
+    """A confidence interval of an accuracy, fractions."""
+
+    low: float
+    high: float
+
+
+class McNemar(NamedTuple):
+    """Samples that only one of two networks gets right, and the p-value of the exact test that both err alike."""
+
+    only_first: int
+    only_second: int
+    p: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Of each bin of confidence, (bins,): ``count``, mean ``confidence`` and ``accuracy``, NaN where it is empty; and
+    ``ece``, the expected calibration error, a fraction.
+    """
+
+    count: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    ece: float
+
+
+def mean_std(values: Sequence[float]) -> Stat:
+    """Mean and sample standard deviation of one value or more."""
+    return Stat(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+
+def interval(correct: np.ndarray) -> Interval:
+    """The bootstrap percentile interval of the mean accuracy over seeds and samples, which are drawn independently.
+
+    Samples are drawn for all seeds together, as they share them (Owen 2007, "The pigeonhole bootstrap"). With one seed
+    the interval tells of the samples alone.
+    """
+    means = _resampled([correct])[0]
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(low), float(high))
+
+
+def paired_bootstrap(first: np.ndarray, second: np.ndarray) -> float:
+    """Two-sided p-value of equal mean accuracies, (s, n) and (t, n), of seeds drawn for each, samples for both.
+
+    The bootstrap distribution of the difference is shifted to 0 (Efron, Tibshirani 1993, section 16.4).
+    """
+    one, other = _resampled([first, second])
+    observed = first.mean() - second.mean()
+    extreme = np.abs(one - other - observed) >= abs(observed) - 1e-12
+    return float((extreme.sum() + 1) / (DRAWS + 1))
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
+    """McNemar's exact test of two networks on the same samples, (n,) booleans each (McNemar 1947; Dietterich 1998)."""
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    differing = only_first + only_second
+    p = float(scipy.stats.binomtest(only_first, differing).pvalue) if differing else 1.0
+    return McNemar(only_first, only_second, p)
+
+
+def compare(first: np.ndarray, second: np.ndarray) -> float:
+    """The p-value of equal accuracy: McNemar's exact test between single seeds, else the paired bootstrap."""
+    if len(first) == len(second) == 1:
+        return mcnemar(first[0], second[0]).p
+    return paired_bootstrap(first, second)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of a family of tests, adjusted so that the chance of any false rejection stays below the level
+    (Holm 1979).
+    """
+    adjusted = [1.0] * len(p_values)
+    reached = 0.0
+    for position, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        reached = max(reached, min(1.0, (len(p_values) - position) * p_values[i]))
+        adjusted[i] = reached
+    return adjusted
+
+
+def calibration(confidence: np.ndarray, correct: np.ndarray) -> Calibration:
+    """Reliability over equal bins of the predicted class's probability, both (n,) (Guo et al. 2017, eq. 3)."""
+    place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    count = np.bincount(place, minlength=BINS)
+    with np.errstate(invalid="ignore"):
+        mean = np.bincount(place, weights=confidence, minlength=BINS) / count
+        accuracy = np.bincount(place, weights=correct, minlength=BINS) / count
+    gaps = np.where(count > 0, np.abs(accuracy - mean), 0.0)
+    return Calibration(count, mean, accuracy, float((gaps * count).sum() / count.sum()))
+
+
+def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """How many samples of each class (row) were taken for each class (column): (num_classes, num_classes)."""
+    pairs = labels.astype(np.int64) * num_classes + predicted
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def per_class(matrix: np.ndarray) -> np.ndarray:
+    """Accuracy within each class of a confusion matrix, (num_classes,); NaN for a class without samples."""
+    with np.errstate(invalid="ignore"):
+        return np.diag(matrix) / matrix.sum(axis=1)
+
+
+def _resampled(groups: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Mean accuracies of each group, (s, n) booleans, in DRAWS bootstrap samples: (DRAWS,) each.
+
+    Samples that all seeds of all groups treat alike are interchangeable, so a draw of n samples is a multinomial one
+    of the few patterns there are.
+    """
+    generator = np.random.default_rng(0)
+    patterns, counts = np.unique(np.concatenate(groups), axis=1, return_counts=True)
+    n = counts.sum()
+    shares = generator.multinomial(n, counts / n, size=DRAWS) / n  # (DRAWS, patterns)
+    means = []
+    start = 0
+    for group in groups:
+        rows = patterns[start : start + len(group)].astype(float)
+        start += len(group)
+        accuracies = shares @ rows.T  # (DRAWS, s), of each seed on the samples drawn
+        seeds = generator.multinomial(len(group), np.full(len(group), 1 / len(group)), size=DRAWS) / len(group)
+        means.append((accuracies * seeds).sum(axis=1))
+    return means

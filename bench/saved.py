@@ -1,0 +1,139 @@
+"""Trained networks: what is kept with the selected weights, and a network made of it again, without its data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from bench import cli
+from bench.checkpoint import SELECTED, CheckpointError, is_head, load
+from bench.config import ConfigError
+from bench.data.module import ImageData
+from bench.data.normalize import Normalize
+from bench.record import run_id
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A trained network, in evaluation, in 32 bits.
+
+    ``model``: (N, C, S, S) normalised → Output. ``normalize``: as the training images were. ``classes``: their names,
+    in the order of the logits. ``config``: of the run that trained it.
+    """
+
+    run_id: str
+    path: Path
+    config: dict[str, Any]
+    model: nn.Module
+    normalize: Normalize
+    classes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The network's configuration and seed, such as ``nin s0``."""
+        return f"{self.config['model']['name']} s{self.config['seed']}"
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images the network takes, in pixels."""
+        return int(self.config["data"]["image_size"])
+
+    @property
+    def decode_size(self) -> int:
+        """Side of the images the normalisation was learnt from, in pixels."""
+        return int(self.config["data"]["decode_size"])
+
+    @property
+    def in_channels(self) -> int:
+        """1 for grey images, 3 for colour."""
+        return int(self.config["data"]["in_channels"])
+
+    @torch.inference_mode()
+    def logits(self, images: Tensor) -> Tensor:
+        """Normalised images (B, S, S, C) → (B, num_classes) float32."""
+        return self.model(images.permute(0, 3, 1, 2)).logits.float()
+
+
+def use(resolved: Mapping[str, Any], data: ImageData) -> dict[str, Any]:
+    """What a checkpoint keeps beside the weights for their use: numbers, text and tensors."""
+    return {
+        "config": dict(resolved),
+        "classes": list(data.dataset.classes),
+        "normalize": data.plain.normalize.state(),
+    }
+
+
+def load_weights(model: nn.Module, path: Path) -> int:
+    """Load the selected weights, which have no auxiliary heads; returns their epoch, counted from 1."""
+    content = load(path)
+    _load(model, content["state_dict"])
+    return int(content["epoch"])
+
+
+def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    weights = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    missing = [name for name in missing if not is_head(f"model.{name}")]
+    if missing or unexpected:
+        raise RuntimeError(f"weights do not fit: missing {missing[:3]}, unexpected {unexpected[:3]}")
+
+
+def open_run(place: Path | str, device: torch.device | str = "cpu") -> Saved:
+    """The network of a run's directory or of a file of selected weights, on ``device``.
+
+    Raises:
+        ConfigError: there is none, it was made by another program, or names code that is not this project's.
+    """
+    path = Path(place).expanduser()
+    file = path / "checkpoints" / SELECTED if path.is_dir() else path
+    if not file.is_file():
+        raise ConfigError(f"checkpoint={place}: no such file; name a run's directory or its checkpoints/{SELECTED}")
+    try:
+        content = load(file)
+    except CheckpointError as error:
+        raise ConfigError(str(error).partition(";")[0]) from error
+    if not isinstance(content, dict) or "use" not in content or "state_dict" not in content:
+        raise ConfigError(f"checkpoint={place}: holds no selected weights; name a run's checkpoints/{SELECTED}")
+    config = content["use"]["config"]
+    settings = {"net": config["model"]["net"], "normalize": config["augment"]["normalize"]}
+    with cli.mistakes():
+        _check_targets(settings, place)
+        model = hydra.utils.instantiate(OmegaConf.create(settings["net"]))
+        normalize = hydra.utils.instantiate(OmegaConf.create(settings["normalize"]))
+        try:
+            _load(model, content["state_dict"])
+        except RuntimeError as error:
+            raise ConfigError(f"checkpoint={place}: {error}") from error
+    normalize.restore(content["use"]["normalize"])
+    model = model.to(device).eval()
+    if config["trainer"]["channels_last"]:
+        model = model.to(memory_format=torch.channels_last)
+    return Saved(run_id(config), file, config, model, normalize, tuple(content["use"]["classes"]))
+
+
+def _check_targets(node: Any, place: Path | str) -> None:
+    """Refuse a configuration that would call other than this project's classes: a checkpoint may be a stranger's.
+
+    Raises:
+        ConfigError: it names something else.
+    """
+    if isinstance(node, list | tuple):
+        for value in node:
+            _check_targets(value, place)
+    if not isinstance(node, Mapping):
+        return
+    if "_target_" in node:
+        target = str(node["_target_"])
+        made_here = target.startswith(("bench.models.", "bench.data."))
+        # a name may lead through a module to another that it imports
+        if not made_here or not str(getattr(hydra.utils.get_object(target), "__module__", "")).startswith("bench."):
+            raise ConfigError(f"checkpoint={place}: wants to call {target}, which is not of this project; not loaded")
+    for value in node.values():
+        _check_targets(value, place)

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from bench.reporting import predictions
+from bench.reporting.predictions import HARDEST, Predictions
+
+
+def make(n=40, classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(n, classes)).astype(np.float32)
+    names = np.array([f"class {i}" for i in range(classes)])
+    return Predictions(logits, logits.argmax(axis=1), rng.integers(0, classes, n), np.arange(n).astype(str), names)
+
+
+def save(folder, made):
+    np.savez_compressed(
+        folder / predictions.PREDICTIONS, logits=made.logits.astype(np.float16),
+        predicted=made.predicted.astype(np.int16), labels=made.labels, ids=made.ids, classes=made.classes,
+    )  # fmt: skip
+
+
+def test_what_was_saved_is_loaded(tmp_path):
+    made = make()
+    assert predictions.load(tmp_path) is None
+    save(tmp_path, made)
+    loaded = predictions.load(tmp_path)
+    assert loaded.logits.dtype == np.float32
+    assert np.array_equal(loaded.correct, made.predicted == made.labels)
+    assert loaded.probabilities.sum(axis=1) == pytest.approx(np.ones(40), abs=1e-6)
+    assert loaded.confidence == pytest.approx(loaded.probabilities.max(axis=1))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK no archive", None])
+def test_a_damaged_file_is_named(tmp_path, content):
+    if content is None:
+        np.savez(tmp_path / predictions.PREDICTIONS, logits=np.zeros(1))  # the rest is missing
+    else:
+        (tmp_path / predictions.PREDICTIONS).write_bytes(content)
+    with pytest.raises(ValueError, match=r"predictions.npz: is damaged"):
+        predictions.load(tmp_path)
+
+
+def test_the_hardest_mistakes_come_first_and_are_mistakes():
+    made = make(200)
+    hardest = made.hardest()
+    assert len(hardest) == HARDEST
+    assert not made.correct[hardest].any()
+    truth = made.probabilities[np.arange(200), made.labels]
+    assert (np.diff(truth[hardest]) >= 0).all()
+    assert truth[hardest[-1]] <= np.sort(truth[~made.correct])[HARDEST - 1]
+
+
+def test_samples_are_the_same_in_the_same_order_or_they_are_not():
+    one, turned = make(), make(seed=1)
+    assert predictions.same_samples([one, one])
+    assert not predictions.same_samples([one, turned])  # other labels

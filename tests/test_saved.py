@@ -1,0 +1,69 @@
+"""Trained networks made again from their checkpoints, without their data."""
+
+import numpy as np
+import pytest
+import torch
+from common import SHORT
+
+from bench import saved, train
+from bench.assemble import build
+from bench.config import ConfigError
+from bench.reporting import predictions
+from bench.saved import open_run
+from bench.store import Store
+
+QUIET = (*SHORT, "progress=none", "trainer.precision=32-true")
+
+
+@pytest.mark.parametrize(("model", "normalize"), [("googlenet", "channel"), ("lenet", "pixel_mean"), ("lenet", "zca")])
+def test_a_saved_network_answers_as_it_did_in_the_test(composed, model, normalize):
+    cfg = composed(f"model={model}", *QUIET, f"augment/normalize={normalize}")
+    record = train.run(cfg)
+    assert record.status == "ok", record.error
+    folder = Store(cfg.paths.results).path(record.run_id)
+    made = open_run(folder)
+    assert (made.run_id, made.name, made.image_size, made.in_channels) == (record.run_id, f"{model} s0", 32, 3)
+    assert not made.model.training
+    data, _ = build(cfg, record.config, torch.device("cpu"))
+    logits = made.logits(made.normalize(torch.from_numpy(data.dataset.pixels[data.test[:128]])))
+    told = predictions.load(folder)
+    assert made.classes == tuple(told.classes)
+    assert np.abs(logits.numpy() - told.logits[:128]).max() < 2e-2  # they were rounded to 16 bits
+    assert open_run(folder / "checkpoints/selected.ckpt").run_id == record.run_id
+
+
+@pytest.fixture
+def checkpoint(tmp_path, composed):
+    """What a file of selected weights holds, and a place to write it to."""
+    cfg = composed("model=lenet", *QUIET)
+    resolved = train.config.check(cfg)
+    data, module = build(cfg, resolved, torch.device("cpu"))
+    content = {"epoch": 1, "state_dict": module.state_dict(), "use": saved.use(resolved, data)}
+    return content, tmp_path / "selected.ckpt"
+
+
+@pytest.mark.parametrize("target", ["os.system", "bench.models.layers.torch.load", "bench.config.check"])
+@pytest.mark.parametrize("place", ["model.net", "augment.normalize"])
+def test_a_checkpoint_that_would_call_something_else_is_refused(checkpoint, target, place):
+    content, file = checkpoint
+    group, name = place.split(".")
+    content["use"]["config"][group][name] = {"_target_": "bench.models.lenet.LeNet", "deeper": [{"_target_": target}]}
+    torch.save(content, file)
+    with pytest.raises(ConfigError, match=f"wants to call {target}"):
+        open_run(file)
+
+
+def test_what_is_no_checkpoint_is_named(checkpoint, tmp_path):
+    content, file = checkpoint
+    with pytest.raises(ConfigError, match=r"no-such: no such file; name a run's directory"):
+        open_run("no-such")
+    file.write_bytes(b"not a checkpoint")
+    with pytest.raises(ConfigError, match=r"selected.ckpt: holds code or is damaged"):
+        open_run(file)
+    torch.save({"state_dict": {}}, file)
+    with pytest.raises(ConfigError, match="holds no selected weights"):
+        open_run(file)
+    del content["state_dict"][min(content["state_dict"])]
+    torch.save(content, file)
+    with pytest.raises(ConfigError, match="weights do not fit"):
+        open_run(file)
