@@ -2,14 +2,16 @@
 
     bench-report [paths.results=results/local] [data=…] [protocol=…] [model=…] [seed=…] [sort=rank] [readme=FILE]
 
-Writes leaderboard.md and leaderboard.csv of all finished runs into the folder, and prints the tables of those that
-data, protocol, model and seed choose, one value each or several with commas. sort: rank (by validation top-1, the
+Writes leaderboard.md, leaderboard.csv and report.html, a page to explore that opens without a network, of all runs into
+the folder, and prints the tables of those that data, protocol, model and seed choose, one value each or several with
+commas. sort: rank (by validation top-1, the
 default), test_top1, params, macs, fit_seconds and others; ranks stay. readme=FILE: puts each table between the lines
 <!-- leaderboard: DATA PROTOCOL --> and <!-- end --> of that file.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
@@ -95,7 +97,21 @@ def main() -> None:
             _refuse(f"readme={readme}: has no place for a table; write {there} and <!-- end --> into it")
         write_atomically(readme, render.inject(text, tables))
     written = [results / "leaderboard.md", results / "leaderboard.csv", *([readme] if readme else [])]
+    if importlib.util.find_spec("plotly") is None:
+        console.say("no report.html: needs plotly; pip install 'convbench[report]'")
+    else:
+        written.append(write_page(store, tables))
     console.say(f"written: {', '.join(map(str, written))}")
+
+
+def write_page(store: Store, tables: Sequence[leaderboard.Table]) -> Path:
+    """Write report.html; returns its path."""
+    from bench.reporting import page  # only now: needs plotly
+
+    records = store.load_all()
+    file = store.root / "report.html"
+    write_atomically(file, page.build(tables, records, predictions_of(store, records), store.root / "runs"))
+    return file
 
 
 def _chosen(records: Sequence[RunRecord], settings: dict[str, str]) -> list[RunRecord]:

@@ -62,35 +62,36 @@ def bench(
     return run
 
 
+def record_of(model: str = "lenet", seed: int = 0, val: float | None = 0.9, test: float = 0.8, **fields) -> RunRecord:
+    """A record as a trained cell writes it, with any field replaced."""
+    settings = {"model": {"name": model}, "data": {"name": "digits"}, "seed": seed, "optimizer": {"lr": 0.1}}
+    metrics = {"train": {"top1": 0.95, "top5": 1.0, "loss": 0.1}, "test": {"top1": test, "top5": 0.99, "loss": 0.3}}
+    if val is not None:
+        metrics["val"] = {"top1": val, "top5": 0.98, "loss": 0.2}
+    defaults = {
+        "run_id": f"digits-{model}-s{seed}-0123456789",
+        "status": "ok",
+        "model": model,
+        "dataset": "digits",
+        "protocol": "stratified",
+        "seed": seed,
+        "image_size": 32,
+        "created_at": "2026-01-02T03:04:05+00:00",
+        "config": settings,
+        "metrics": metrics,
+        "params": 61706,
+        "macs": 416520,
+        "train_images_per_s": 1000.0,
+        "fit_seconds": 2.0,
+        "peak_memory_bytes": 2**30,
+    }
+    return RunRecord(**(defaults | fields))
+
+
 @pytest.fixture
 def make_record() -> Callable[..., RunRecord]:
-    """A record as a trained cell writes it, with any field replaced."""
-
-    def make(model: str = "lenet", seed: int = 0, val: float | None = 0.9, test: float = 0.8, **fields) -> RunRecord:
-        settings = {"model": {"name": model}, "data": {"name": "digits"}, "seed": seed, "optimizer": {"lr": 0.1}}
-        metrics = {"train": {"top1": 0.95, "top5": 1.0, "loss": 0.1}, "test": {"top1": test, "top5": 0.99, "loss": 0.3}}
-        if val is not None:
-            metrics["val"] = {"top1": val, "top5": 0.98, "loss": 0.2}
-        defaults = {
-            "run_id": f"digits-{model}-s{seed}-0123456789",
-            "status": "ok",
-            "model": model,
-            "dataset": "digits",
-            "protocol": "stratified",
-            "seed": seed,
-            "image_size": 32,
-            "created_at": "2026-01-02T03:04:05+00:00",
-            "config": settings,
-            "metrics": metrics,
-            "params": 61706,
-            "macs": 416520,
-            "train_images_per_s": 1000.0,
-            "fit_seconds": 2.0,
-            "peak_memory_bytes": 2**30,
-        }
-        return RunRecord(**(defaults | fields))
-
-    return make
+    """See :func:`record_of`."""
+    return record_of
 
 
 @pytest.fixture(autouse=True)

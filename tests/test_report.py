@@ -99,3 +99,16 @@ def test_help_is_printed(call):
     code, out, _ = call(report.main, "--help")
     assert code == 0
     assert "paths.results" in out
+
+
+def test_the_page_is_written_and_without_plotly_it_is_told_what_to_install(store, call, monkeypatch):
+    pytest.importorskip("plotly")
+    code, out, _ = call(report.main, f"paths.results={store.root}")
+    assert (code, (store.root / "report.html").exists()) == (0, True)
+    assert str(store.root / "report.html") in out.replace("\n", "")
+    (store.root / "report.html").unlink()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, out, _ = call(report.main, f"paths.results={store.root}")
+    assert code == 0
+    assert "pip install 'convbench[report]'" in out
+    assert not (store.root / "report.html").exists()

@@ -1,0 +1,288 @@
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+const $ = (id) => document.getElementById(id);
+const LEVEL = 0.05;
+// Okabe and Ito's colours, which the colour-blind can tell apart; black gives way to the text's colour
+const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7F7F7F"];
+const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down"];
+const DASHES = ["solid", "dash", "dot", "dashdot"];
+
+/** An element with attributes and children; text goes in as text, never as markup. */
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+const percent = (value, digits = 1) => (value === null || value === undefined ? "–" : (100 * value).toFixed(digits));
+const withStd = (pair) => (pair ? percent(pair[0]) + (pair[1] === null ? "" : "±" + percent(pair[1])) : "–");
+const number = (value) => (value === null || value === undefined ? "–" : Math.round(value).toLocaleString("en"));
+function count(value) {
+  if (value === null || value === undefined) return "–";
+  for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["k", 1e3]]) {
+    if (value >= 0.9995 * size) return Number((value / size).toPrecision(3)) + unit;
+  }
+  return String(value);
+}
+const mean = (row, name) => (Array.isArray(row[name]) ? row[name][0] : row[name] ?? null);
+
+const COLUMNS = [
+  ["#", "rank", (row) => row.rank],
+  ["model", "model", null],
+  ["n", "n", (row) => row.n],
+  ["val top-1", "val_top1", (row) => withStd(row.val_top1)],
+  ["test top-1", "test_top1", (row) => withStd(row.test_top1)],
+  ["95 % interval", "interval", (row) => (row.interval ? row.interval.map((v) => percent(v)).join("–") : "–")],
+  ["test top-5", "test_top5", (row) => percent(mean(row, "test_top5"))],
+  ["params", "params", (row) => count(row.params)],
+  ["MACs", "macs", (row) => count(row.macs)],
+  ["images/s", "train_images_per_s", (row) => number(mean(row, "train_images_per_s"))],
+  ["fit s", "fit_seconds", (row) => number(mean(row, "fit_seconds"))],
+  ["peak MiB", "peak_memory_bytes", (row) => number(mean(row, "peak_memory_bytes") === null ? null : mean(row, "peak_memory_bytes") / 2 ** 20)],
+];
+// of these the least comes first when they are sorted by
+const ASCENDING = new Set(["rank", "model", "params", "macs", "fit_seconds", "peak_memory_bytes"]);
+
+const state = { key: "rank", down: false };
+const table = () => data.tables[Number($("table").value)];
+const matches = (row) => {
+  const words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const text = `${row.model} ${row.variant}`.toLowerCase();
+  return words.every((word) => text.includes(word));
+};
+const shownRows = () => table().rows.filter(matches);
+
+function drawRows() {
+  const value = (row) => mean(row, state.key);
+  const rows = shownRows().sort((one, other) => {
+    const [a, b] = [value(one), value(other)];
+    if (a === null || b === null) return (a === null) - (b === null);
+    const order = a < b ? -1 : a > b ? 1 : 0;
+    return state.down ? -order : order;
+  });
+  const head = make("tr", {}, ...COLUMNS.map(([title, key]) => {
+    const sorted = key === state.key;
+    const arrow = sorted ? (state.down ? " ▼" : " ▲") : "";
+    const button = make("button", { type: "button", "data-key": key, onclick: () => sortBy(key) }, title + arrow);
+    return make("th", { scope: "col", "aria-sort": sorted ? (state.down ? "descending" : "ascending") : "none" }, button);
+  }));
+  const body = rows.map((row) => make("tr", {}, ...COLUMNS.map(([, key, text]) => {
+    if (key !== "model") return make("td", {}, text(row));
+    const links = row.runs.map((id) => make("a", { href: "#" + id, title: id, onclick: () => open(id) }, row.runs.length > 1 ? `s${data.runs[id].seed}` : row.model));
+    const name = row.runs.length > 1 ? [row.model, " ", ...links.flatMap((link) => [link, " "])] : links;
+    return make("td", {}, ...name, row.like_best ? " ≈" : null, row.variant ? make("span", { class: "variant" }, row.variant) : null);
+  })));
+  $("rows").replaceChildren(make("thead", {}, head), make("tbody", {}, ...body));
+  $("caption").textContent = table().caption + (rows.length < table().rows.length ? `; ${rows.length} of ${table().rows.length} rows shown` : "");
+}
+
+function sortBy(key) {
+  state.down = key === state.key ? !state.down : !ASCENDING.has(key);
+  state.key = key;
+  drawRows();
+  document.querySelector(`#rows button[data-key="${key}"]`).focus();
+}
+
+function layout(more) {
+  const style = getComputedStyle(document.documentElement);
+  const [back, front, line] = ["--back", "--front", "--line"].map((name) => style.getPropertyValue(name).trim());
+  const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true };
+  const { xaxis = {}, yaxis = {}, ...others } = more;
+  return {
+    paper_bgcolor: back, plot_bgcolor: back, font: { color: front, family: "system-ui, sans-serif" },
+    margin: { l: 55, r: 15, t: 25, b: 45 }, hoverlabel: { namelength: -1 }, legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" },
+    xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis }, ...others,
+  };
+}
+const OPTIONS = { responsive: true, displayModeBar: false };
+const plot = (place, traces, more) => Plotly.react(place, traces, layout(more), OPTIONS);
+
+function drawCosts() {
+  const cost = $("cost").value;
+  const traces = shownRows().filter((row) => mean(row, cost) !== null && row.test_top1).map((row, i) => ({
+    type: "scatter", mode: "markers", name: row.model + (row.variant ? " " + row.variant : ""),
+    x: [mean(row, cost)], y: [100 * row.test_top1[0]],
+    error_y: { type: "data", array: [100 * (row.test_top1[1] ?? 0)], visible: row.test_top1[1] !== null },
+    marker: { size: 11, color: COLORS[i % COLORS.length], symbol: SYMBOLS[Math.floor(i / COLORS.length + i) % SYMBOLS.length] },
+    hovertemplate: "%{fullData.name}<br>%{x:.4s}<br>%{y:.2f} %<extra></extra>",
+  }));
+  plot("cost-chart", traces, {
+    xaxis: { type: "log", dtick: "D2", title: { text: $("cost").selectedOptions[0].text } },
+    yaxis: { title: { text: "test top-1, %" } },
+  });
+}
+
+function drawCurves() {
+  const name = $("curve").value;
+  const scale = name.endsWith("top1") ? 100 : 1;
+  const traces = shownRows().flatMap((row, i) => row.runs.filter((id) => data.runs[id].curves[name]).map((id, k) => ({
+    type: "scatter", mode: "lines", name: row.model + (row.variant ? " " + row.variant : ""), legendgroup: String(i), showlegend: k === 0,
+    x: data.runs[id].curves[name].map((_, epoch) => epoch + 1), y: data.runs[id].curves[name].map((v) => scale * v),
+    line: { color: COLORS[i % COLORS.length], dash: DASHES[Math.floor(i / COLORS.length) % DASHES.length] },
+    hovertemplate: `%{fullData.name}, seed ${data.runs[id].seed}<br>epoch %{x}: %{y:.2f}<extra></extra>`,
+  })));
+  plot("curve-chart", traces, {
+    xaxis: { title: { text: "epoch" } },
+    yaxis: { title: { text: $("curve").selectedOptions[0].text + (scale === 100 ? ", %" : "") } },
+  });
+}
+
+/** Bytes of which each bit tells whether a sample was right, the first sample the lowest bit. */
+const bits = (run) => Uint8Array.from(atob(run.correct), (letter) => letter.charCodeAt(0));
+function ones(byte) {
+  let sum = 0;
+  for (; byte; byte >>= 1) sum += byte & 1;
+  return sum;
+}
+
+/** The p-value of McNemar's exact test: two-sided binomial with share 1/2. */
+function mcnemar(onlyFirst, onlySecond) {
+  const n = onlyFirst + onlySecond;
+  let term = -n * Math.LN2, sum = 0; // logarithm of C(n, k) / 2^n
+  for (let k = 0; k <= Math.min(onlyFirst, onlySecond); k++) {
+    sum += Math.exp(term);
+    term += Math.log(n - k) - Math.log(k + 1);
+  }
+  return Math.min(1, 2 * sum);
+}
+
+function drawComparison() {
+  const place = $("comparison");
+  const [a, b] = ["first", "second"].map((id) => $(id).value);
+  const [one, other] = [data.runs[a], data.runs[b]];
+  if (!one || !other) return place.replaceChildren(make("p", { class: "note" }, "There are no two runs with predictions."));
+  if (one.dataset !== other.dataset || one.protocol !== other.protocol) {
+    return place.replaceChildren(make("p", { id: "verdict" }, `Not comparable: ${one.dataset} (${one.protocol}) and ${other.dataset} (${other.protocol}) are different protocols.`));
+  }
+  if (data.samples[a] !== data.samples[b]) {
+    return place.replaceChildren(make("p", { id: "verdict" }, "Not comparable: they were tested on different images."));
+  }
+  const [first, second] = [bits(one), bits(other)];
+  let [onlyFirst, onlySecond, both] = [0, 0, 0];
+  first.forEach((byte, i) => {
+    onlyFirst += ones(byte & ~second[i] & 255);
+    onlySecond += ones(second[i] & ~byte & 255);
+    both += ones(byte & second[i]);
+  });
+  const n = one.test_size, p = mcnemar(onlyFirst, onlySecond);
+  const better = onlyFirst > onlySecond ? `${one.model}, seed ${one.seed},` : `${other.model}, seed ${other.seed},`;
+  const gap = Math.abs(onlyFirst - onlySecond) / n;
+  const verdict = p < LEVEL ? `${better} is better by ${percent(gap, 2)} points` : `They cannot be told apart (${percent(gap, 2)} points)`;
+  const row = (label, value) => make("tr", {}, make("th", { scope: "row" }, label), make("td", {}, value));
+  place.replaceChildren(
+    make("p", { id: "verdict" }, `${verdict}: p = ${p < 1e-4 ? p.toExponential(1) : p.toFixed(4)}, McNemar's exact test on ${number(n)} images.`),
+    make("table", { class: "text" }, make("tbody", {},
+      row("both right", number(both)), row("only the first right", number(onlyFirst)),
+      row("only the second right", number(onlySecond)), row("both wrong", number(n - both - onlyFirst - onlySecond)))),
+    make("p", { class: "note" }, "A test of these two trained networks; that other seeds would do the same it does not say. For many pairs p needs a correction."),
+  );
+}
+
+/** A run's section, filled when it is opened. */
+function fill(body, id) {
+  const run = data.runs[id], classes = data.classes[run.dataset] ?? [];
+  const fact = (label, value) => make("tr", {}, make("th", { scope: "row" }, label), make("td", {}, value));
+  const facts = (...pairs) => make("div", { class: "wide", tabindex: "0" }, make("table", { class: "text" }, make("tbody", {}, ...pairs.map((pair) => fact(...pair)))));
+  if (run.status !== "ok") body.append(make("p", { class: "failed" }, `${run.status}: ${run.error}`));
+  const metrics = Object.entries(run.metrics).map(([split, values]) => [split, `top-1 ${percent(values.top1, 2)} %, top-5 ${percent(values.top5, 2)} %, loss ${values.loss.toFixed(4)}`]);
+  const own = [...metrics, ["epochs", run.epochs ? `${run.epochs}, weights of epoch ${run.selected_epoch}` : "–"], ["parameters, MACs", `${count(run.params)}, ${count(run.macs)}`],
+    ["training", run.fit_seconds === null ? "–" : `${number(run.fit_seconds)} s, ${number(run.train_images_per_s)} images/s, ${number(run.peak_memory_bytes / 2 ** 20)} MiB`]];
+  if (run.ece !== undefined) own.push(["expected calibration error", percent(run.ece, 2) + " %"]);
+  body.append(facts(...own));
+  const charts = make("div", { class: "charts" });
+  body.append(charts);
+  const plots = []; // drawn when all places are there, and so have their widths
+  const chart = (title, traces, more) => {
+    const place = make("div", { class: "chart" });
+    charts.append(make("div", {}, make("h3", {}, title), place));
+    plots.push(() => plot(place, traces, more));
+  };
+  const curves = ["train_top1", "val_top1"].filter((name) => run.curves[name]);
+  if (curves.length) {
+    chart("Learning curves", curves.map((name, i) => ({
+      type: "scatter", mode: "lines+markers", name: name === "val_top1" ? "validation" : "training", y: run.curves[name].map((v) => 100 * v),
+      x: run.curves[name].map((_, epoch) => epoch + 1), line: { color: COLORS[i], dash: DASHES[i] }, marker: { size: 4 },
+    })), { xaxis: { title: { text: "epoch" } }, yaxis: { title: { text: "top-1, %" } } });
+  }
+  if (run.reliability) {
+    chart("Reliability", [
+      { type: "scatter", mode: "lines", x: [0, 100], y: [0, 100], line: { dash: "dot", color: "#7F7F7F" }, hoverinfo: "skip", showlegend: false },
+      { type: "scatter", mode: "lines+markers", showlegend: false, line: { color: COLORS[0] }, x: run.reliability.map((bin) => 100 * bin[0]), y: run.reliability.map((bin) => 100 * bin[1]),
+        customdata: run.reliability.map((bin) => bin[2]), hovertemplate: "confidence %{x:.1f} %<br>right %{y:.1f} %<br>%{customdata} images<extra></extra>" },
+    ], { xaxis: { title: { text: "confidence, %" }, range: [0, 100] }, yaxis: { title: { text: "right, %" }, range: [0, 100] } });
+  }
+  if (run.confusion) {
+    const cells = classes.map(() => new Array(classes.length).fill(0));
+    for (const [truth, taken, images] of run.confusion) cells[truth][taken] = images;
+    const shares = cells.map((line) => { const sum = line.reduce((a, b) => a + b, 0); return line.map((v) => (sum ? 100 * v / sum : null)); });
+    const ticks = classes.length > 20 ? { showticklabels: false } : {};
+    chart("Confusion", [{
+      type: "heatmap", x: classes, y: classes, z: shares, customdata: cells, colorscale: "Cividis", zmin: 0, zmax: 100, colorbar: { title: { text: "%" }, thickness: 12 },
+      hovertemplate: "%{y} taken for %{x}<br>%{customdata} images, %{z:.1f} %<extra></extra>",
+    }], { xaxis: { title: { text: "taken for" }, type: "category", ...ticks }, yaxis: { title: { text: "is" }, autorange: "reversed", type: "category", ...ticks } });
+  }
+  plots.forEach((draw) => draw());
+  if (run.mistakes) {
+    const n = run.mistakes.told.length, side = 96;
+    body.append(make("h3", {}, "Hardest mistakes"), make("ul", { class: "tiles" }, ...run.mistakes.told.map(([name, truth, taken, sure], i) => {
+      const tile = make("div", { class: "tile", role: "img", "aria-label": name });
+      tile.style.background = `url(${run.mistakes.strip}) -${i * side}px 0 / ${n * side}px ${side}px`;
+      return make("li", {}, tile, `${classes[truth]}, taken for ${classes[taken]} (${percent(sure, 0)} %)`);
+    })));
+  }
+  body.append(make("h3", {}, "Provenance"), facts(
+    ["made", run.created_at], ["git", run.git_sha ?? "–"], ["device, precision", `${run.device ?? "–"}, ${run.precision ?? "–"}`],
+    ...Object.entries(run.hardware).map(([key, value]) => [key, Array.isArray(value) ? value.join(", ") || "–" : String(value ?? "–")]),
+    ["versions", Object.entries(run.versions).map((pair) => pair.join(" ")).join(", ")]));
+  body.append(make("details", {}, make("summary", {}, "Configuration"), make("pre", { tabindex: "0" }, JSON.stringify(run.config, null, 2))));
+}
+
+function drawRuns() {
+  $("run-list").replaceChildren(...Object.entries(data.runs).map(([id, run]) => {
+    const body = make("div", { class: "body" });
+    const outcome = run.status === "ok" ? ` test ${percent(run.metrics.test.top1)} %` : make("span", { class: "failed" }, ` ${run.status}`);
+    const details = make("details", { id }, make("summary", {}, id, outcome), body);
+    details.addEventListener("toggle", () => { if (details.open && !body.hasChildNodes()) fill(body, id); });
+    return details;
+  }));
+}
+function open(id) {
+  const details = document.getElementById(id);
+  if (details instanceof HTMLDetailsElement) details.open = true;
+}
+
+function drawAll() {
+  if (data.tables.length) { drawRows(); drawCosts(); drawCurves(); }
+  drawComparison();
+}
+function setTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+  if (data.tables.length) { drawCosts(); drawCurves(); }
+  for (const details of document.querySelectorAll("#run-list > details")) { // drawn in the other colours
+    const body = details.querySelector(".body");
+    body.replaceChildren();
+    if (details.open) fill(body, details.id);
+  }
+}
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+document.documentElement.dataset.theme = dark.matches ? "dark" : "light";
+dark.addEventListener("change", () => setTheme(dark.matches ? "dark" : "light"));
+$("theme").addEventListener("click", () => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
+$("table").append(...data.tables.map((one, i) => make("option", { value: i }, `${one.dataset} (${one.protocol})`)));
+for (const id of ["first", "second"]) {
+  $(id).append(...Object.keys(data.samples).map((name) => make("option", { value: name }, name)));
+  $(id).addEventListener("change", drawComparison);
+}
+if ($("second").options.length > 1) $("second").selectedIndex = 1;
+for (const [id, event] of [["table", "change"], ["filter", "input"]]) $(id).addEventListener(event, () => { drawRows(); drawCosts(); drawCurves(); });
+$("cost").addEventListener("change", drawCosts);
+$("curve").addEventListener("change", drawCurves);
+drawRuns();
+drawAll();
+addEventListener("hashchange", () => open(decodeURIComponent(location.hash.slice(1))));
+open(decodeURIComponent(location.hash.slice(1)));

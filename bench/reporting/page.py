@@ -1,0 +1,131 @@
+"""report.html: the leaderboard, charts, every run and comparisons in one file that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from plotly.offline import get_plotlyjs
+
+from bench.record import RunRecord
+from bench.reporting import stats
+from bench.reporting.leaderboard import Table
+from bench.reporting.predictions import MISTAKES, Predictions
+from bench.reporting.render import caption
+
+CURVES = ("train_top1", "val_top1", "train_loss", "val_loss")
+DIGITS = 4
+"""Of fractions in the page: a hundredth of a percent."""
+
+
+def build(
+    tables: Sequence[Table], records: Sequence[RunRecord], predictions: Mapping[str, Predictions], folder: Path
+) -> str:
+    """The page; ``folder`` holds the runs' directories. Equal records give equal bytes."""
+    data = {
+        "tables": [_table(table) for table in tables],
+        "runs": {record.run_id: _run(record, predictions.get(record.run_id), folder) for record in records},
+        "classes": {
+            record.dataset: predictions[record.run_id].classes.tolist()
+            for record in records
+            if record.run_id in predictions
+        },
+        "samples": _samples(predictions),
+    }
+    assets = files("bench.reporting") / "assets"
+    page = (assets / "page.html").read_text()
+    # what a script element may hold: no "</script>", no "<!--"
+    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    parts = {
+        "css": (assets / "page.css").read_text(),
+        "plotly": get_plotlyjs(),
+        "data": text,
+        "js": (assets / "page.js").read_text(),
+    }
+    for name, part in parts.items():
+        page = page.replace(f"{{{{{name}}}}}", part)
+    return page
+
+
+def _table(table: Table) -> dict[str, Any]:
+    rows = [
+        {
+            **{name: getattr(row, name) for name in ("rank", "model", "variant", "n", "params", "macs", "p")},
+            "runs": row.run_ids,
+            "interval": row.interval and [round(value, DIGITS) for value in row.interval],
+            "like_best": row.like_best,
+            **{name: [_short(stat.mean), _short(stat.std)] for name, stat in row.stats.items()},
+        }
+        for row in table.rows
+    ]
+    return {"dataset": table.dataset, "protocol": table.protocol, "caption": caption(table), "rows": rows}
+
+
+def _short(value: float | None) -> float | None:
+    """Enough digits for a page."""
+    return None if value is None else float(f"{value:.6g}")
+
+
+def _run(record: RunRecord, predictions: Predictions | None, folder: Path) -> dict[str, Any]:
+    told = {name: value for name, value in asdict(record).items() if name not in ("run_id", "schema_version")}
+    run = told | {"curves": _curves(folder / record.run_id / "metrics.csv")}
+    if predictions is None or record.status != "ok":
+        return run
+    matrix = stats.confusion(predictions.labels, predictions.predicted, len(predictions.classes))
+    places = np.argwhere(matrix)
+    calibration = stats.calibration(predictions.confidence, predictions.correct)
+    filled = calibration.count > 0
+    return run | {
+        # of each sample whether it was right, a bit each, the first sample the lowest bit
+        "correct": base64.b64encode(np.packbits(predictions.correct, bitorder="little").tobytes()).decode(),
+        "confusion": [[int(i), int(j), int(matrix[i, j])] for i, j in places],
+        "ece": round(calibration.ece, DIGITS),
+        "reliability": [
+            [round(float(confidence), DIGITS), round(float(accuracy), DIGITS), int(count)]
+            for confidence, accuracy, count in zip(
+                calibration.confidence[filled], calibration.accuracy[filled], calibration.count[filled], strict=True
+            )
+        ],
+        "mistakes": _mistakes(predictions, folder / record.run_id / MISTAKES),
+    }
+
+
+def _samples(predictions: Mapping[str, Predictions]) -> dict[str, int]:
+    """Run id → a number that runs share which were tested on the same samples."""
+    numbers: dict[bytes, int] = {}
+    return {
+        name: numbers.setdefault(one.ids.tobytes() + one.labels.tobytes(), len(numbers))
+        for name, one in sorted(predictions.items())
+    }
+
+
+def _curves(file: Path) -> dict[str, list[float]]:
+    if not file.exists():
+        return {}
+    with file.open() as lines:
+        rows = list(csv.DictReader(lines))
+    return {name: [_short(float(row[name])) or 0.0 for row in rows] for name in CURVES if rows and name in rows[0]}
+
+
+def _mistakes(predictions: Predictions, picture: Path) -> dict[str, Any] | None:
+    """The hardest mistakes: a strip of images, and of each what it was, what it was taken for, and how surely."""
+    if not picture.exists():
+        return None
+    hardest = predictions.hardest()
+    told = [
+        [
+            str(predictions.ids[i]),
+            int(predictions.labels[i]),
+            int(predictions.predicted[i]),
+            round(float(predictions.confidence[i]), DIGITS),
+        ]
+        for i in hardest
+    ]
+    return {"strip": "data:image/webp;base64," + base64.b64encode(picture.read_bytes()).decode(), "told": told}

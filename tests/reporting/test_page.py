@@ -1,0 +1,210 @@
+"""report.html, as text and in a browser."""
+
+import base64
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench import report
+from bench.reporting import page, stats
+from bench.reporting.leaderboard import tables
+from bench.store import Store, write_atomically
+
+pytest.importorskip("plotly")
+CLASSES = ["<b>cat</b>", "dog", "horse"]  # names are text, not markup
+ACCURACY = {"lenet": 0.7, "nin": 0.8, "vgg16": 0.9}
+
+
+def save_predictions(folder, accuracy, seed, samples):
+    rng = np.random.default_rng(seed)
+    labels = np.random.default_rng(9).integers(0, 3, samples)
+    predicted = np.where(rng.random(samples) < accuracy, labels, (labels + 1) % 3)
+    logits = rng.normal(size=(samples, 3)).astype(np.float16)
+    logits[np.arange(samples), predicted] += 8
+    predicted = logits.argmax(axis=1)
+    np.savez_compressed(
+        folder / "predictions.npz", logits=logits, predicted=predicted.astype(np.int16), labels=labels,
+        ids=np.arange(samples).astype(str), classes=np.array(CLASSES),
+    )  # fmt: skip
+    picture = io.BytesIO()
+    Image.new("RGB", (16 * 32, 32), "red").save(picture, "webp")
+    (folder / "mistakes.webp").write_bytes(picture.getvalue())
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, make_records):
+    """Three networks with two seeds each, one run of another protocol, and one that failed."""
+    store = Store(tmp_path_factory.mktemp("results"))
+    for record in make_records:
+        folder = store.path(record.run_id)
+        folder.mkdir(parents=True)
+        if record.status == "ok":
+            save_predictions(folder, ACCURACY[record.model], [record.seed, len(record.model)], record.test_size)
+            write_atomically(
+                folder / "metrics.csv", "epoch,seconds,train_loss,train_top1,val_loss,val_top1\n1,2.0,0.9,0.5,0.8,0.6\n"
+            )
+        write_atomically(folder / "record.json", record.to_json())
+    return store
+
+
+@pytest.fixture(scope="module")
+def make_records():
+    from conftest import record_of
+
+    records = [
+        record_of(model, seed, val=value - seed / 100, params=5 - i, test_size=300)
+        for i, (model, value) in enumerate(ACCURACY.items())
+        for seed in (0, 1)
+    ]
+    other = record_of("lenet", protocol="other", run_id="digits-lenet-s0-fedcba9876", test_size=200)
+    failed = record_of("nin", 7, status="failed", error="ValueError: </script> no", metrics={}, test_size=None)
+    return [*records, other, failed]
+
+
+def built(store):
+    records = store.load_all()
+    predictions = report.predictions_of(store, records)
+    return page.build(tables(records, predictions), records, predictions, store.root / "runs")
+
+
+def data_of(text):
+    return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def test_the_page_holds_every_run_and_equal_records_give_equal_bytes(store):
+    text = built(store)
+    assert text == built(store)
+    data = data_of(text)
+    assert set(data["runs"]) == {record.run_id for record in store.load_all()}
+    assert [(table["dataset"], table["protocol"], len(table["rows"])) for table in data["tables"]] == [
+        ("digits", "other", 1), ("digits", "stratified", 3),
+    ]  # fmt: skip
+    assert "https://" not in re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+
+
+def test_what_the_page_says_of_a_run_are_its_predictions(store):
+    data = data_of(built(store))
+    predictions = report.predictions_of(store, store.load_all())
+    for name, one in predictions.items():
+        run = data["runs"][name]
+        packed = np.frombuffer(base64.b64decode(run["correct"]), np.uint8)
+        assert np.array_equal(np.unpackbits(packed, bitorder="little")[: len(one.labels)].astype(bool), one.correct)
+        matrix = np.zeros((3, 3), int)
+        for i, j, images in run["confusion"]:
+            matrix[i, j] = images
+        assert np.array_equal(matrix, stats.confusion(one.labels, one.predicted, 3))
+        assert run["ece"] == pytest.approx(stats.calibration(one.confidence, one.correct).ece, abs=1e-4)
+        assert len(run["mistakes"]["told"]) == min(16, (~one.correct).sum())
+        assert run["curves"]["val_top1"] == [0.6]
+
+
+@pytest.fixture(scope="module")
+def browser(store):
+    """The page opened from disk in a headless browser, which keeps a log of its console and of its requests."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("needs chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1300,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    file = store.root / "report.html"
+    file.write_text(built(store))
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    opened.get(file.as_uri())
+    yield opened
+    opened.quit()
+
+
+def all_of(browser, selector):
+    return browser.find_elements("css selector", selector)
+
+
+def choose(browser, name, text):
+    from selenium.webdriver.support.ui import Select
+
+    Select(browser.find_element("id", name)).select_by_visible_text(text)
+
+
+def models(browser):
+    return [row.text.split()[1] for row in all_of(browser, "#rows tbody tr")]
+
+
+@pytest.mark.slow
+def test_in_a_browser_the_leaderboard_is_sorted_and_filtered(browser):
+    choose(browser, "table", "digits (stratified)")
+    assert models(browser) == ["vgg16", "nin", "lenet"]
+    (button,) = all_of(browser, "#rows button[data-key=params]")
+    button.send_keys("\n")  # by keyboard
+    assert models(browser) == ["vgg16", "nin", "lenet"]
+    all_of(browser, "#rows button[data-key=params]")[0].click()
+    assert models(browser) == ["lenet", "nin", "vgg16"]
+    assert all_of(browser, "#rows th[aria-sort=descending]")[0].text == "params ▼"
+    field = browser.find_element("id", "filter")
+    field.send_keys("NIN")
+    assert models(browser) == ["nin"]
+    assert "1 of 3 rows shown" in browser.find_element("id", "caption").text
+    field.clear()
+    field.send_keys(" ")
+    assert len(models(browser)) == 3
+
+
+@pytest.mark.slow
+def test_in_a_browser_a_run_opens_with_its_charts_and_mistakes(browser, store):
+    name = "digits-lenet-s1-0123456789"
+    choose(browser, "table", "digits (stratified)")
+    browser.find_element("css selector", f'a[href="#{name}"]').click()
+    body = browser.find_element("id", name)
+    assert body.get_attribute("open")
+    assert len(body.find_elements("css selector", ".js-plotly-plot")) == 3
+    tiles = body.find_elements("css selector", ".tiles li")
+    assert len(tiles) == 16
+    assert any("<b>cat</b>" in tile.text for tile in tiles)
+    failed = browser.find_element("id", "digits-nin-s7-0123456789")
+    failed.find_element("css selector", "summary").click()
+    assert "failed: ValueError: </script> no" in failed.text
+
+
+@pytest.mark.slow
+def test_in_a_browser_two_runs_are_compared_by_scipys_p_value(browser, store):
+    one, other = "digits-lenet-s0-0123456789", "digits-nin-s0-0123456789"
+    choose(browser, "first", one)
+    choose(browser, "second", other)
+    predictions = report.predictions_of(store, store.load_all())
+    result = stats.mcnemar(predictions[one].correct, predictions[other].correct)
+    told = browser.find_element("id", "verdict").text
+    p = re.search(r"p = ([0-9.e-]+),", told)[1]
+    assert float(p) == pytest.approx(result.p, rel=0.06 if "e" in p else 0, abs=5.1e-5)
+    rows = [row.text for row in all_of(browser, "#comparison tr")]
+    assert f"only the first right {result.only_first}" in rows
+    assert f"only the second right {result.only_second}" in rows
+    choose(browser, "second", "digits-lenet-s0-fedcba9876")
+    assert "different protocols" in browser.find_element("id", "verdict").text
+
+
+@pytest.mark.slow
+def test_in_a_browser_both_themes_and_a_phones_width_work_without_errors_or_network(browser, store):
+    def background():
+        return browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+
+    before = background()
+    browser.find_element("id", "theme").click()
+    assert background() != before
+    device = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", device)
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    width = "return document.documentElement.scrollWidth"
+    WebDriverWait(browser, 10).until(lambda one: one.execute_script(width) <= 390)  # charts follow in a moment
+    assert browser.get_log("browser") == []
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    assert (store.root / "report.html").as_uri() in asked  # the log works
+    assert not [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
