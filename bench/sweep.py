@@ -21,7 +21,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench import console, launcher, report, status
+from bench import console, launcher, status
 from bench.config import check
 from bench.explain import explain
 from bench.record import run_id
@@ -68,6 +68,8 @@ def _stop(text: str, code: int) -> NoReturn:
 
 def conclude(store: Store, state: Mapping[str, Any]) -> int:
     """Show the tables that the sweep has part in and how its cells ended; returns the exit code, 1 if one is not ok."""
+    from bench import report  # only now: importing NumPy and SciPy takes a second
+
     cells = status.cells_of(store, state)
     report.build(store, show=[cell.record for cell in cells if cell.record is not None])
     bad = sum(cell.state != "done" for cell in cells)

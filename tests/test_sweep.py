@@ -120,7 +120,7 @@ def test_a_summary_that_cannot_be_written_is_told_and_is_no_success(bench, monke
     def full(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr("bench.sweep.report.build", full)
+    monkeypatch.setattr("bench.report.build", full)
     code, _, err = bench("-m", "model=lenet", "seed=0", *SHORT, "progress=none")
     assert code == 1
     assert "bench: the sweep's summary: OSError: disk full" in err

@@ -62,7 +62,7 @@ def tables(records: Iterable[RunRecord], predictions: Mapping[str, Predictions] 
     """Group the ok records; ``predictions`` by run id, for intervals and tests.
 
     Rows are ranked by validation top-1, so that test data choose nothing, or by test top-1 where a record has no
-    validation numbers. Each is compared with the first on the same test images, see :func:`bench.reporting.stats.compare`.
+    validation numbers. Each is compared with the first on the same test images by :func:`stats.compare`.
     """
     by_protocol: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for record in records:

@@ -44,6 +44,12 @@ class NamedNormalize(Normalize):
     def fit(self, pixels: np.ndarray, index: np.ndarray) -> None:
         raise AssertionError("a pipeline fits nothing")
 
+    def state(self) -> dict[str, Tensor]:
+        raise AssertionError("a pipeline saves nothing")
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        raise AssertionError("a pipeline loads nothing")
+
     def __call__(self, images: Tensor) -> Tensor:
         self.log.append(("normalize", images.shape[1], None))
         return images.float()
