@@ -104,7 +104,7 @@ def open_run(place: Path | str, device: torch.device | str = "cpu") -> Saved:
     config = content["use"]["config"]
     settings = {"net": config["model"]["net"], "normalize": config["augment"]["normalize"]}
     with cli.mistakes():
-        _check_targets(settings, place)
+        check_targets(settings, place)
         model = hydra.utils.instantiate(OmegaConf.create(settings["net"]))
         normalize = hydra.utils.instantiate(OmegaConf.create(settings["normalize"]))
         try:
@@ -118,7 +118,7 @@ def open_run(place: Path | str, device: torch.device | str = "cpu") -> Saved:
     return Saved(run_id(config), file, config, model, normalize, tuple(content["use"]["classes"]))
 
 
-def _check_targets(node: Any, place: Path | str) -> None:
+def check_targets(node: Any, place: Path | str) -> None:
     """Refuse a configuration that would call other than this project's classes: a checkpoint may be a stranger's.
 
     Raises:
@@ -126,7 +126,7 @@ def _check_targets(node: Any, place: Path | str) -> None:
     """
     if isinstance(node, list | tuple):
         for value in node:
-            _check_targets(value, place)
+            check_targets(value, place)
     if not isinstance(node, Mapping):
         return
     if "_target_" in node:
@@ -136,4 +136,4 @@ def _check_targets(node: Any, place: Path | str) -> None:
         if not made_here or not str(getattr(hydra.utils.get_object(target), "__module__", "")).startswith("bench."):
             raise ConfigError(f"checkpoint={place}: wants to call {target}, which is not of this project; not loaded")
     for value in node.values():
-        _check_targets(value, place)
+        check_targets(value, place)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from common import SHORT
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
@@ -99,3 +100,23 @@ def warnings_stay_errors() -> Iterator[None]:
     """Libraries that change warning filters at import change them for their own test only."""
     with warnings.catch_warnings():
         yield
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The directory of a run with these overrides, trained once for all tests; by default a short epoch on digits."""
+    from bench import train
+
+    results = tmp_path_factory.mktemp("runs")
+    made: dict[tuple[str, ...], Path] = {}
+
+    def of(*overrides: str, base: tuple[str, ...] = SHORT) -> Path:
+        if overrides not in made:
+            settings = [*base, "progress=none", "trainer.precision=32-true", f"paths.results={results}", *overrides]
+            with initialize_config_dir(str(config.CONF), version_base="1.3"):
+                record = train.run(compose("config", settings))
+            assert record.status == "ok", record.error
+            made[overrides] = results / "runs" / record.run_id
+        return made[overrides]
+
+    return of

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,32 @@ from bench.data.cache import entry
 ON_ERROR = ("raise", "skip")
 NOT_THE_IMAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ENOSPC, errno.ESTALE}
 """Errors of the machine, which say nothing of the image that was being read."""
+
+
+class UnreadableError(ValueError):
+    """An image that cannot be decoded."""
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"{name}: not a readable image ({reason}); data.on_error=skip leaves such images out")
+        self.name, self.reason = name, reason
+
+
+@contextlib.contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Say what goes wrong while an image is read.
+
+    Raises:
+        UnreadableError: the image cannot be decoded.
+        OSError, MemoryError: the machine cannot do it, which says nothing of the image.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # besides OSError PIL lets SyntaxError, struct.error and others through
+        if isinstance(error, OSError) and error.errno in NOT_THE_IMAGE:
+            raise
+        raise UnreadableError(name, str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -65,7 +92,7 @@ class Decoder:
         place, about = entry(folder, key, lambda part: self._write(part / "pixels.npy", name, names, read))
         skipped: dict[str, str] = about["skipped"]  # name → reason
         if skipped and self.on_error == "raise":  # built by one who skips
-            raise _unreadable(*next(iter(skipped.items())))
+            raise UnreadableError(*next(iter(skipped.items())))
         if skipped:
             shown = ", ".join(list(skipped)[:3]) + (", …" if len(skipped) > 3 else "")
             console.say(f"{name}: skipped {len(skipped)} of {len(names):,} images, which cannot be read: {shown}")
@@ -82,16 +109,12 @@ class Decoder:
 
         def decode(i: int) -> None:
             try:
-                with read(i) as picture:
+                with naming(names[i]), read(i) as picture:
                     array[i] = fit(picture, self.side, self.channels)
-            except MemoryError:
-                raise
-            except Exception as error:  # besides OSError PIL lets SyntaxError, struct.error and others through
-                if isinstance(error, OSError) and error.errno in NOT_THE_IMAGE:
-                    raise
+            except UnreadableError as error:
                 if self.on_error == "raise":
-                    raise _unreadable(names[i], str(error)) from error
-                broken[i] = str(error)
+                    raise
+                broken[i] = error.reason
 
         array = _array(file, shape)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -118,10 +141,6 @@ class Decoder:
         return {"skipped": {names[i]: broken[i] for i in sorted(broken)}}
 
 
-def _unreadable(name: str, reason: str) -> ValueError:
-    return ValueError(f"{name}: not a readable image ({reason}); data.on_error=skip leaves such images out")
-
-
 def _array(file: Path, shape: tuple[int, ...]) -> np.memmap:
     """A new .npy file of uint8, mapped; its blocks are reserved, for on a full disk a write to a hole would kill us."""
     array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
@@ -134,13 +153,9 @@ def _array(file: Path, shape: tuple[int, ...]) -> np.memmap:
 def fit(picture: Image.Image, side: int, channels: int) -> np.ndarray:
     """Scale the shorter side to ``side`` and crop the centre: → (side, side, channels) uint8.
 
-    Bilinear with antialiasing; 1 channel is luminance (ITU-R 601), 3 are RGB.
+    Bilinear with antialiasing; channels as of :func:`in_channels`.
     """
-    if picture.mode.startswith("I;16"):  # which PIL would clip, not scale
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    if "transparency" in picture.info:  # of a palette; PIL warns unless it is asked for
-        picture = picture.convert("RGBA")
-    picture = picture.convert("L" if channels == 1 else "RGB")
+    picture = in_channels(picture, channels)
     if picture.size != (side, side):
         width, height = picture.size
         short = min(width, height)
@@ -148,6 +163,15 @@ def fit(picture: Image.Image, side: int, channels: int) -> np.ndarray:
         box = (left, top, left + short, top + short)
         picture = picture.resize((side, side), Image.Resampling.BILINEAR, box=box)
     return np.asarray(picture).reshape(side, side, channels)
+
+
+def in_channels(picture: Image.Image, channels: int) -> Image.Image:
+    """The picture in 8 bits: 1 channel is luminance (ITU-R 601), 3 are RGB."""
+    if picture.mode.startswith("I;16"):  # which PIL would clip, not scale
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if "transparency" in picture.info:  # of a palette; PIL warns unless it is asked for
+        picture = picture.convert("RGBA")
+    return picture.convert("L" if channels == 1 else "RGB")
 
 
 def listing(files: Sequence[str]) -> list[list[int] | None]:

@@ -63,7 +63,7 @@ def scan(tree: Path) -> tuple[list[str], np.ndarray, np.ndarray, tuple[str, ...]
     """
     if not (tree / "train").is_dir():
         raise FileNotFoundError(f"{tree}: has no folder train/; expected are train/<class>/* and the like")
-    classes = tuple(sorted(entry.name for entry in (tree / "train").iterdir() if _is_class(entry)))
+    classes = tuple(sorted(entry.name for entry in (tree / "train").iterdir() if is_class(entry)))
     if not classes:
         raise ValueError(f"{tree / 'train'}: has no class folders; expected are train/<class>/*")
     files: list[str] = []
@@ -73,23 +73,36 @@ def scan(tree: Path) -> tuple[list[str], np.ndarray, np.ndarray, tuple[str, ...]
         if not (tree / name).is_dir():
             continue
         for entry in sorted((tree / name).iterdir()):
-            if not _is_class(entry):
+            if not is_class(entry):
                 continue
             if entry.name not in classes:
                 known = ", ".join(classes[:10]) + ("" if len(classes) <= 10 else ", …")
                 raise ValueError(f"{entry}: is no class of train/, which has {known}")
-            named = map(os.path.splitext, os.listdir(entry))
-            found = sorted((stem, end) for stem, end in named if end.lower() in EXTENSIONS and not stem.startswith("."))
+            found = images_in(entry)
             if not found:
                 raise ValueError(f"{entry}: has no images")
-            files += [f"{name}/{entry.name}/{stem}{end}" for stem, end in found]
+            files += [f"{name}/{entry.name}/{file}" for file in found]
             labels += [classes.index(entry.name)] * len(found)
             parts += [part] * len(found)
     return files, np.array(labels), np.array(parts), classes
 
 
-def _is_class(entry: Path) -> bool:
+def is_class(entry: Path) -> bool:
+    """Whether it is a folder that holds the images of a class."""
     return entry.is_dir() and not entry.name.startswith(".")
+
+
+def images_in(folder: str | Path) -> list[str]:
+    """Names of the image files of a folder, in the order of their stems."""
+    named = map(os.path.splitext, os.listdir(folder))
+    found = sorted((stem, end) for stem, end in named if end.lower() in EXTENSIONS and not stem.startswith("."))
+    return [stem + end for stem, end in found]
+
+
+def upright(file: str | Path) -> Image.Image:
+    """An image, turned as its EXIF data say."""
+    with Image.open(file) as picture:
+        return ImageOps.exif_transpose(picture)
 
 
 def decode(
@@ -102,10 +115,6 @@ def decode(
     if len(set(ids)) < len(ids):  # a.png beside a.jpg
         ids = list(files)
 
-    def read(i: int) -> Image.Image:
-        with Image.open(paths[i]) as picture:
-            return ImageOps.exif_transpose(picture)
-
     return assemble(
         decoder,
         root.name,
@@ -114,6 +123,6 @@ def decode(
         parts=parts,
         classes=classes,
         content=listing(paths),
-        read=read,
+        read=lambda i: upright(paths[i]),
         names=paths,
     )

@@ -1,0 +1,272 @@
+"""The ``bench-evaluate`` command: saved networks on validation, test or other images, one by one and together.
+
+    bench-evaluate checkpoint=RUN [checkpoint=…] [split=val] [images=FOLDER] [crops=1] [out=FILE.md|.csv]
+                   [paths.data=…] [trainer.accelerator=auto]
+
+checkpoint: a run's directory or its checkpoints/selected.ckpt, several with commas or as a pattern,
+checkpoint='results/local/runs/cifar10-nin-*'; several networks are also evaluated together, their softmax averaged.
+split: val or test, the images that the run held out. images: FOLDER/<class>/* instead of them. crops: 1 (as in the
+run's own test), 2 (mirrored), 5, 10 (Krizhevsky et al. 2012) or 144 (Szegedy et al. 2015), several with commas.
+paths.data: where the data sets are, if not where the run found them.
+
+Prints a row for each network and number of crops: top-1 with its 95 % bootstrap interval over images, top-5, expected
+calibration error, forward passes and multiply-accumulates (MACs) an image. Networks of different data sets or protocols
+share no table and are refused.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from bench import cli, console
+from bench.config import ConfigError
+from bench.record import protocol
+from bench.reporting import render, stats
+from bench.reporting.stats import Interval
+from bench.store import write_atomically
+
+if TYPE_CHECKING:
+    from bench.inference import Answers, Pictures
+    from bench.saved import Saved
+
+SETTINGS = ("checkpoint", "split", "images", "crops", "out", "paths.data", "trainer.accelerator")
+
+
+class Row(NamedTuple):
+    """A network, or several averaged, with so many crops. ``top1``, ``top5`` and ``ece`` are fractions, ``passes`` and
+    ``macs`` for an image.
+    """
+
+    name: str
+    networks: int
+    crops: int
+    top1: float
+    interval: Interval
+    top5: float
+    ece: float
+    passes: float
+    macs: float
+
+
+class Table(NamedTuple):
+    title: str
+    rows: list[Row]
+    run_ids: tuple[str, ...]
+
+
+def main() -> None:
+    """Run the command line."""
+    cli.run("bench-evaluate", __doc__ or "", evaluate)
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Print, and write, the table that the arguments ask for."""
+    own = settings(arguments, SETTINGS)
+    split, images = single(own, "split", "val"), single(own, "images")
+    if split not in ("val", "test"):
+        raise ConfigError(f"split={split}: must be one of val, test")
+    if images and "split" in own:
+        raise ConfigError(f"split={split}: images={images} takes the place of a split; leave out one of them")
+    file = Path(single(own, "out")).expanduser() if "out" in own else None
+    if file and (file.suffix.lower() not in (".md", ".csv") or not file.parent.is_dir()):
+        raise ConfigError(f"out={file}: must end in .md or .csv, in a folder that exists")
+    crops = crops_of(own)
+    networks = opened(own)
+    check_alike(networks, by_protocol=not images)
+
+    from bench import inference
+
+    if images:
+        pictures = inference.of_folder(Path(images).expanduser(), networks[0].classes)
+    else:
+        pictures = inference.of_split(networks[0], split, single(own, "paths.data") or None)
+    table = compare(networks, pictures, crops)
+    console.out.print(to_rich(table))
+    if file:
+        try:
+            write_atomically(file, to_csv(table) if file.suffix.lower() == ".csv" else to_markdown(table))
+        except OSError as error:
+            raise ConfigError(f"out={file}: cannot be written ({error})") from error
+        console.say(f"written: {file}")
+
+
+def compare(networks: Sequence[Saved], pictures: Pictures, crops: Sequence[int]) -> Table:
+    """Each network with each number of crops, then all of them averaged.
+
+    Raises:
+        ConfigError: an image cannot be read, and the runs did not skip such images.
+    """
+    from bench import costs, inference
+
+    macs = [costs.macs(one.model, one.in_channels, one.image_size) for one in networks]
+    names = [one.name for one in networks]
+    names = [one.run_id if names.count(one.name) > 1 else one.name for one in networks]
+    told = {
+        (i, k): readable(inference.answers(one, pictures, k), pictures, skip=one.config["data"]["on_error"] == "skip")
+        for i, one in enumerate(networks)
+        for k in crops
+    }
+    rows = [row(names[i], k, [told[i, k]], [macs[i]], pictures) for i in range(len(networks)) for k in crops]
+    if len(networks) > 1:
+        every = range(len(networks))
+        rows += [row(f"all {len(networks)}", k, [told[i, k] for i in every], macs, pictures) for k in crops]
+    first = next(iter(told.values()))
+    skipped = f", {len(first.unreadable):,} of which cannot be read" if first.unreadable else ""
+    return Table(pictures.title + skipped, rows, tuple(one.run_id for one in networks))
+
+
+def readable(answers: Answers, pictures: Pictures, skip: bool) -> Answers:
+    if answers.unreadable and not skip:
+        i, reason = next(iter(answers.unreadable.items()))
+        raise ConfigError(f"{pictures.names[i]}: not a readable image ({reason})")
+    if len(answers.unreadable) == len(pictures.names):
+        raise ConfigError(f"{pictures.title}: none of the images can be read")
+    return answers
+
+
+def row(name: str, crops: int, told: Sequence[Answers], macs: Sequence[int], pictures: Pictures) -> Row:
+    """What several networks, or one, reach together."""
+    assert pictures.labels is not None
+    seen = np.setdiff1d(np.arange(len(pictures.names)), list(told[0].unreadable))
+    probabilities, labels = np.mean([one.probabilities[seen] for one in told], axis=0), pictures.labels[seen]
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    hits = best == labels[:, None]
+    return Row(
+        name,
+        len(told),
+        crops,
+        float(hits[:, 0].mean()),
+        stats.interval(hits[None, :, 0]),
+        float(hits.any(axis=1).mean()),
+        stats.calibration(probabilities.max(axis=1), hits[:, 0]).ece,
+        sum(one.passes for one in told),
+        sum(one.passes * cost for one, cost in zip(told, macs, strict=True)),
+    )
+
+
+def settings(arguments: Sequence[str], known: Sequence[str]) -> dict[str, list[str]]:
+    """``key=value`` arguments, by key; a key may come more than once."""
+    found: dict[str, list[str]] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key not in known or not equals or not value:
+            raise ConfigError(f"{argument}: no such setting; write one of {', '.join(f'{name}=…' for name in known)}")
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def single(own: dict[str, list[str]], key: str, default: str = "") -> str:
+    """The value of a key that may come once."""
+    values = own.get(key, [default])
+    if len(values) > 1:
+        raise ConfigError(f"{key}={values[1]}: is given twice")
+    return values[0]
+
+
+def crops_of(own: dict[str, list[str]]) -> list[int]:
+    """The numbers of ``crops=1,10``, each once."""
+    from bench.views import CROPS
+
+    words = single(own, "crops", "1").split(",")
+    for word in words:
+        if word not in map(str, CROPS):
+            raise ConfigError(f"crops={word}: must be one of {', '.join(map(str, CROPS))}")
+    return list(dict.fromkeys(map(int, words)))
+
+
+def opened(own: dict[str, list[str]]) -> list[Saved]:
+    """The networks that ``checkpoint=`` names."""
+    from bench import machine
+    from bench.saved import open_run
+
+    places: list[str] = []
+    for pattern in ",".join(own.get("checkpoint", [])).split(","):
+        path = Path(pattern).expanduser()
+        found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if pattern else []
+        if pattern and not found:
+            raise ConfigError(f"checkpoint={pattern}: no such file or folder")
+        places += map(str, found)
+    if not places:
+        raise ConfigError("checkpoint: must name a run's directory or its checkpoints/selected.ckpt")
+    machine.keep_freed_pages()
+    with cli.mistakes():
+        device = machine.device(single(own, "trainer.accelerator", "auto"))
+    networks = [open_run(place, device) for place in places]
+    for i, network in enumerate(networks):
+        if network.run_id in (before.run_id for before in networks[:i]):
+            raise ConfigError(f"checkpoint={places[i]}: is named twice")
+    return networks
+
+
+def check_alike(networks: Sequence[Saved], by_protocol: bool) -> None:
+    """Refuse networks that cannot be compared or averaged: of other classes, or of another data set or protocol."""
+    first = networks[0]
+    for other in networks[1:]:
+        if other.classes != first.classes:
+            raise ConfigError(f"checkpoint={other.path}: {other.name} knows other classes than {first.name}")
+        if not by_protocol:
+            continue
+        names = [f"{one.config['data']['name']} ({protocol(one.config)})" for one in (other, first)]
+        if names[0] != names[1]:
+            raise ConfigError(f"checkpoint={other.path}: {names[0]} and {names[1]} share no table")
+        if other.config["data"].get("content") != first.config["data"].get("content"):
+            raise ConfigError(f"checkpoint={other.path}: was trained with other images than {first.name}")
+
+
+COLUMNS = ("network", "crops", "top-1", "95 % interval", "top-5", "ECE", "passes", "MACs")
+CAPTION = "accuracies in %; softmax averaged over crops and networks; passes and MACs of an image"
+
+
+def to_rich(table: Table) -> RichTable:
+    """For the terminal; fits 80 columns."""
+    out = RichTable(title=escape(table.title), caption=caption(table), box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in COLUMNS:
+        heading = name.replace("95 %", "95%").replace("% ", "%\n")
+        out.add_column(heading, justify="left" if name == "network" else "right", overflow="fold")
+    for line in table.rows:
+        out.add_row(*map(escape, texts(line)))
+    return out
+
+
+def texts(line: Row) -> list[str]:
+    low, high = line.interval
+    numbers = [f"{100 * line.top1:.2f}", f"{100 * low:.1f}–{100 * high:.1f}"]
+    numbers += [f"{100 * line.top5:.2f}", f"{100 * line.ece:.1f}"]
+    return [line.name, str(line.crops), *numbers, f"{line.passes:.3g}", render.count(line.macs)]
+
+
+def caption(table: Table) -> str:
+    """What the numbers are."""
+    fewer = any(line.crops == 144 and line.passes < 144 * line.networks for line in table.rows)
+    return CAPTION + ("; of a square image 48 of the 144 crops differ, and are run once" if fewer else "")
+
+
+def to_markdown(table: Table) -> str:
+    """With a title line, and what the numbers are."""
+    text = caption(table)
+    lines = [f"{table.title}: {', '.join(table.run_ids)}.", "", "| " + " | ".join(COLUMNS) + " |"]
+    lines.append("|" + "|".join("---" if name == "network" else "--:" for name in COLUMNS) + "|")
+    lines += ["| " + " | ".join(texts(line)) + " |" for line in table.rows]
+    return "\n".join([*lines, "", f"{text[0].upper()}{text[1:]}.", ""])
+
+
+def to_csv(table: Table) -> str:
+    """Numbers in full; accuracies as fractions."""
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow(["network", "networks", "crops", "top1", "top1_low", "top1_high", "top5", "ece", "passes", "macs"])
+    for line in table.rows:
+        out.writerow([*line[:4], *line.interval, *line[5:]])
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""What trained networks say of images: read, looked at in one view or many, their answers averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+from rich.progress import track
+from torch import Tensor
+
+from bench import cli, console, resolvers
+from bench.config import ConfigError
+from bench.data.decode import Decoded, Decoder, UnreadableError, fit, in_channels, naming
+from bench.data.module import parts
+from bench.data.pipeline import Pipeline
+from bench.data.sources.folder import images_in, is_class, upright
+from bench.saved import Saved, check_targets
+from bench.views import views
+
+SPLITS = ("val", "test")
+BATCH = 256
+"""Views that go through a network at once, at least."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images as their source has them. ``names`` (n,); ``labels`` (n,) int64, None where nobody knows them;
+    ``read`` opens number i.
+    """
+
+    title: str
+    names: Sequence[str]
+    labels: np.ndarray | None
+    read: Callable[[int], Image.Image]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """``probabilities`` (n, K) float64, rows of NaN for images that cannot be read; ``unreadable``, those with the
+    reasons; ``passes``, forward passes an image, on average.
+    """
+
+    probabilities: np.ndarray
+    unreadable: dict[int, str]
+    passes: float
+
+
+@dataclass(frozen=True)
+class _Originals(Decoder):
+    """Decodes nothing; keeps what opens a source's images."""
+
+    readers: list[Callable[[int], Image.Image]] = field(default_factory=list)
+
+    def decode(self, name: str, names: Sequence[str], content: Any, read: Callable[[int], Image.Image]) -> Decoded:
+        self.readers.append(read)
+        return Decoded(np.empty((len(names), 0, 0, self.channels), np.uint8), np.arange(len(names)), ())
+
+
+def of_split(saved: Saved, split: str, root: str | None = None) -> Pictures:
+    """The validation or test images of a run, in their order.
+
+    ``root`` is where the data sets are now (``paths.data``); None for where they were then.
+
+    Raises:
+        ConfigError: the images are not there, are not those that the run had, or it had none.
+    """
+    settings = saved.config["data"]
+    source = dict(settings["source"])
+    check_targets(source, saved.path)
+    then = str(saved.config["paths"]["data"])
+    if root is not None and "root" in source:
+        source["root"] = root + str(source["root"]).removeprefix(then)
+    decoder = _Originals(cli.composed([]).paths.cache, saved.decode_size, saved.in_channels)
+    with cli.mistakes():
+        if "content" in settings and resolvers.content(source["root"]) != settings["content"]:
+            raise ConfigError(f"{source['root']}: holds other images than {saved.name} was trained with")
+        dataset = hydra.utils.instantiate(OmegaConf.create(source))(decoder)
+        index = dict(zip(("train", *SPLITS), parts(dataset, settings["val_size"]), strict=True))[split]
+    if not len(index):
+        raise ConfigError(f"split={split}: {saved.name} was trained without {split} images")
+    (read,) = decoder.readers
+    return Pictures(
+        f"{settings['name']} {split}, {len(index):,} images",
+        dataset.ids[index].tolist(),
+        dataset.labels[index],
+        lambda i: read(int(index[i])),
+    )
+
+
+def of_folder(folder: Path, classes: Sequence[str]) -> Pictures:
+    """Labelled images, ``folder/<class>/*``.
+
+    Raises:
+        ConfigError: there are none, or a class is not one of ``classes``.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"images={folder}: no such folder")
+    names: list[str] = []
+    labels: list[int] = []
+    for entry in sorted(filter(is_class, folder.iterdir())):
+        if entry.name not in classes:
+            known = ", ".join(classes[:10]) + ("" if len(classes) <= 10 else ", …")
+            raise ConfigError(f"images={folder}: {entry.name} is no class of the network's, which knows {known}")
+        found = images_in(entry)
+        names += [str(entry / name) for name in found]
+        labels += [classes.index(entry.name)] * len(found)
+    if not names:
+        raise ConfigError(f"images={folder}: holds no images in folders named after classes; bench-predict needs none")
+    return Pictures(f"{folder}, {len(names):,} images", names, np.array(labels), lambda i: upright(names[i]))
+
+
+def of_files(places: Iterable[str]) -> Pictures:
+    """Image files, and those of folders and the folders in them, sorted; their classes are unknown.
+
+    Raises:
+        ConfigError: a file or folder is not there, or a folder holds no images.
+    """
+    names: list[str] = []
+    for place in places:
+        path = Path(place).expanduser()
+        if path.is_dir():
+            folders = sorted([path, *(inner for inner in path.rglob("*") if inner.is_dir())])
+            found = [str(inner / name) for inner in folders for name in images_in(inner)]
+            if not found:
+                raise ConfigError(f"{place}: holds no images")
+            names += found
+        elif path.is_file():
+            names.append(place)
+        else:
+            raise ConfigError(f"{place}: no such file or folder")
+    return Pictures(f"{len(names):,} images", names, None, lambda i: upright(Path(names[i]).expanduser()))
+
+
+def answers(saved: Saved, pictures: Pictures, crops: int = 1) -> Answers:
+    """The softmax of a network averaged over the ``crops`` views of each image, see :func:`bench.views.views`."""
+    n = len(pictures.names)
+    probabilities = np.full((n, len(saved.classes)), np.nan)
+    unreadable: dict[int, str] = {}
+    note = f"{saved.name}: {pictures.title}, {crops} crop{'s' if crops > 1 else ''}"
+    if not console.live():
+        console.say(note)
+    shown = track(range(n), note, n, console=console.out, disable=not console.live(), transient=True)
+    passes = 0
+    for batch in _batches(saved, pictures, crops, shown, unreadable):
+        looks = torch.cat([looks for _, looks in batch])
+        passes += len(looks)
+        device = next(saved.model.parameters()).device
+        softmax = saved.logits(looks.to(device)).double().softmax(dim=1).cpu()
+        for (i, _), own in zip(batch, softmax.split([len(looks) for _, looks in batch]), strict=True):
+            probabilities[i] = own.mean(dim=0).numpy()
+    return Answers(probabilities, unreadable, passes / max(1, n - len(unreadable)))
+
+
+def _batches(
+    saved: Saved, pictures: Pictures, crops: int, order: Iterable[int], unreadable: dict[int, str]
+) -> Iterator[list[tuple[int, Tensor]]]:
+    """Positions and views of images, as many together as make BATCH views; notes those that are ``unreadable``."""
+    batch: list[tuple[int, Tensor]] = []
+    for i in order:
+        try:
+            with naming(pictures.names[i]), pictures.read(i) as picture:
+                batch.append((i, look(saved, picture, crops)))
+        except UnreadableError as error:
+            unreadable[i] = error.reason
+        if sum(len(looks) for _, looks in batch) >= BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def look(saved: Saved, picture: Image.Image, crops: int) -> Tensor:
+    """The views of one image as the network takes them: (K, S, S, C) float32, normalised.
+
+    1 is what the run's own test saw, and 2 that and its mirror image. The others are of the whole image, unless the
+    normalisation tells places apart: then they are of the square that it was learnt for.
+    """
+    size, normalize = saved.image_size, saved.normalize
+    if crops > 2 and not normalize.first:
+        whole = np.array(in_channels(picture, saved.in_channels))
+        image = torch.from_numpy(whole.reshape(1, *whole.shape[:2], saved.in_channels))
+        return normalize(torch.cat(list(views(image, size, crops))))
+    stored = torch.from_numpy(fit(picture, saved.decode_size, saved.in_channels).copy())[None]
+    if crops > 2:
+        return torch.cat(list(views(normalize(stored), size, crops)))
+    return torch.cat(list(views(Pipeline(size, normalize)(stored, ()), size, crops)))
