@@ -25,6 +25,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from bench.config import ConfigError
 from bench.interrupt import SIGNALS, Interrupted, Interrupts
+from bench.record import RunRecord
 from bench.store import write_atomically
 
 OUTCOME = "outcome.json"
@@ -39,7 +40,9 @@ def rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
-def train(resolved: Mapping[str, Any], work: Path, sweep: str | None, interrupts: Interrupts) -> dict[str, Any]:
+def train(
+    resolved: Mapping[str, Any], about: Mapping[str, Any], work: Path, sweep: str | None, interrupts: Interrupts
+) -> RunRecord:
     """``bench.train.train`` in ``trainer.devices`` processes; returns what the first one does.
 
     Raises:
@@ -52,7 +55,7 @@ def train(resolved: Mapping[str, Any], work: Path, sweep: str | None, interrupts
     stop = context.Value("i", 0)  # the signal that asks them to stop; their own they do not listen to
     (work / OUTCOME).unlink(missing_ok=True)
     threads = max(1, torch.get_num_threads() // processes)
-    arguments = (threads, _free_port(), dict(resolved), work, sweep, stop)
+    arguments = (threads, _free_port(), dict(resolved), dict(about), work, sweep, stop)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which the processes inherit, from their first moment
     try:
         group = multiprocessing.spawn(_process, arguments, nprocs=processes, join=False)
@@ -80,7 +83,7 @@ def train(resolved: Mapping[str, Any], work: Path, sweep: str | None, interrupts
         raise Interrupted(outcome["interrupted"])
     if "refused" in outcome:
         raise ConfigError(outcome["refused"])
-    return outcome
+    return RunRecord.from_json(outcome["record"])
 
 
 def _outcome(work: Path) -> dict[str, Any]:
@@ -110,7 +113,14 @@ class _FromParent(Interrupts):
 
 
 def _process(
-    rank: int, threads: int, port: int, resolved: dict[str, Any], work: Path, sweep: str | None, stop: Any
+    rank: int,
+    threads: int,
+    port: int,
+    resolved: dict[str, Any],
+    about: dict[str, Any],
+    work: Path,
+    sweep: str | None,
+    stop: Any,
 ) -> None:
     """What each process does; the first one leaves its outcome in a file."""
     from bench import train  # the parent's module; here it is imported anew
@@ -125,7 +135,8 @@ def _process(
     outcome: dict[str, Any]
     try:
         with _FromParent(stop) as interrupts:
-            outcome = train.train(OmegaConf.create(resolved), resolved, work, sweep, interrupts)
+            record = train.train(OmegaConf.create(resolved), resolved, about, work, sweep, interrupts)
+        outcome = {"record": record.to_json()}
     except Interrupted as stopped:
         outcome = {"interrupted": stopped.signum}
     except ConfigError as error:

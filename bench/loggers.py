@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from filelock import FileLock
 from lightning.pytorch.loggers import Logger
+from torch import nn
 
 from bench.config import ConfigError
-from bench.store import write_atomically
+from bench.record import RunRecord
+from bench.reporting import predictions, stats
+from bench.reporting.predictions import MISTAKES, PREDICTIONS
+from bench.store import RECORD, write_atomically
+
+FILES = ("config.yaml", "metrics.csv", PREDICTIONS, MISTAKES)
+"""What goes with a record to where files are kept."""
+MOST_CELLS = 10_000
+"""Rows of a W&B table that a chart shows."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +51,42 @@ def tensorboard(run: RunInfo) -> Logger:
     return TensorBoardLogger(run.workspace, name="", version="tensorboard")
 
 
-def wandb(run: RunInfo, project: str, entity: str | None, mode: Any) -> Logger:
+def mlflow(run: RunInfo, experiment: str, tracking_uri: str | None, folder: str) -> Logger:
+    """MLflow, one run a cell: at ``tracking_uri``, or else in the database ``folder``/mlflow.db."""
+    _need("mlflow")
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    kept = run.workspace / "mlflow_id"  # a cell that is gone on with is one run
+    place = Path(folder).absolute()
+    with warnings.catch_warnings(), FileLock(place / "mlflow.lock"):  # the first to come makes the database
+        warnings.filterwarnings("ignore", message=".*loader strategy is deprecated")  # inside MLflow
+        logger = MLFlowLogger(
+            experiment_name=experiment,
+            run_name=run.run_id,
+            run_id=kept.read_text() if kept.exists() else None,
+            tracking_uri=tracking_uri or f"sqlite:///{place / 'mlflow.db'}",
+            artifact_location=None if tracking_uri else (place / "mlflow").as_uri(),
+            tags={"sweep": run.group or "", "model": run.tags[0], "data": run.tags[1]},
+        )
+        assert logger.run_id is not None  # asking for it begins the run
+    write_atomically(kept, logger.run_id)
+    logger.log_hyperparams(run.config)
+    return logger
+
+
+def wandb(run: RunInfo, project: str, entity: str | None, mode: Any, gradients: bool, images: int) -> Logger:
     """Weights & Biases, one run a cell, in the run's directory; ``mode`` is online, offline or disabled.
 
+    ``gradients``: a histogram of each parameter's gradients an epoch. ``images``: how many of the hardest mistakes the
+    table of predictions has.
+
     Raises:
-        ConfigError: ``mode`` is another, or it is online and there is no API key.
+        ConfigError: ``mode`` or ``images`` is something else, or it is online and there is no API key.
     """
+    if type(images) is not int or images < 0:
+        raise ConfigError(f"logger.images={images}: must be a whole number, 0 for none")
     modes = ("online", "offline", "disabled")
     if mode not in modes:
         raise ConfigError(f"logger.mode={mode}: choose one of {', '.join(modes)}")
@@ -87,16 +130,60 @@ def finishing() -> Iterator[None]:
             api.finish(exit_code=failed)
 
 
-def summarise(logger: Logger | None, results: Mapping[str, Any]) -> None:
-    """Hand the record's numbers to the logger, if there is one, as the run's summary."""
+def watch(logger: Logger | None, resolved: Mapping[str, Any], model: nn.Module, steps: int) -> None:
+    """Let W&B see the gradients, if it is asked to, once an epoch of so many ``steps``."""
+    if logger is not None and resolved["logger"].get("gradients"):
+        logger.watch(model, log="gradients", log_freq=steps, log_graph=False)  # type: ignore[attr-defined]
+
+
+def conclude(
+    logger: Logger | None, record: RunRecord, work: Path, resolved: Mapping[str, Any], pixels: np.ndarray
+) -> None:
+    """Hand the record to the logger, if there is one: its numbers as the run's summary, and its files in ``work``.
+
+    W&B also gets the confusion matrix and a table of the hardest mistakes among the test images ``pixels``,
+    (n, S, S, C) uint8.
+    """
     if logger is None:
         return
-    numbers = {
-        f"{split}/{name}": value for split, values in results["metrics"].items() for name, value in values.items()
-    }
-    numbers |= {name: value for name, value in results.items() if isinstance(value, int | float)}
-    summary = getattr(getattr(logger, "experiment", None), "summary", None)
-    if summary is not None:  # W&B has one
-        summary.update(numbers)
-    else:
-        logger.log_metrics({f"summary/{name}": value for name, value in numbers.items()})
+    numbers = {f"{split}/{name}": value for split, values in record.metrics.items() for name, value in values.items()}
+    numbers |= {name: value for name, value in vars(record).items() if isinstance(value, int | float)}
+    files = [work / name for name in FILES if (work / name).exists()]
+    kind = type(logger).__name__
+    if kind == "WandbLogger":
+        _conclude_wandb(logger.experiment, record, numbers, files, resolved["logger"]["images"], pixels)  # type: ignore[attr-defined]
+        return
+    logger.log_metrics({f"summary/{name}": value for name, value in numbers.items()})
+    if kind == "MLFlowLogger":
+        client, run_id = logger.experiment, logger.run_id  # type: ignore[attr-defined]
+        client.log_text(run_id, record.to_json(), RECORD)
+        for file in files:
+            client.log_artifact(run_id, str(file))
+
+
+def _conclude_wandb(
+    run: Any, record: RunRecord, numbers: Mapping[str, Any], files: list[Path], images: int, pixels: np.ndarray
+) -> None:
+    import wandb as api
+
+    run.summary.update(dict(numbers))
+    told = predictions.load(files[0].parent)
+    assert told is not None
+    matrix = stats.confusion(told.labels, told.predicted, len(told.classes))
+    pairs = np.argwhere(matrix >= 0 if matrix.size <= MOST_CELLS else matrix > 0)
+    rows: list[list[Any]] = [[str(told.classes[i]), str(told.classes[j]), int(matrix[i, j])] for i, j in pairs]
+    columns = ["Actual", "Predicted", "nPredictions"]  # the names that W&B's chart has
+    table = api.Table(columns=columns, data=rows)
+    chart = api.plot_table("wandb/confusion_matrix/v1", table, {name: name for name in columns})
+    mistakes = api.Table(columns=["id", "image", "class", "predicted", "confidence"])
+    for i in told.hardest(images):
+        image = api.Image(pixels[i] if pixels.shape[-1] == 3 else pixels[i, ..., 0])
+        classes = (str(told.classes[label[i]]) for label in (told.labels, told.predicted))
+        mistakes.add_data(str(told.ids[i]), image, *classes, float(told.confidence[i]))
+    run.log({"test/confusion": chart, "test/mistakes": mistakes})
+    artifact = api.Artifact(record.run_id, type="record", metadata={"git_sha": record.git_sha})
+    with artifact.new_file(RECORD) as file:
+        file.write(record.to_json())
+    for path in files:
+        artifact.add_file(str(path))
+    run.log_artifact(artifact)

@@ -63,10 +63,9 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
     with Interrupts() as interrupts:
         try:
             if resolved["trainer"]["devices"] == 1:
-                fields = train(cfg, resolved, work.path, sweep, interrupts, watchers)
+                record = train(cfg, resolved, about, work.path, sweep, interrupts, watchers)
             else:
-                fields = distributed.train(resolved, work.path, sweep, interrupts)
-            record = RunRecord(status="ok", **about, **fields)
+                record = distributed.train(resolved, about, work.path, sweep, interrupts)
             with interrupts.deferring():
                 store.publish(record, work)
         except StoreError:
@@ -122,15 +121,16 @@ def _begun(store: Store, sweep: str | None) -> float:
 def train(
     cfg: DictConfig,
     resolved: Mapping[str, Any],
+    about: Mapping[str, Any],
     work: Path,
     sweep: str | None,
     interrupts: Interrupts,
     watchers: Sequence[L.Callback] = (),
-) -> dict[str, Any]:
-    """Fit, select on validation data, test once; returns what the record holds beyond the description.
+) -> RunRecord:
+    """Fit, select on validation data, test once; returns the record, of a cell that :func:`describe` tells ``about``.
 
     Writes ``config.yaml``, ``metrics.csv``, ``predictions.npz`` and ``checkpoints/selected.ckpt`` into ``work``. Of
-    several processes all fit, and the first alone does the rest; the others get nothing.
+    several processes all fit, and the first alone does the rest; the others' record has no results.
 
     Raises:
         ConfigError: a constructor refuses its arguments, or the device or the data are not there.
@@ -146,8 +146,6 @@ def train(
         torch.manual_seed(resolved["seed"] + rank)  # dropout of its own; the weights are the first one's
     if rank == 0:
         write_atomically(work / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(resolved))))
-    shape = (resolved["data"]["in_channels"], resolved["data"]["image_size"])
-    cost = {"params": costs.parameters(module.model), "macs": costs.macs(module.model, *shape)}
 
     meter = callbacks.Meter(peak)
     shown = resolved["progress"] if rank == 0 else "none"
@@ -159,6 +157,7 @@ def train(
     )
     with loggers.finishing(), callbacks.quiet():
         logger = make_logger(cfg, resolved, work, sweep) if rank == 0 else None
+        loggers.watch(logger, resolved, module.model, steps=len(data.train_dataloader()))
         trainer = make_trainer(resolved, device, data, logger, [meter, *bar, table, checkpoints, *watchers], processes)
         last = work / LAST
         with interrupts.deferring():
@@ -167,28 +166,31 @@ def train(
         if processes > 1:
             distributed.part()
             if rank > 0:
-                return {}
+                return RunRecord(status="ok", **about)
             trainer = make_trainer(resolved, device, data, logger, [*bar], processes=1)
         selected_epoch = saved.load_weights(module.model, checkpoints.finish())
         test = trainer.test(module, datamodule=data, verbose=False)[0]
         save_predictions(work, module, data)
-        results = {
-            "epochs": len(table.rows),
-            "selected_epoch": selected_epoch,
-            "train_size": len(data.train),
-            "val_size": len(data.val),
-            "test_size": len(data.test),
-            "skipped_images": len(data.dataset.skipped),
-            "metrics": collect_metrics({**table.rows[selected_epoch - 1], **test}),
-            **cost,
-            "train_images_per_s": meter.median(),
-            "fit_seconds": fit_seconds,
-            "peak_memory_bytes": meter.peak_bytes(),
-            "precision": str(trainer.precision),
-            "device": str(device) if processes == 1 else f"{processes} × {device.type}",
-        }
-        loggers.summarise(logger, results)
-    return results
+        record = RunRecord(
+            status="ok",
+            **about,
+            epochs=len(table.rows),
+            selected_epoch=selected_epoch,
+            train_size=len(data.train),
+            val_size=len(data.val),
+            test_size=len(data.test),
+            skipped_images=len(data.dataset.skipped),
+            metrics=collect_metrics({**table.rows[selected_epoch - 1], **test}),
+            params=costs.parameters(module.model),
+            macs=costs.macs(module.model, resolved["data"]["in_channels"], resolved["data"]["image_size"]),
+            train_images_per_s=meter.median(),
+            fit_seconds=fit_seconds,
+            peak_memory_bytes=meter.peak_bytes(),
+            precision=str(trainer.precision),
+            device=str(device) if processes == 1 else f"{processes} × {device.type}",
+        )
+        loggers.conclude(logger, record, work, resolved, data.dataset.pixels[data.test])
+    return record
 
 
 def describe(resolved: Mapping[str, Any]) -> dict[str, Any]:

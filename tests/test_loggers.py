@@ -1,12 +1,27 @@
+import base64
+import hashlib
+import json
 import struct
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from common import SHORT
+from conftest import record_of
 
 from bench import loggers, train
 from bench.config import ConfigError
+from bench.reporting import predictions, stats
+from bench.saved import open_run
+
+
+@pytest.fixture(autouse=True)
+def own_wandb_folder(tmp_path, monkeypatch):
+    """W&B copies artifacts to a folder of the user's."""
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb-data"))
+
 
 QUIET = ("model=lenet", *SHORT, "progress=none")
 
@@ -39,14 +54,14 @@ def wandb_records(file):
 def test_a_logger_that_is_not_installed_names_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'convbench\[wandb\]'"):
-        loggers.wandb(run_info(tmp_path), project="p", entity=None, mode="offline")
+        loggers.wandb(run_info(tmp_path), project="p", entity=None, mode="offline", gradients=False, images=0)
     with pytest.raises(ConfigError, match=r"pip install 'convbench\[tensorboard\]'"):
         loggers.tensorboard(run_info(tmp_path))
 
 
 def test_an_unknown_wandb_mode_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"logger.mode=loud: choose one of online, offline, disabled"):
-        loggers.wandb(run_info(tmp_path), project="p", entity=None, mode="loud")
+        loggers.wandb(run_info(tmp_path), project="p", entity=None, mode="loud", gradients=False, images=0)
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError])
@@ -95,6 +110,66 @@ def test_an_offline_wandb_run_holds_configuration_metrics_and_summary(composed, 
 
 
 @pytest.mark.slow
+def test_wandb_gets_confusion_mistakes_gradients_and_the_record(composed, tmp_path):
+    pytest.importorskip("wandb")
+    cfg = composed(*QUIET, "logger=wandb", "logger.mode=offline", "logger.gradients=true", "logger.images=5")
+    record = train.run(cfg)
+    assert record.status == "ok", record.error
+    folder = tmp_path / "results/runs" / record.run_id
+    told = predictions.load(folder)
+    (file,) = folder.rglob("run-*.wandb")
+    history, artifacts = {}, []
+    for entry in wandb_records(file):
+        if entry.WhichOneof("record_type") == "history":
+            history |= {item.key or "/".join(item.nested_key): item.value_json for item in entry.history.item}
+        elif entry.WhichOneof("record_type") == "request" and entry.request.HasField("log_artifact"):
+            artifacts.append(entry.request.log_artifact.artifact)
+        elif entry.WhichOneof("record_type") == "artifact":
+            artifacts.append(entry.artifact)
+    tables = {}
+    for table in folder.rglob("*.table.json"):
+        content = json.loads(table.read_text())
+        tables[tuple(content["columns"])] = content["data"]
+    cells = tables["Actual", "Predicted", "nPredictions"]
+    matrix = stats.confusion(told.labels, told.predicted, 10)
+    assert [cell[2] for cell in cells] == matrix.flatten().tolist()
+    mistakes = tables["id", "image", "class", "predicted", "confidence"]
+    hardest = told.hardest(5)
+    assert [row[0] for row in mistakes] == told.ids[hardest].tolist()
+    assert [row[2:4] for row in mistakes] == [[str(told.labels[i]), str(told.predicted[i])] for i in hardest]
+    assert len(list(folder.rglob("*.png"))) == 5
+    gradients = [name for name in history if name.startswith("gradients/")]
+    assert len(gradients) == len(list(open_run(folder).model.parameters()))
+    (artifact,) = [one for one in artifacts if one.type == "record"]
+    assert artifact.name == record.run_id
+    held = {entry.path: entry for entry in artifact.manifest.contents}
+    assert set(held) == {"record.json", "config.yaml", "metrics.csv", "predictions.npz", "mistakes.webp"}
+    for name, entry in held.items():
+        digest = hashlib.md5((folder / name).read_bytes()).digest()
+        assert base64.b64decode(entry.digest) == digest, name
+
+
+def test_a_confusion_matrix_of_many_classes_keeps_within_what_a_chart_shows(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    labels = np.arange(102)
+    content = {"logits": np.eye(102), "predicted": labels, "labels": labels, "ids": labels.astype(str)}
+    np.savez(tmp_path / "predictions.npz", classes=labels.astype(str), **content)
+    logged = {}
+    run = SimpleNamespace(summary={}, log=logged.update, log_artifact=lambda artifact: None)
+    pixels = np.zeros((102, 8, 8, 1), np.uint8)
+    loggers._conclude_wandb(run, record_of(), {"params": 1}, [tmp_path / "predictions.npz"], 3, pixels)
+    assert run.summary == {"params": 1}
+    assert len(logged["test/confusion"].table.data) == 102
+    assert logged["test/mistakes"].data == []
+
+
+@pytest.mark.parametrize("images", [-1, True, "many"])
+def test_a_wrong_number_of_images_is_named(tmp_path, images):
+    with pytest.raises(ConfigError, match=f"logger.images={images}: must be a whole number"):
+        loggers.wandb(run_info(tmp_path), "p", None, "offline", False, images)
+
+
+@pytest.mark.slow
 def test_each_cell_of_a_sweep_is_a_wandb_run_of_its_own(bench, tmp_path):
     pytest.importorskip("wandb")
     code, out, err = bench("-m", "seed=0,1", *QUIET, "logger=wandb", "logger.mode=offline")
@@ -137,6 +212,39 @@ def test_tensorboard_gets_the_same_numbers(composed, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*deprecated")  # inside MLflow
+def test_mlflow_gets_the_same_numbers_and_the_record(composed, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    record = train.run(composed(*QUIET, "logger=mlflow"), sweep="my-sweep")
+    assert record.status == "ok", record.error
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/results/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("convbench").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == record.run_id
+    assert {name: run.data.tags[name] for name in ("sweep", "model", "data")} == {
+        "sweep": "my-sweep", "model": "lenet", "data": "digits",
+    }  # fmt: skip
+    assert run.data.params["model/name"] == "lenet"
+    for split, metrics in record.metrics.items():
+        for name, value in metrics.items():
+            for key in (f"{split}/{name}", f"summary/{split}/{name}"):
+                assert run.data.metrics[key] == pytest.approx(value)
+    held = Path(run.info.artifact_uri.removeprefix("file://"))
+    assert held.is_relative_to(tmp_path / "results/mlflow")
+    assert json.loads((held / "record.json").read_text())["run_id"] == record.run_id
+    assert {file.name for file in held.iterdir()} >= {"config.yaml", "metrics.csv", "predictions.npz"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_a_cell_that_is_gone_on_with_is_one_mlflow_run(tmp_path):
+    pytest.importorskip("mlflow")
+    made = [loggers.mlflow(run_info(tmp_path), "convbench", None, str(tmp_path)).run_id for _ in range(2)]
+    assert made[0] == made[1] == (tmp_path / "mlflow_id").read_text()
+
+
+@pytest.mark.slow
 def test_the_wandb_key_reaches_no_file(bench, tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     key = "0123456789abcdef" * 2 + "01234567"
@@ -153,7 +261,7 @@ def test_a_cell_that_is_gone_on_with_is_one_wandb_run(tmp_path, monkeypatch):
     monkeypatch.setattr(api, "init", lambda **given: ids.append(given["id"]) or SimpleNamespace())
     monkeypatch.setattr("lightning.pytorch.loggers.WandbLogger", lambda experiment: experiment)
     for _ in range(2):
-        loggers.wandb(run_info(tmp_path), project="p", entity=None, mode="offline")
+        loggers.wandb(run_info(tmp_path), project="p", entity=None, mode="offline", gradients=False, images=0)
     (tmp_path / "wandb_id").unlink()
-    loggers.wandb(run_info(tmp_path), project="p", entity=None, mode="offline")
+    loggers.wandb(run_info(tmp_path), project="p", entity=None, mode="offline", gradients=False, images=0)
     assert ids[0] == ids[1] != ids[2]

@@ -45,11 +45,11 @@ class Predictions:
         """(n,), the probability of the predicted class."""
         return self.probabilities[np.arange(len(self.labels)), self.predicted]
 
-    def hardest(self) -> np.ndarray:
-        """Positions of at most HARDEST mistakes, those first that gave the true class the least probability."""
+    def hardest(self, count: int = HARDEST) -> np.ndarray:
+        """Positions of at most ``count`` mistakes, those first that gave the true class the least probability."""
         log = scipy.special.log_softmax(self.logits, axis=1)[np.arange(len(self.labels)), self.labels]
         wrong = np.flatnonzero(~self.correct)
-        return wrong[np.argsort(log[wrong], kind="stable")[:HARDEST]]
+        return wrong[np.argsort(log[wrong], kind="stable")[:count]]
 
 
 def load(run: Path) -> Predictions | None:
