@@ -24,6 +24,8 @@ from bench.store import RECORD, write_atomically
 
 FILES = ("config.yaml", "metrics.csv", PREDICTIONS, MISTAKES)
 """What goes with a record to where files are kept."""
+CELLS = ("Actual", "Predicted", "nPredictions")
+"""What W&B's chart calls the columns of a confusion matrix."""
 MOST_CELLS = 10_000
 """Rows of a W&B table that a chart shows."""
 
@@ -171,10 +173,9 @@ def _conclude_wandb(
     assert told is not None
     matrix = stats.confusion(told.labels, told.predicted, len(told.classes))
     pairs = np.argwhere(matrix >= 0 if matrix.size <= MOST_CELLS else matrix > 0)
-    rows: list[list[Any]] = [[str(told.classes[i]), str(told.classes[j]), int(matrix[i, j])] for i, j in pairs]
-    columns = ["Actual", "Predicted", "nPredictions"]  # the names that W&B's chart has
-    table = api.Table(columns=columns, data=rows)
-    chart = api.plot_table("wandb/confusion_matrix/v1", table, {name: name for name in columns})
+    rows: list[Any] = [[str(told.classes[i]), str(told.classes[j]), int(matrix[i, j])] for i, j in pairs]
+    table = api.Table(columns=list(CELLS), data=rows)
+    chart = api.plot_table("wandb/confusion_matrix/v1", table, {name: name for name in CELLS})
     mistakes = api.Table(columns=["id", "image", "class", "predicted", "confidence"])
     for i in told.hardest(images):
         image = api.Image(pixels[i] if pixels.shape[-1] == 3 else pixels[i, ..., 0])

@@ -1,0 +1,189 @@
+"""The ``bench-dashboard`` command: a W&B workspace and a report of a sweep whose cells were logged to W&B.
+
+    bench-dashboard [sweep=NAME] [paths.results=results/local] [entity=…] [project=convbench]
+
+sweep: of the results folder, the last one if none is named. Makes a saved view of the project with the sweep's runs,
+grouped by network, and a report: learning curves with seed bands, test accuracy, accuracy against cost, confusion and
+mistakes, the table of the results folder. Prints where they are. entity: a user or team, by default the API key's.
+
+Runs that were logged with logger.mode=offline must be sent first: the commands are listed, nothing is made, and the
+exit code is 1.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import cli, console
+from bench.config import ConfigError
+from bench.evaluate import settings, single
+from bench.loggers import CELLS
+from bench.record import RunRecord
+from bench.reporting import leaderboard, render
+from bench.status import PLAN, cells_of, state_of
+from bench.store import DEFAULT_RESULTS, Store
+
+if TYPE_CHECKING:
+    from wandb_workspaces.reports.v2 import LinePlot, Report
+    from wandb_workspaces.workspaces import Workspace
+
+SETTINGS = ("sweep", "paths.results", "entity", "project")
+CURVES = ("val/top1", "val/top5", "val/loss", "train/top1", "train/loss", "lr")
+"""Logged once an epoch."""
+COSTS = ("params", "macs", "fit_seconds", "peak_memory_bytes")
+"""Of the summary."""
+
+
+def main() -> None:
+    """Run the command line."""
+    cli.run("bench-dashboard", __doc__ or "", dashboard)
+
+
+def dashboard(arguments: list[str]) -> None:
+    """Make workspace and report; exit code 1 if there are runs that W&B has not got yet, or if it cannot be reached."""
+    own = settings(arguments, SETTINGS)
+    store = Store(single(own, "paths.results", DEFAULT_RESULTS))
+    names = sorted(file.parent.name for file in store.root.glob(f"sweeps/*/{PLAN}") if state_of(file.parent))
+    if not names:
+        raise ConfigError(f"paths.results={store.root}: holds no sweep")
+    sweep = single(own, "sweep", names[-1])
+    if sweep not in names:
+        raise ConfigError(f"sweep={sweep}: no such sweep; there are {', '.join(names[-5:])}")
+    if importlib.util.find_spec("wandb_workspaces") is None:
+        raise ConfigError("bench-dashboard: needs wandb-workspaces; pip install 'convbench[wandb]'")
+    state = state_of(store.root / "sweeps" / sweep)
+    assert state is not None
+    records = [cell.record for cell in cells_of(store, state) if cell.record is not None]
+    folders = [store.path(record.run_id) / "wandb" for record in records]
+    if not any(folder.is_dir() for folder in folders):
+        raise ConfigError(f"sweep={sweep}: no cell was logged to W&B; run it with logger=wandb")
+    if offline := unsent(folders):
+        console.say(f"{len(offline)} runs are not in W&B yet; log in with `wandb login`, send them, and try again:")
+        for folder in offline:
+            console.say(f"  wandb sync {shlex.quote(str(folder))}")
+        raise SystemExit(cli.FAILED)
+
+    import wandb
+
+    project = single(own, "project", "convbench")
+    try:
+        entity = single(own, "entity") or wandb.Api().default_entity
+        if not entity:
+            raise ConfigError("entity: the API key has none of its own; name a user or team")
+        view = workspace(entity, project, sweep)
+        view.save()
+        page = report(entity, project, sweep, records)
+        page.save()
+    except (wandb.Error, wandb.errors.CommError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        cli.stop("bench-dashboard", f"W&B: {reason}; `wandb login` and a network are needed", cli.FAILED)
+    console.say(f"workspace: {view.url}")
+    console.say(f"report: {page.url}")
+
+
+def unsent(folders: Sequence[Path]) -> list[Path]:
+    """Offline runs in these folders that ``wandb sync`` has not marked as sent."""
+    found = [path for folder in folders for path in sorted(folder.glob("offline-run-*"))]
+    return [path for path in found if not list(path.glob("*.synced"))]
+
+
+def workspace(entity: str, project: str, sweep: str) -> Workspace:
+    """A view of the project: the sweep's runs, a group a network."""
+    from wandb_workspaces import expr, workspaces
+    from wandb_workspaces.reports import v2
+
+    return workspaces.Workspace(
+        entity=entity,
+        project=project,
+        name=f"sweep {sweep}",
+        sections=[
+            workspaces.Section("learning curves", [curve(name) for name in CURVES], is_open=True),
+            workspaces.Section(
+                "accuracy and cost",
+                [
+                    v2.BarPlot(title="test top-1", metrics=["test/top1"], groupby=v2.Config("model.name")),
+                    *(v2.ScatterPlot(x=v2.SummaryMetric(cost), y=v2.SummaryMetric("test/top1")) for cost in COSTS),
+                ],
+                is_open=True,
+            ),
+            workspaces.Section("test images", of_test_images()),
+        ],
+        runset_settings=workspaces.RunsetSettings(
+            filters=[expr.Metric("Group") == sweep],
+            groupby=[expr.Config("model.name")],
+            order=[expr.Ordering(expr.Summary("val/top1"), ascending=False)],
+        ),
+    )
+
+
+def report(entity: str, project: str, sweep: str, records: Sequence[RunRecord]) -> Report:
+    """A report of the sweep, with the table that the records make."""
+    from wandb_workspaces import expr
+    from wandb_workspaces.reports import v2
+
+    runs = v2.Runset(
+        entity=entity,
+        project=project,
+        name=sweep,
+        filters=[expr.Metric("Group") == sweep],
+        groupby=["config.model.name"],
+    )
+    tables = [
+        block
+        for table in leaderboard.tables(records)
+        for block in (v2.H2(f"{table.dataset} ({table.protocol})"), v2.MarkdownBlock(render.section(table)))
+    ]
+    return v2.Report(
+        project=project,
+        entity=entity,
+        title=f"sweep {sweep}",
+        description=f"{len(records)} runs; selected on validation, tested once",
+        blocks=[
+            v2.TableOfContents(),
+            *tables,
+            v2.H2("Learning curves"),
+            v2.P("A line a network: the mean over its seeds, with their range."),
+            v2.PanelGrid(runsets=[runs], panels=[curve(name) for name in CURVES]),
+            v2.H2("Accuracy against cost"),
+            v2.PanelGrid(
+                runsets=[runs],
+                panels=[v2.ScatterPlot(x=v2.SummaryMetric(cost), y=v2.SummaryMetric("test/top1")) for cost in COSTS],
+            ),
+            v2.H2("Confusion and mistakes"),
+            v2.PanelGrid(runsets=[runs], panels=of_test_images()),
+        ],
+    )
+
+
+def curve(name: str) -> LinePlot:
+    """A metric over epochs, the mean of a group's seeds with their range."""
+    from wandb_workspaces.reports import v2
+
+    return v2.LinePlot(
+        title=name,
+        x="epoch",
+        y=[name],
+        groupby=v2.Config("model.name"),
+        groupby_aggfunc="mean",
+        groupby_rangefunc="minmax",
+    )
+
+
+def of_test_images() -> list[Any]:
+    """Panels of what :func:`bench.loggers.conclude` sends."""
+    from wandb_workspaces.reports import v2
+
+    chart = v2.CustomChart(
+        query={"summaryTable": {"tableKey": "test/confusion_table"}},
+        chart_name="wandb/confusion_matrix/v1",
+        chart_fields={name: name for name in CELLS},
+    )
+    return [chart, v2.WeavePanelSummaryTable(table_name="test/mistakes")]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""The bench-dashboard command; W&B's servers are replaced."""
+
+import json
+import time
+
+import pytest
+from conftest import record_of
+
+from bench import dashboard, loggers
+from bench.store import Store
+
+pytest.importorskip("wandb_workspaces")
+pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1", "ignore:.*is deprecated")
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """A results folder with a sweep of two cells, the first one of which was logged to W&B offline."""
+    store = Store(tmp_path / "results")
+    begun = time.time() - 10
+    records = [record_of("lenet"), record_of("nin", val=0.95)]
+    for record in records:
+        work = store.workspace(record.run_id)
+        if record.model == "lenet":
+            folder = work.path / "wandb/offline-run-20260102_030405-abcdefgh"
+            folder.mkdir(parents=True)
+            (folder / "run-abcdefgh.wandb").write_bytes(b"")
+        store.publish(record, work)
+    place = store.root / "sweeps/20260102-030405"
+    place.mkdir(parents=True)
+    cells = {record.run_id: {"overrides": [], "epochs": 5} for record in records}
+    (place / "plan.json").write_text(json.dumps({"cells": cells, "started": begun}))
+    return store.root
+
+
+def test_offline_runs_are_to_be_sent_first(call, sweep):
+    code, out, err = call(dashboard.main, f"paths.results={sweep}")
+    assert (code, err) == (1, "")
+    folder = f"{sweep}/runs/{record_of('lenet').run_id}/wandb/offline-run-20260102_030405-abcdefgh"
+    assert out.splitlines()[1:] == [f"  wandb sync {folder}"]
+    assert "1 runs are not in W&B yet; log in with `wandb login`" in out
+
+
+def sent(sweep):
+    (file,) = sweep.glob("runs/*/wandb/offline-run-*/run-*.wandb")
+    file.with_name(f"{file.name}.synced").touch()
+
+
+@pytest.mark.slow
+def test_workspace_and_report_are_saved_and_named(call, sweep, monkeypatch):
+    from wandb_workspaces.reports import v2
+    from wandb_workspaces.workspaces import Workspace
+
+    sent(sweep)
+    saved = []
+    for kind in (Workspace, v2.Report):
+        monkeypatch.setattr(kind, "save", lambda self: saved.append(self))
+        monkeypatch.setattr(kind, "url", f"https://wandb/{kind.__name__}")
+    code, out, err = call(dashboard.main, f"paths.results={sweep}", "entity=team", "project=course")
+    assert (code, err) == (0, "")
+    assert out == "workspace: https://wandb/Workspace\nreport: https://wandb/Report\n"
+    assert [(one.entity, one.project) for one in saved] == [("team", "course")] * 2
+
+
+@pytest.mark.slow
+def test_the_workspace_has_the_sweeps_runs_and_the_metrics_that_are_logged():
+    model = dashboard.workspace("team", "convbench", "20260102-030405")._to_model()
+    spec = json.loads(model.spec.model_dump_json(by_alias=True))
+    (runs,) = spec["section"]["runSets"]
+    assert '"20260102-030405"' in json.dumps(runs["filters"])
+    assert '"group"' in json.dumps(runs["filters"])
+    assert [group["name"] for group in runs["grouping"]] == ["model.value.name"]
+    panels = {section["name"]: section["panels"] for section in spec["section"]["panelBankConfig"]["sections"]}
+    assert [panel["config"]["metrics"] for panel in panels["learning curves"]] == [[name] for name in dashboard.CURVES]
+    assert [panel["viewType"] for panel in panels["accuracy and cost"]] == ["Bar Chart", *["Scatter Plot"] * 4]
+    assert "test/confusion_table" in json.dumps(panels["test images"])
+    assert "test/mistakes" in json.dumps(panels["test images"])
+    fields = vars(record_of())
+    assert set(dashboard.COSTS) <= {name for name, value in fields.items() if isinstance(value, int | float)}
+
+
+@pytest.mark.slow
+def test_the_report_has_the_table_of_the_records(monkeypatch):
+    answer = {"project": {"internalId": "1"}}
+    monkeypatch.setattr("wandb_workspaces.reports.v2.interface._get_api", lambda: None)
+    monkeypatch.setattr("wandb_workspaces.reports.v2.interface.execute_graphql", lambda *query: answer)
+    model = dashboard.report("team", "convbench", "s1", [record_of("lenet"), record_of("nin", val=0.95)])._to_model()
+    text = json.dumps(json.loads(model.spec.model_dump_json(by_alias=True)))
+    assert "digits (stratified)" in text
+    assert "| 1 | nin |" in text
+    assert "| 2 | lenet |" in text
+    assert all(name in text for name in (*dashboard.CURVES, *dashboard.COSTS, *loggers.CELLS))
+
+
+def test_what_w_and_b_says_is_told_in_a_line(call, sweep, monkeypatch):
+    import wandb
+
+    sent(sweep)
+
+    def refuse():
+        raise wandb.errors.UsageError("No API key configured.\nLong story.")
+
+    monkeypatch.setattr(wandb, "Api", refuse)
+    code, out, err = call(dashboard.main, f"paths.results={sweep}")
+    assert (code, out) == (1, "")
+    assert err == "bench-dashboard: W&B: No API key configured.; `wandb login` and a network are needed\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["sweep=no-such"], "sweep=no-such: no such sweep; there are 20260102-030405"),
+        (["sweeps=x"], "sweeps=x: no such setting"),
+        (["paths.results=/no-such"], "holds no sweep"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(call, sweep, arguments, told):
+    if "paths.results=/no-such" not in arguments:
+        arguments = [*arguments, f"paths.results={sweep}"]
+    code, out, err = call(dashboard.main, *arguments)
+    assert (code, out) == (2, "")
+    assert told in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_sweep_that_was_not_logged_says_how(call, sweep):
+    (folder,) = sweep.glob("runs/*/wandb")
+    folder.rename(sweep / "elsewhere")
+    code, _, err = call(dashboard.main, f"paths.results={sweep}")
+    assert code == 2
+    assert "no cell was logged to W&B; run it with logger=wandb" in err
+
+
+def test_without_the_package_it_says_what_to_install(call, sweep, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, _, err = call(dashboard.main, f"paths.results={sweep}")
+    assert code == 2
+    assert "pip install 'convbench[wandb]'" in err
