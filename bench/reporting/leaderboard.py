@@ -74,7 +74,7 @@ def tables(records: Iterable[RunRecord], predictions: Mapping[str, Predictions] 
 def _table(dataset: str, protocol: str, records: Sequence[RunRecord], predictions: Mapping[str, Predictions]) -> Table:
     cells: dict[str, list[RunRecord]] = defaultdict(list)
     for record in sorted(records, key=lambda record: record.run_id):  # the bootstrap draws in this order
-        cells[json.dumps(_settings(record), sort_keys=True)].append(record)
+        cells[json.dumps(settings_of(record), sort_keys=True)].append(record)
     groups = list(cells.values())
     ranked_by = "val_top1" if all("val" in record.metrics for record in records) else "test_top1"
     measured = [(group[0].model, _stats(group), _variant(group[0], groups), group) for group in groups]
@@ -131,10 +131,10 @@ def _variant(record: RunRecord, groups: Sequence[Sequence[RunRecord]]) -> str:
     All in which it differs from another configuration of its model; and from those of other models all but what a
     model brings along, its network and its learning rate. Always that it did not start from random weights.
     """
-    own = _settings(record)
+    own = settings_of(record)
     differing = set()
     for group in groups:
-        other = _settings(group[0])
+        other = settings_of(group[0])
         for key in own.keys() | other.keys():
             brought = key.startswith("model.") or key == "optimizer.lr"
             if key.startswith("augment.") and not (key in own and key in other):
@@ -145,7 +145,7 @@ def _variant(record: RunRecord, groups: Sequence[Sequence[RunRecord]]) -> str:
     return " ".join(f"{key}={own[key]}" for key in sorted(differing & own.keys()))
 
 
-def _settings(record: RunRecord) -> dict[str, Any]:
+def settings_of(record: RunRecord) -> dict[str, Any]:
     """The settings that decide a result, by dotted name, and the precision that ``auto`` chose."""
     settings = _apart_from_seed(record)
     augment = dict(settings.pop("augment", []))

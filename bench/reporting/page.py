@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,11 +15,11 @@ from plotly.offline import get_plotlyjs
 
 from bench.record import RunRecord
 from bench.reporting import stats
+from bench.reporting.curves import curves
 from bench.reporting.leaderboard import Table
 from bench.reporting.predictions import MISTAKES, Predictions
 from bench.reporting.render import caption
 
-CURVES = ("train_top1", "val_top1", "train_loss", "val_loss")
 DIGITS = 4
 """Of fractions in the page: a hundredth of a percent."""
 
@@ -75,7 +74,8 @@ def _short(value: float | None) -> float | None:
 
 def _run(record: RunRecord, predictions: Predictions | None, folder: Path) -> dict[str, Any]:
     told = {name: value for name, value in asdict(record).items() if name not in ("run_id", "schema_version")}
-    run = told | {"curves": _curves(folder / record.run_id / "metrics.csv")}
+    lines = {name: [_short(value) for value in values] for name, values in curves(folder / record.run_id).items()}
+    run = told | {"curves": lines}
     if predictions is None or record.status != "ok":
         return run
     matrix = stats.confusion(predictions.labels, predictions.predicted, len(predictions.classes))
@@ -104,14 +104,6 @@ def _samples(predictions: Mapping[str, Predictions]) -> dict[str, int]:
         name: numbers.setdefault(one.ids.tobytes() + one.labels.tobytes(), len(numbers))
         for name, one in sorted(predictions.items())
     }
-
-
-def _curves(file: Path) -> dict[str, list[float]]:
-    if not file.exists():
-        return {}
-    with file.open() as lines:
-        rows = list(csv.DictReader(lines))
-    return {name: [_short(float(row[name])) or 0.0 for row in rows] for name in CURVES if rows and name in rows[0]}
 
 
 def _mistakes(predictions: Predictions, picture: Path) -> dict[str, Any] | None:

@@ -30,7 +30,7 @@ class Stat(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A confidence interval of an accuracy, fractions."""
+    """A confidence interval of an accuracy, or of a difference of two, fractions."""
 
     low: float
     high: float
@@ -67,8 +67,19 @@ def interval(correct: np.ndarray) -> Interval:
     Samples are drawn for all seeds together, as they share them (Owen 2007, "The pigeonhole bootstrap"). With one seed
     the interval tells of the samples alone.
     """
-    means = _resampled([correct])[0]
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return _percentiles(_resampled([correct])[0])
+
+
+def difference(first: np.ndarray, second: np.ndarray) -> Interval:
+    """The bootstrap percentile interval of the first mean accuracy minus the second's, (s, n) and (t, n) on the same
+    samples, resampled as for :func:`paired_bootstrap`.
+    """
+    one, other = _resampled([first, second])
+    return _percentiles(one - other)
+
+
+def _percentiles(draws: np.ndarray) -> Interval:
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))
 
 

@@ -1,0 +1,18 @@
+"""Learning curves: what a run's ``metrics.csv`` tells of each epoch."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+CURVES = ("train_top1", "val_top1", "train_loss", "val_loss")
+
+
+def curves(run: Path) -> dict[str, list[float]]:
+    """Of the CURVES that the run in this directory has, one value an epoch; empty where it has no table."""
+    file = run / "metrics.csv"
+    if not file.exists():
+        return {}
+    with file.open() as lines:
+        rows = list(csv.DictReader(lines))
+    return {name: [float(row[name]) for row in rows] for name in CURVES if rows and name in rows[0]}
