@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bench.record import RunRecord
 from bench.reporting import ablations, stats
@@ -33,6 +35,8 @@ AROUND = (
     *((-6, 8, "right"), (-6, -8, "right"), (0, 18, "center"), (0, -18, "center"), (6, 16, "left"), (-6, 16, "right")),
 )
 """Where a label may stand beside its point: points (1/72 inch) right and up, and its alignment."""
+BEHIND = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5}
+"""Of a label, so that it can be read above a line."""
 COSTS = {
     "params": ("parameters", 1.0, "log"),
     "macs": ("multiply-accumulates an image", 1.0, "log"),
@@ -100,8 +104,8 @@ def title_of(table: Table) -> str:
 
 
 def name_of(row: Row) -> str:
-    """The network, and if need be the settings that tell it from others of its name."""
-    return f"{row.model} {row.variant}".strip()
+    """The network, and if need be the settings that tell it from others, in lines of 40 characters or a setting."""
+    return textwrap.fill(f"{row.model} {row.variant}".strip(), 40, break_long_words=False, break_on_hyphens=False)
 
 
 def cost_of(row: Row, name: str) -> float | None:
@@ -129,11 +133,14 @@ def cost(table: Table) -> Figure | None:
             continue
         front = [list(points)[i] for i in pareto(list(points.values()))]
         panel.step(*zip(*(points[place] for place in front), strict=True), where="post", color=GREY, zorder=1)
+        bars = []
         for place, (x, y) in points.items():
+            below, above = spread(table.rows[place])
+            bars.append((x, y - below, y + above))
             handles[place] = panel.errorbar(
                 x,
                 y,
-                yerr=spread(table.rows[place]),
+                yerr=[[below], [above]],
                 color=COLORS[place % len(COLORS)],
                 marker=MARKERS[(place + place // len(COLORS)) % len(MARKERS)],  # no two alike among 64
                 linestyle="none",
@@ -143,7 +150,7 @@ def cost(table: Table) -> Figure | None:
             )
         panel.margins(0.15)
         named = list(points) if few else front
-        place_labels(panel, list(points.values()), {name_of(table.rows[place]): points[place] for place in named})
+        place_labels(panel, bars, {name_of(table.rows[place]): points[place] for place in named})
     for panel in panels[:, 0]:
         panel.set_ylabel("test top-1 in %")
     if handles and not few:
@@ -156,26 +163,30 @@ def cost(table: Table) -> Figure | None:
     return figure if handles else None
 
 
-def spread(row: Row) -> list[list[float]] | None:
-    """How far below and above the test top-1 (%) its error bar ends; None where nothing is known."""
+def spread(row: Row) -> tuple[float, float]:
+    """How far below and above the test top-1 (%) its error bar ends; 0 where nothing is known."""
     top1, std, _ = row.stats["test_top1"]
     if row.interval is not None:
-        low, high = row.interval
-        return [[max(0.0, 100 * (top1 - low))], [max(0.0, 100 * (high - top1))]]
-    return None if std is None else [[100 * std], [100 * std]]
+        return max(0.0, 100 * (top1 - row.interval.low)), max(0.0, 100 * (row.interval.high - top1))
+    return 100 * (std or 0.0), 100 * (std or 0.0)
 
 
-def place_labels(panel: Axes, points: Sequence[tuple[float, float]], texts: Mapping[str, tuple[float, float]]) -> None:
-    """Write each text beside its point, where it covers least of the ``points`` and the texts before."""
+def place_labels(
+    panel: Axes, bars: Sequence[tuple[float, float, float]], texts: Mapping[str, tuple[float, float]]
+) -> None:
+    """Write each text beside its point, where it covers least of the error bars (x, from, to) and the texts before."""
     figure = panel.get_figure()
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    taken = [mpl.transforms.Bbox.from_bounds(x - 4, y - 6, 8, 12) for x, y in panel.transData.transform(points)]
+    ends = [panel.transData.transform([(x, low), (x, high)]) for x, low, high in bars]
+    taken = [mpl.transforms.Bbox([low - 4, high + 4]) for low, high in ends]
     room = panel.get_window_extent(renderer)
     for text, point in texts.items():
         labels = [
-            panel.annotate(text, point, (x, y), textcoords="offset points", ha=side, va="center", fontsize=7)
+            panel.annotate(
+                text, point, (x, y), textcoords="offset points", ha=side, va="center", fontsize=7, bbox=BEHIND
+            )
             for x, y, side in AROUND
         ]
         tried = [(label, label.get_window_extent(renderer)) for label in labels]
@@ -203,7 +214,7 @@ def learning(table: Table, runs: Path) -> Figure | None:
     """
     told = [[curves(runs / name) for name in row.run_ids] for row in table.rows]
     accuracy = "val_top1" if any("val_top1" in one for several in told for one in several) else "train_top1"
-    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    figure = Figure(figsize=(7, 3.8), layout="constrained")
     figure.suptitle(title_of(table), fontsize=10)
     left, right = figure.subplots(1, 2)
     drawn = False
@@ -217,18 +228,23 @@ def learning(table: Table, runs: Path) -> Figure | None:
             epochs = np.arange(1, len(mean) + 1)
             own = place < NAMED
             color, style = (COLORS[place], LINES[place % len(LINES)]) if own else (GREY, "-")
-            panel.plot(epochs, mean, style, color=color, linewidth=1.2, label=name_of(row) if own else "_other")
+            dot = "o" if len(mean) == 1 else None
+            label = name_of(row) if own else "_other"
+            panel.plot(epochs, mean, style, color=color, linewidth=1.2, marker=dot, markersize=4, label=label)
             if own and len(values) > 1:
                 panel.fill_between(epochs, low, high, color=color, alpha=0.2, linewidth=0)
         panel.set_xlabel("epoch")
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     several_seeds = any(row.n > 1 for row in table.rows)
     left.set_ylabel(f"{'validation' if accuracy == 'val_top1' else 'training'} top-1 in %")
     right.set_ylabel("training loss")
     handles, names = left.get_legend_handles_labels()
     if handles:
+        columns = 4 if max(map(len, names)) < 24 else 2
         note = "mean and range over seeds" if several_seeds else None
-        figure.legend(handles[::-1], names[::-1], loc="outside right upper", frameon=False, title=note)
+        figure.legend(
+            handles[::-1], names[::-1], loc="outside lower center", ncols=columns, frameon=False, fontsize=7, title=note
+        )
     return figure if drawn else None
 
 

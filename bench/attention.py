@@ -1,0 +1,169 @@
+"""Where a network looks: occlusion, Grad-CAM, and feature maps projected back to the image; with captum."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from captum.attr import LayerGradCam, NeuronDeconvolution, Occlusion
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench import inference
+from bench.data.decode import fit
+from bench.data.pipeline import center_crop
+from bench.saved import Saved
+
+WINDOW, STEPS = 0.25, 4
+"""Side of the occluding square, of the image's; it moves by its STEPS-th part."""
+STRONGEST = 4
+"""Feature maps of each resolution that are shown."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature map (h, w), of ``channel`` of ``layer``, and the ``projection`` (S, S, C) of its largest value."""
+
+    layer: str
+    channel: int
+    activation: np.ndarray
+    projection: np.ndarray
+
+
+@dataclass(frozen=True)
+class Attention:
+    """An image (S, S, C) uint8; what class it is (None if nobody knows), what was predicted, with which probability;
+    maps (S, S) for the class ``asked``: ``occlusion``, in [-1, 1], and ``grad_cam``, not negative; ``features``.
+    """
+
+    image: np.ndarray
+    true: str | None
+    predicted: int
+    probability: float
+    asked: int
+    occlusion: np.ndarray
+    grad_cam: np.ndarray
+    features: tuple[Feature, ...]
+
+
+class Logits(nn.Module):
+    """A copy of a network that returns its logits alone, and whose ReLUs leave their input as it is."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        for layer in self.model.modules():
+            if isinstance(layer, nn.ReLU):
+                layer.inplace = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, S, S) → (N, num_classes)."""
+        return self.model(images).logits.float()
+
+
+def attend(saved: Saved, picture: Image.Image, asked: int | None, true: str | None) -> Attention:
+    """What the network sees in a picture, for the class ``asked``, None for the predicted one."""
+    network = Logits(saved.model)
+    device = next(network.parameters()).device
+    images = inference.look(saved, picture, 1).permute(0, 3, 1, 2).contiguous().to(device)
+    with torch.no_grad():
+        probabilities = network(images).softmax(dim=1)[0]
+    predicted = int(probabilities.argmax())
+    target = predicted if asked is None else asked
+    stored = torch.from_numpy(fit(picture, saved.decode_size, saved.in_channels).copy())[None]
+    return Attention(
+        image=center_crop(stored, saved.image_size)[0].numpy(),
+        true=true,
+        predicted=predicted,
+        probability=float(probabilities[predicted]),
+        asked=target,
+        occlusion=occlusion(network, images, target),
+        grad_cam=grad_cam(network, images, target),
+        features=features(network, images),
+    )
+
+
+def occlusion(network: nn.Module, images: Tensor, target: int) -> np.ndarray:
+    """By how much the probability of class ``target`` falls where a square of 0, the mean colour, covers the place.
+
+    (1, C, S, S) → (S, S), the mean over the squares that cover a pixel. Zeiler, Fergus 2014, section 4.2.
+    """
+    channels, side = images.shape[1:3]
+    window = max(2, round(WINDOW * side))
+    step = max(1, window // STEPS)
+    maps = Occlusion(lambda x: network(x).softmax(dim=1)).attribute(
+        images, (channels, window, window), (channels, step, step), 0, target=target, perturbations_per_eval=32
+    )
+    return maps[0, 0].cpu().numpy()
+
+
+def grad_cam(network: nn.Module, images: Tensor, target: int) -> np.ndarray:
+    """Gradient-weighted class activation map, (1, C, S, S) → (S, S), of the last maps larger than 1×1.
+
+    Selvaraju et al. 2017, equations 1 and 2; enlarged bilinearly.
+    """
+    layer = last_maps(network, images)
+    images = images.clone().requires_grad_()
+    cam = LayerGradCam(network, layer).attribute(images, target, relu_attributions=True)
+    large = F.interpolate(cam, images.shape[-2:], mode="bilinear", align_corners=False)
+    return large[0, 0].detach().cpu().numpy()
+
+
+def outputs(network: nn.Module, images: Tensor) -> list[tuple[str, nn.Module, Tensor]]:
+    """Name, module and result of each call that gives maps larger than 1×1, in the order in which they return."""
+    found: list[tuple[str, nn.Module, Tensor]] = []
+
+    def note(name: str, layer: nn.Module, result: object) -> None:
+        if isinstance(result, Tensor) and result.ndim == 4 and min(result.shape[-2:]) > 1:
+            found.append((name, layer, result))
+
+    handles = [
+        layer.register_forward_hook(lambda layer, _, result, name=name: note(name, layer, result))
+        for name, layer in network.named_modules()
+    ]
+    try:
+        with torch.no_grad():
+            network(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def last_maps(network: nn.Module, images: Tensor) -> nn.Module:
+    """The module that is the last one to return maps larger than 1×1."""
+    return outputs(network, images)[-1][1]
+
+
+def features(network: nn.Module, images: Tensor) -> tuple[Feature, ...]:
+    """The strongest maps behind the last ReLU (or else convolution) of each resolution, first to last, and what their
+    largest values come from: projected back to the image by a deconvnet, Zeiler, Fergus 2014, section 2.1.
+
+    A deconvnet's unpooling and filtering are the gradients of pooling and convolution; its rectification, of what
+    flows back, takes the place of ReLU's. Batch norm and local response normalisation, which the paper's network did
+    not have behind convolutions, are passed by their gradients.
+    """
+    calls = outputs(network, images)
+    kinds = nn.ReLU if any(isinstance(layer, nn.ReLU) for _, layer, _ in calls) else nn.Conv2d
+    last = {result.shape[-1]: (name, layer, result[0]) for name, layer, result in calls if isinstance(layer, kinds)}
+    found = []
+    for name, layer, maps in last.values():
+        peaks = maps.flatten(1).max(dim=1)
+        for channel in peaks.values.argsort(descending=True)[:STRONGEST].tolist():
+            where = divmod(int(peaks.indices[channel]), maps.shape[-1])
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Setting backward hooks on ReLU activations")
+                back = NeuronDeconvolution(network, layer).attribute(images.clone(), (channel, *where))
+            projection = back[0].permute(1, 2, 0).detach().cpu().numpy()
+            found.append(Feature(name.removeprefix("model."), channel, maps[channel].cpu().numpy(), projection))
+    return tuple(found)
+
+
+def first_filters(model: nn.Module) -> np.ndarray:
+    """The weights of the first convolution: (n, k, k, C)."""
+    first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    return first.weight.detach().permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,106 @@
+"""The ``bench-look`` command: what a saved network looks at.
+
+    bench-look checkpoint=RUN [IMAGE…] [split=val] [samples=8] [class=NAME] [out=FOLDER] [paths.data=…]
+               [trainer.accelerator=auto]
+
+IMAGE: image files and folders; without any, the first ``samples`` images of the run's val or test split. Draws, as SVG
+and PNG into out= (the run's folder look/, if it is not given):
+
+filters      the filters of the first convolution (Krizhevsky et al. 2012, figure 3)
+attention    for the predicted class, or class=NAME, where the network looks in each image: by occlusion (Zeiler, Fergus
+             2014, section 4.2), the drop of the class's probability when a square of the mean colour covers the place;
+             and by Grad-CAM (Selvaraju et al. 2017)
+features-N   of image N the strongest feature maps of each resolution, and what they answer to, projected back to the
+             image (Zeiler, Fergus 2014, section 2.1)
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench import cli, console
+from bench.config import ConfigError
+from bench.evaluate import opened, settings, single
+from bench.store import write_atomically
+
+if TYPE_CHECKING:
+    from bench.inference import Pictures
+    from bench.saved import Saved
+
+SETTINGS = ("checkpoint", "split", "samples", "class", "out", "paths.data", "trainer.accelerator")
+
+
+def main() -> None:
+    """Run the command line."""
+    cli.run("bench-look", __doc__ or "", look)
+
+
+def look(arguments: list[str]) -> None:
+    """Draw what the arguments ask for, and print the files' names."""
+    named = [argument for argument in arguments if argument.partition("=")[0] in SETTINGS and "=" in argument]
+    own, places = settings(named, SETTINGS), [argument for argument in arguments if argument not in named]
+    if (split := single(own, "split", "val")) not in ("val", "test"):
+        raise ConfigError(f"split={split}: must be one of val, test")
+    if (samples := single(own, "samples", "8")) not in map(str, range(1, 101)):
+        raise ConfigError(f"samples={samples}: must be a number from 1 to 100")
+    for package in ("captum", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"bench-look: needs {package}; pip install 'convbench[look]'")
+    networks = opened(own)
+    if len(networks) > 1:
+        raise ConfigError(f"checkpoint={networks[1].path}: bench-look takes one network")
+    (saved,) = networks
+    label = single(own, "class")
+    if label and label not in saved.classes:
+        known = ", ".join(saved.classes[:10]) + ("" if len(saved.classes) <= 10 else ", …")
+        raise ConfigError(f"class={label}: the network knows {known}")
+    run = saved.path.parent.parent if saved.path.parent.name == "checkpoints" else Path()
+    folder = Path(single(own, "out", str(run / "look"))).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"out={folder}: is no folder")
+
+    from bench import inference
+
+    if places:
+        pictures = inference.of_files(places)
+    else:
+        pictures = inference.of_split(saved, split, single(own, "paths.data") or None)
+    files = draw(saved, pictures, min(len(pictures.names), int(samples)), label)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    console.say(f"written: {folder}/{', '.join(files)}")
+
+
+def draw(saved: Saved, pictures: Pictures, count: int, label: str) -> dict[str, bytes]:
+    """File name → SVG or PNG, of the first ``count`` pictures; ``label``: a class, empty for the predicted one.
+
+    Raises:
+        ConfigError: an image cannot be read.
+    """
+    from rich.progress import track
+
+    from bench import attention
+    from bench.data.decode import UnreadableError, naming
+    from bench.reporting import looks
+
+    seen = []
+    numbers: Sequence[int] = range(count)
+    note = f"{saved.name}: {count} images"
+    if not console.live():
+        console.say(note)
+    for i in track(numbers, note, console=console.out, disable=not console.live(), transient=True):
+        try:
+            with naming(pictures.names[i]), pictures.read(i) as picture:
+                true = None if pictures.labels is None else saved.classes[pictures.labels[i]]
+                seen.append(attention.attend(saved, picture, saved.classes.index(label) if label else None, true))
+        except UnreadableError as error:
+            raise ConfigError(f"{error.name}: not a readable image ({error.reason})") from error
+    return looks.draw(attention.first_filters(saved.model), seen, saved.classes, saved.name)
+
+
+if __name__ == "__main__":
+    main()
