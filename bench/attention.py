@@ -157,7 +157,7 @@ def features(network: nn.Module, images: Tensor) -> tuple[Feature, ...]:
             where = divmod(int(peaks.indices[channel]), maps.shape[-1])
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Setting backward hooks on ReLU activations")
-                back = NeuronDeconvolution(network, layer).attribute(images.clone(), (channel, *where))
+                back = NeuronDeconvolution(network, layer).attribute(images.clone().requires_grad_(), (channel, *where))
             projection = back[0].permute(1, 2, 0).detach().cpu().numpy()
             found.append(Feature(name.removeprefix("model."), channel, maps[channel].cpu().numpy(), projection))
     return tuple(found)

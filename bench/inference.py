@@ -165,10 +165,11 @@ def _batches(
     batch: list[tuple[int, Tensor]] = []
     for i in order:
         try:
-            with naming(pictures.names[i]), pictures.read(i) as picture:
-                batch.append((i, look(saved, picture, crops)))
+            picture = decoded(saved, pictures, i)
         except UnreadableError as error:
             unreadable[i] = error.reason
+        else:
+            batch.append((i, look(saved, picture, crops)))
         if sum(len(looks) for _, looks in batch) >= BATCH:
             yield batch
             batch = []
@@ -176,15 +177,25 @@ def _batches(
         yield batch
 
 
+def decoded(saved: Saved, pictures: Pictures, i: int) -> Image.Image:
+    """Image number i in the network's number of channels.
+
+    Raises:
+        UnreadableError: it cannot be decoded.
+    """
+    with naming(pictures.names[i]), pictures.read(i) as picture:
+        return in_channels(picture, saved.in_channels)
+
+
 def look(saved: Saved, picture: Image.Image, crops: int) -> Tensor:
-    """The views of one image as the network takes them: (K, S, S, C) float32, normalised.
+    """The views of a :func:`decoded` image as the network takes them: (K, S, S, C) float32, normalised.
 
     1 is what the run's own test saw, and 2 that and its mirror image. The others are of the whole image, unless the
     normalisation tells places apart: then they are of the square that it was learnt for.
     """
     size, normalize = saved.image_size, saved.normalize
     if crops > 2 and not normalize.first:
-        whole = np.array(in_channels(picture, saved.in_channels))
+        whole = np.array(picture)
         image = torch.from_numpy(whole.reshape(1, *whole.shape[:2], saved.in_channels))
         return normalize(torch.cat(list(views(image, size, crops))))
     stored = torch.from_numpy(fit(picture, saved.decode_size, saved.in_channels).copy())[None]

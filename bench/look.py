@@ -17,7 +17,6 @@ features-N   of image N the strongest feature maps of each resolution, and what 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,22 +82,21 @@ def draw(saved: Saved, pictures: Pictures, count: int, label: str) -> dict[str, 
     """
     from rich.progress import track
 
-    from bench import attention
-    from bench.data.decode import UnreadableError, naming
+    from bench import attention, inference
+    from bench.data.decode import UnreadableError
     from bench.reporting import looks
 
     seen = []
-    numbers: Sequence[int] = range(count)
     note = f"{saved.name}: {count} images"
     if not console.live():
         console.say(note)
-    for i in track(numbers, note, console=console.out, disable=not console.live(), transient=True):
+    for i in track(range(count), note, console=console.out, disable=not console.live(), transient=True):
         try:
-            with naming(pictures.names[i]), pictures.read(i) as picture:
-                true = None if pictures.labels is None else saved.classes[pictures.labels[i]]
-                seen.append(attention.attend(saved, picture, saved.classes.index(label) if label else None, true))
+            picture = inference.decoded(saved, pictures, i)
         except UnreadableError as error:
             raise ConfigError(f"{error.name}: not a readable image ({error.reason})") from error
+        true = None if pictures.labels is None else saved.classes[pictures.labels[i]]
+        seen.append(attention.attend(saved, picture, saved.classes.index(label) if label else None, true))
     return looks.draw(attention.first_filters(saved.model), seen, saved.classes, saved.name)
 
 

@@ -73,7 +73,8 @@ def test_places_keep_their_mean_where_the_normalisation_tells_them_apart(runs):
 def test_a_grey_network_sees_grey(runs):
     saved = open_run(runs("model=lenet", "data.in_channels=1"))
     for crops in (1, 10):
-        assert look(saved, Image.new("RGBA", (50, 60)), crops).shape == (crops, 32, 32, 1)
+        pictures = inference.Pictures("one", ["a"], None, lambda i: Image.new("RGBA", (50, 60)))
+        assert look(saved, inference.decoded(saved, pictures, 0), crops).shape == (crops, 32, 32, 1)
 
 
 def test_labelled_folders(lenet, tmp_path):
