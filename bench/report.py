@@ -2,11 +2,11 @@
 
     bench-report [paths.results=results/local] [data=…] [protocol=…] [model=…] [seed=…] [sort=rank] [readme=FILE]
 
-Writes leaderboard.md, leaderboard.csv and report.html, a page to explore that opens without a network, of all runs into
-the folder, and prints the tables of those that data, protocol, model and seed choose, one value each or several with
-commas. sort: rank (by validation top-1, the
-default), test_top1, params, macs, fit_seconds and others; ranks stay. readme=FILE: puts each table between the lines
-<!-- leaderboard: DATA PROTOCOL --> and <!-- end --> of that file.
+Writes leaderboard.md, leaderboard.csv, report.html, a page to explore that opens without a network, and figures/, as
+SVG and PNG, of all runs into the folder, and prints the tables of those that data, protocol, model and seed choose, one
+value each or several with commas. sort: rank (by validation top-1, the default), test_top1, params, macs, fit_seconds
+and others; ranks stay. readme=FILE: puts each table between the lines <!-- leaderboard: DATA PROTOCOL --> and
+<!-- end --> of that file.
 """
 
 from __future__ import annotations
@@ -97,10 +97,11 @@ def main() -> None:
             _refuse(f"readme={readme}: has no place for a table; write {there} and <!-- end --> into it")
         write_atomically(readme, render.inject(text, tables))
     written = [results / "leaderboard.md", results / "leaderboard.csv", *([readme] if readme else [])]
-    if importlib.util.find_spec("plotly") is None:
-        console.say("no report.html: needs plotly; pip install 'convbench[report]'")
-    else:
-        written.append(write_page(store, tables))
+    for package, what, write in (("plotly", "report.html", write_page), ("matplotlib", "figures", write_figures)):
+        if importlib.util.find_spec(package) is None:
+            console.say(f"no {what}: needs {package}; pip install 'convbench[report]'")
+        else:
+            written.append(write(store, tables))
     console.say(f"written: {', '.join(map(str, written))}")
 
 
@@ -112,6 +113,18 @@ def write_page(store: Store, tables: Sequence[leaderboard.Table]) -> Path:
     file = store.root / "report.html"
     write_atomically(file, page.build(tables, records, predictions_of(store, records), store.root / "runs"))
     return file
+
+
+def write_figures(store: Store, tables: Sequence[leaderboard.Table]) -> Path:
+    """Write figures/; returns its path."""
+    from bench.reporting import figures  # only now: needs matplotlib
+
+    records = store.load_all()
+    folder = store.root / "figures"
+    folder.mkdir(exist_ok=True)
+    for name, content in figures.draw(tables, records, predictions_of(store, records), store.root / "runs").items():
+        write_atomically(folder / name, content)
+    return folder
 
 
 def _chosen(records: Sequence[RunRecord], settings: dict[str, str]) -> list[RunRecord]:

@@ -1,3 +1,5 @@
+import importlib.util
+
 import pytest
 
 from bench import report
@@ -112,3 +114,18 @@ def test_the_page_is_written_and_without_plotly_it_is_told_what_to_install(store
     assert code == 0
     assert "pip install 'convbench[report]'" in out
     assert not (store.root / "report.html").exists()
+
+
+def test_figures_are_written_and_without_matplotlib_it_is_told_what_to_install(store, call, monkeypatch):
+    pytest.importorskip("matplotlib")
+    code, out, _ = call(report.main, f"paths.results={store.root}")
+    assert code == 0
+    assert str(store.root / "figures") in out.replace("\n", "")
+    assert {file.name for file in (store.root / "figures").iterdir()} == {
+        f"{data}-stratified-cost.{kind}" for data in ("digits", "cifar10") for kind in ("svg", "png")
+    }
+    there = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "matplotlib" else there(name))
+    code, out, _ = call(report.main, f"paths.results={store.root}")
+    assert code == 0
+    assert "no figures: needs matplotlib; pip install 'convbench[report]'" in out

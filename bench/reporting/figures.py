@@ -131,6 +131,7 @@ def cost(table: Table) -> Figure | None:
         if not points:
             panel.set_axis_off()
             continue
+        panel.set_xlim(around([x for x, _ in points.values()], scale))
         front = [list(points)[i] for i in pareto(list(points.values()))]
         panel.step(*zip(*(points[place] for place in front), strict=True), where="post", color=GREY, zorder=1)
         bars = []
@@ -148,7 +149,7 @@ def cost(table: Table) -> Figure | None:
                 capsize=2,
                 elinewidth=0.8,
             )
-        panel.margins(0.15)
+        panel.margins(y=0.15)
         named = list(points) if few else front
         place_labels(panel, bars, {name_of(table.rows[place]): points[place] for place in named})
     for panel in panels[:, 0]:
@@ -161,6 +162,16 @@ def cost(table: Table) -> Figure | None:
             frameon=False, fontsize=7,
         )  # fmt: skip
     return figure if handles else None
+
+
+def around(values: Sequence[float], scale: str) -> tuple[float, float]:
+    """Limits of an axis that leave room on both sides of the values, also of a single one."""
+    low, high = min(values), max(values)
+    if scale == "log":
+        room = (high / low) ** 0.15 if high > low else 2.0
+        return low / room, high * room
+    room = 0.15 * (high - low) or 0.5 * high
+    return low - room, high + room
 
 
 def spread(row: Row) -> tuple[float, float]:

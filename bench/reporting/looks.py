@@ -56,7 +56,8 @@ def of_attention(seen: Sequence[Attention], classes: Sequence[str], name: str) -
     for (left, middle, right), one in zip(panels, seen, strict=True):
         told = f"{classes[one.predicted]} {one.probability:.0%}"
         show(left, one.image)
-        left.set_title(told if one.true is None else f"{one.true}, taken for {told}")
+        wrong = one.true is not None and one.true != classes[one.predicted]
+        left.set_title(f"{one.true}, taken for {told}" if wrong else told)
         reach = max(float(np.abs(one.occlusion).max()), 1e-12)
         drop = middle.imshow(one.occlusion, cmap="PuOr_r", vmin=-reach, vmax=reach)
         middle.set_title(f"occlusion, {classes[one.asked]}")

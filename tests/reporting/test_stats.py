@@ -130,3 +130,14 @@ def test_mean_and_deviation_are_scipys(values):
     stat = stats.mean_std(values)
     assert stat.mean == pytest.approx(np.mean(values))
     assert stat.std == (None if len(values) == 1 else pytest.approx(scipy.stats.tstd(values)))
+
+
+def test_the_interval_of_a_difference_is_that_of_the_paired_samples():
+    rng = np.random.default_rng(3)
+    both = rng.random((1, 2000)) < 0.5
+    first, second = both | (rng.random((1, 2000)) < 0.1), both
+    low, high = stats.difference(first, second)
+    gain = (first.astype(int) - second)[0]
+    half = 1.96 * gain.std() / np.sqrt(2000)  # what the normal approximation says of paired samples
+    assert [low, high] == pytest.approx([gain.mean() - half, gain.mean() + half], abs=0.002)
+    assert stats.difference(first, first) == (0, 0)

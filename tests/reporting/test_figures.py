@@ -1,0 +1,224 @@
+"""Figures: what they show is what the records say."""
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("matplotlib")
+
+from conftest import record_of
+
+from bench.reporting import ablations, figures, leaderboard, stats
+from bench.reporting.predictions import Predictions
+
+
+def settings(model, **net):
+    optimizer = {"lr": 0.1 if model.endswith("_bn") else 0.01}
+    return {
+        "model": {"name": model, "net": {"_target_": f"bench.{model}", **net}},
+        "data": {"name": "digits"},
+        "optimizer": optimizer,
+        "loss": {"aux_weight": 0.3},
+    }
+
+
+def cell(model, seed, val, name="", loss=None, **net):
+    config = settings(model, **net) | {"seed": seed}
+    config["loss"] = loss or config["loss"]
+    costs = {"params": 1000 * len(model), "macs": 10**6, "fit_seconds": 10.0 + seed}
+    return record_of(
+        model,
+        seed,
+        val=val,
+        test=val - 0.1,
+        config=config,
+        run_id=f"digits-{name or model}-s{seed}-0123456789",
+        **costs,
+    )
+
+
+def answers(top1, seed):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(400) % 4
+    predicted = np.where(rng.random(400) < top1, labels, (labels + 1) % 4)
+    logits = rng.normal(size=(400, 4)) + 5 * np.eye(4)[predicted]
+    return Predictions(
+        logits, logits.argmax(axis=1), labels, labels.astype(str), np.array(["ant", "bee", "cat", "dog"])
+    )
+
+
+@pytest.fixture
+def told(tmp_path):
+    """Tables, records, predictions and runs of NiN and GoogLeNet, two seeds, with and without what ablations need."""
+    records = []
+    for seed in (0, 1):
+        records += [
+            cell("nin", seed, 0.80),
+            cell("nin_bn", seed, 0.90),
+            cell("googlenet", seed, 0.70, aux_heads=True),
+            cell("googlenet", seed, 0.65, name="googlenet-off", aux_heads=False),
+            cell("googlenet_bn", seed, 0.85, aux_heads=True),
+            cell("lenet", seed, 0.6),
+        ]
+    predictions = {record.run_id: answers(record.metrics["test"]["top1"], i) for i, record in enumerate(records)}
+    for record in records:
+        (tmp_path / record.run_id).mkdir()
+        top1 = record.metrics["val"]["top1"]
+        rows = [f"{epoch},{top1 - 0.1 / epoch + record.seed / 100},{1 / epoch}" for epoch in (1, 2, 3)]
+        if record.run_id == "digits-nin-s1-0123456789":
+            rows.pop()
+        (tmp_path / record.run_id / "metrics.csv").write_text("\n".join(["epoch,val_top1,train_loss", *rows]) + "\n")
+    return leaderboard.tables(records, predictions), records, predictions, tmp_path
+
+
+@given(st.lists(st.tuples(st.integers(0, 6).map(float), st.integers(0, 6).map(float)), max_size=12))
+def test_the_pareto_front_is_what_nothing_beats(points):
+    front = figures.pareto(points)
+    kept = {points[i] for i in front}
+    beaten = {
+        (x, y) for x, y in points if any(a <= x and b >= y and (a < x or b > y) for a, b in points)
+    }  # fmt: skip
+    assert kept == set(points) - beaten
+    assert [points[i] for i in front] == sorted(kept)
+
+
+def test_equal_records_give_equal_bytes_and_names_that_are_safe(told):
+    made = figures.draw(*told)
+    assert made == figures.draw(*told)
+    assert set(made) == {
+        f"digits-stratified-{name}.{kind}"
+        for name in ("cost", "curves", "confusion", "reliability", "ablation")
+        for kind in ("svg", "png")
+    }
+    for name, content in made.items():
+        if name.endswith(".png"):
+            assert content.startswith(b"\x89PNG")
+        else:
+            text = " ".join(ET.fromstring(content).itertext())
+            assert "digits (stratified)" in text
+            assert "nin_bn" in text or "ablation" in name
+
+
+def test_costs_and_accuracies_are_those_of_the_rows(told):
+    (table,) = told[0]
+    figure = figures.cost(table)
+    for panel, name in zip(figure.axes, figures.COSTS, strict=True):
+        drawn = {}
+        for bars in panel.containers:
+            line, _, (segments,) = bars.lines
+            (segment,) = segments.get_segments()
+            drawn[float(line.get_xdata()[0]), float(line.get_ydata()[0])] = segment[:, 1].tolist()
+        wanted = {}
+        for row in table.rows:
+            value = row.stats[name].mean if name in row.stats else getattr(row, name)
+            place = value * figures.COSTS[name][1], 100 * row.stats["test_top1"].mean
+            mean = place[1]
+            wanted[place] = [min(mean, 100 * row.interval.low), max(mean, 100 * row.interval.high)]
+        assert np.array(sorted(drawn)) == pytest.approx(np.array(sorted(wanted)))
+        for place, ends in drawn.items():
+            (near,) = [value for key, value in wanted.items() if np.allclose(key, place)]
+            assert ends == pytest.approx(near)
+        texts = {text.get_text().split()[0] for text in panel.texts}
+        assert texts == {row.model for row in table.rows}
+
+
+def test_without_intervals_the_bar_is_the_deviation_over_seeds(told):
+    table = leaderboard.tables(told[1])[0]
+    row = table.rows[0]
+    assert figures.spread(row) == (100 * row.stats["test_top1"].std,) * 2
+
+
+def test_of_many_rows_the_front_has_names_and_a_key_all(make_record):
+    records = [make_record(f"net{i}", test=i / 20, params=1000 + i % 3) for i in range(1, 15)]
+    (table,) = leaderboard.tables(records)
+    figure = figures.cost(table)
+    panel = figure.axes[0]
+    front = figures.pareto([(row.params, row.stats["test_top1"].mean) for row in table.rows])
+    assert {text.get_text() for text in panel.texts} == {table.rows[i].model for i in front}
+    (key,) = figure.legends
+    assert [text.get_text() for text in key.get_texts()] == [row.model for row in table.rows]
+
+
+def test_curves_are_mean_and_range_over_the_seeds_that_have_the_epoch(told):
+    tables, _, _, runs = told
+    figure = figures.learning(tables[0], runs)
+    left = figure.axes[0]
+    (line,) = [line for line in left.get_lines() if line.get_label() == "nin"]
+    first, second = 80 - 10 / np.array([1, 2, 3]), 80 - 10 / np.array([1, 2]) + 1
+    mean = [(first[0] + second[0]) / 2, (first[1] + second[1]) / 2, first[2]]
+    assert line.get_ydata() == pytest.approx(mean)
+    assert line.get_xdata().tolist() == [1, 2, 3]
+    low, middle, high = figures.band([first, second])
+    assert low == pytest.approx(first)
+    assert middle == pytest.approx(mean)
+    assert high == pytest.approx([second[0], second[1], first[2]])
+    assert left.get_ylabel() == "validation top-1 in %"
+    assert len(left.collections) == len(tables[0].rows)
+
+
+def test_confusion_is_that_of_all_seeds(told):
+    (table,), _, predictions, _ = told
+    figure = figures.confusions(table, predictions)
+    panel = figure.axes[0]
+    row = table.rows[0]
+    matrix = sum(stats.confusion(predictions[name].labels, predictions[name].predicted, 4) for name in row.run_ids)
+    shown = panel.get_images()[0].get_array()
+    assert np.asarray(shown) == pytest.approx(100 * matrix / matrix.sum(axis=1, keepdims=True))
+    assert panel.get_title() == row.model
+    assert [text.get_text() for text in panel.get_yticklabels()] == ["ant", "bee", "cat", "dog"]
+
+
+def test_reliability_is_the_calibration_of_all_seeds(told):
+    (table,), _, predictions, _ = told
+    panel = figures.reliabilities(table, predictions).axes[0]
+    several = [predictions[name] for name in table.rows[0].run_ids]
+    made = stats.calibration(
+        np.concatenate([one.confidence for one in several]), np.concatenate([one.correct for one in several])
+    )
+    assert [bar.get_height() for bar in panel.patches] == pytest.approx(np.nan_to_num(made.accuracy))
+    assert f"ECE {100 * made.ece:.1f} %" in panel.get_title()
+
+
+def test_pairs_are_such_as_differ_in_one_thing(told):
+    (table,), records, _, _ = told
+    found = {
+        (pair.what, *(row.run_ids[0].split("-s0")[0] for row in pair[1:])) for pair in ablations.pairs(table, records)
+    }
+    assert found == {
+        ("batch norm", "digits-nin", "digits-nin_bn"),
+        ("batch norm", "digits-googlenet", "digits-googlenet_bn"),
+        ("auxiliary heads", "digits-googlenet-off", "digits-googlenet"),
+    }
+
+
+def test_another_recipe_makes_no_pair(make_record):
+    records = [cell("nin", 0, 0.8), cell("nin_bn", 0, 0.9, loss={"aux_weight": 0.1})]
+    (table,) = leaderboard.tables(records)
+    assert ablations.pairs(table, records) == []
+    assert figures.ablation(table, records, {}) is None
+
+
+def test_what_is_bought_is_drawn_with_its_interval(told):
+    (table,), records, predictions, _ = told
+    panel = figures.ablation(table, records, predictions).axes[0]
+    pair = ablations.pairs(table, records)[0]
+    low, middle, high = ablations.difference(pair, predictions)
+    both = [np.stack([predictions[name].correct for name in row.run_ids]) for row in (pair.with_it, pair.without)]
+    assert (low, high) == stats.difference(*both)
+    assert low < middle < high
+    line, _, (segments,) = panel.containers[0].lines
+    assert line.get_xdata()[0] == pytest.approx(100 * middle)
+    assert segments.get_segments()[0][:, 0] == pytest.approx([100 * low, 100 * high])
+    assert ablations.difference(pair, {}) == (None, middle, None)
+
+
+def test_what_is_missing_is_left_out(make_record, tmp_path):
+    records = [make_record(params=None, macs=None, peak_memory_bytes=None, fit_seconds=None)]
+    assert figures.draw(leaderboard.tables(records), records, {}, tmp_path) == {}
+    records = [make_record(params=None)]
+    made = figures.draw(leaderboard.tables(records), records, {}, Path("/no-such"))
+    assert set(made) == {"digits-stratified-cost.svg", "digits-stratified-cost.png"}

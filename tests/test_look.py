@@ -1,0 +1,188 @@
+"""The bench-look command, and what it draws."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+pytest.importorskip("captum")
+pytest.importorskip("matplotlib")
+
+from bench import attention, inference, look
+from bench.attention import Logits
+from bench.models.layers import Output
+from bench.reporting import looks
+from bench.saved import open_run
+
+
+def images(side=32, channels=3):
+    return torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0))
+
+
+class Corner(nn.Module):
+    """Answers class 1 for what is bright in the upper left corner, and else class 0."""
+
+    def forward(self, x):
+        bright = x[:, :, :6, :6].mean(dim=(1, 2, 3))
+        return torch.stack([torch.zeros_like(bright), 4 * bright], dim=1)
+
+
+def test_occlusion_is_strongest_where_the_network_looks_and_0_elsewhere():
+    drop = attention.occlusion(Corner(), torch.ones(1, 3, 32, 32), target=1)
+    assert drop.shape == (32, 32)
+    assert max(np.unravel_index(drop.argmax(), drop.shape)) < 6
+    assert drop.max() > 0.2
+    assert drop[16:, 16:] == pytest.approx(0)
+
+
+def test_occlusion_is_the_mean_drop_over_the_squares_that_cover_a_place(runs):
+    network, x = Logits(open_run(runs("model=lenet")).model), images()
+    drop = attention.occlusion(network, x, target=3)
+    window, step = 8, 2
+    total, covered = torch.zeros(32, 32), torch.zeros(32, 32)
+    with torch.no_grad():
+        whole = network(x).softmax(dim=1)[0, 3]
+        for top in range(0, 32 - window + 1, step):
+            for left in range(0, 32 - window + 1, step):
+                hidden = x.clone()
+                hidden[:, :, top : top + window, left : left + window] = 0
+                total[top : top + window, left : left + window] += whole - network(hidden).softmax(dim=1)[0, 3]
+                covered[top : top + window, left : left + window] += 1
+    assert drop == pytest.approx((total / covered).numpy(), abs=1e-5)
+
+
+def test_grad_cam_is_the_papers_equation(runs):
+    saved = open_run(runs("model=lenet"))
+    network, x = Logits(saved.model), images()
+    assert attention.last_maps(network, x) is network.model.features
+    maps = network.model.features(x).detach().requires_grad_()  # (1, 16, 5, 5)
+    network.model.classifier(maps)[0, 3].backward()
+    weights = maps.grad.mean(dim=(2, 3), keepdim=True)  # equation 1
+    cam = F.relu((weights * maps).sum(dim=1, keepdim=True))  # equation 2
+    wanted = F.interpolate(cam, (32, 32), mode="bilinear", align_corners=False)[0, 0].detach().numpy()
+    assert wanted.max() > 0
+    assert attention.grad_cam(network, x, target=3) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_projection_is_the_deconvnets():
+    first, second = nn.Conv2d(1, 3, 3, bias=False), nn.Conv2d(3, 2, 3, bias=False)
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(first, nn.ReLU(inplace=True), nn.MaxPool2d(2), second, nn.ReLU(inplace=True))
+
+        def forward(self, x):
+            return Output(self.layers(x).mean(dim=(2, 3)))
+
+    torch.manual_seed(0)
+    x = images(12, 1)
+    found = attention.features(Logits(Two()), x)
+    deep = [feature for feature in found if feature.layer == "layers.4"]
+    assert [feature.layer for feature in found] == ["layers.1"] * 3 + ["layers.4"] * 2
+    with torch.no_grad():
+        pooled, switches = F.max_pool2d(F.relu(first(x)), 2, return_indices=True)
+        maps = F.relu(second(pooled))[0]
+        for feature in deep:
+            assert feature.activation == pytest.approx(maps[feature.channel].numpy(), abs=1e-6)
+            back = torch.zeros_like(maps)[None]
+            back.view(-1)[feature.channel * maps[0].numel() + int(maps[feature.channel].argmax())] = 1
+            back = F.conv_transpose2d(F.relu(back), second.weight)  # rectify, filter
+            back = F.relu(F.max_unpool2d(back, switches, 2))  # unpool, rectify
+            wanted = F.conv_transpose2d(back, first.weight)[0].permute(1, 2, 0)
+            assert feature.projection == pytest.approx(wanted.numpy(), abs=1e-6)
+            assert feature.projection.any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["alexnet", "nin", "vgg11_bn", "googlenet", "zfnet"])
+def test_every_network_can_be_looked_into(runs, model):
+    saved = open_run(runs(f"model={model}"))
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    made = attention.attend(saved, picture, asked=None, true=None)
+    assert made.image.shape == (32, 32, 3)
+    assert made.occlusion.shape == made.grad_cam.shape == (32, 32)
+    assert made.asked == made.predicted
+    pictures = inference.Pictures("one", ["a"], None, lambda i: picture.copy())
+    told = inference.answers(saved, pictures).probabilities[0]
+    assert (made.predicted, made.probability) == (told.argmax(), pytest.approx(told.max(), abs=1e-5))
+    sides = [feature.activation.shape[0] for feature in made.features]
+    assert sides == sorted(sides, reverse=True)
+    assert len(set(sides)) > 1
+    assert all(feature.projection.shape == (32, 32, 3) for feature in made.features)
+    assert any(layer.inplace for layer in saved.model.modules() if isinstance(layer, nn.ReLU))  # it is not changed
+
+
+def test_a_network_without_relu_has_its_convolutions_shown(runs):
+    saved = open_run(runs("model=lenet", "model.net.activation=tanh"))
+    made = attention.features(Logits(saved.model), images())
+    assert {feature.layer for feature in made} == {"features.0", "features.3"}
+
+
+def test_filters_are_the_weights_around_grey(runs):
+    saved = open_run(runs("model=lenet"))
+    filters = attention.first_filters(saved.model)
+    assert filters.shape == (6, 5, 5, 3)
+    panels = looks.of_filters(filters, "lenet").axes
+    drawn = [panel.get_images()[0].get_array() for panel in panels if panel.get_images()]
+    assert len(drawn) == 6
+    for image, weights in zip(drawn, filters, strict=True):
+        assert np.asarray(image) == pytest.approx(0.5 + weights / np.abs(weights).max() / 2)
+    grey = looks.of_filters(np.ones((4, 5, 5, 2)), "two channels")
+    assert sum(bool(panel.get_images()) for panel in grey.axes) == 8
+
+
+def test_the_command_draws_the_first_images_of_a_split_and_the_same_bytes_again(runs, call, tmp_path):
+    folder = runs("model=lenet")
+    arguments = [f"checkpoint={folder}", "samples=2", "class=7", f"out={tmp_path / 'a'}"]
+    code, _, err = call(look.main, *arguments)
+    assert (code, err) == (0, "")
+    stems = ("filters", "attention", "features-1", "features-2")
+    names = {f"{stem}.{kind}" for stem in stems for kind in ("svg", "png")}
+    assert {file.name for file in (tmp_path / "a").iterdir()} == names
+    assert call(look.main, *arguments[:-1], f"out={tmp_path / 'b'}")[0] == 0
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    text = (tmp_path / "a" / "attention.svg").read_text()
+    assert text.count("Grad-CAM, 7") == 2
+    assert "lenet s0: where it looks" in text
+
+
+def test_images_of_ones_own_are_drawn_into_the_runs_folder(runs, call, tmp_path):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    folder = runs("model=lenet", "seed=1")
+    code, _, err = call(look.main, f"checkpoint={folder}", str(tmp_path / "a.png"))
+    assert (code, err) == (0, "")
+    assert (folder / "look" / "features-1.svg").exists()
+    assert not (folder / "look" / "features-2.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "checkpoint: must name a run's directory"),
+        (["checkpoint={run}", "class=rose"], "class=rose: the network knows 0, 1, 2"),
+        (["checkpoint={run}", "samples=0"], "samples=0: must be a number from 1 to 100"),
+        (["checkpoint={run}", "split=train"], "split=train: must be one of val, test"),
+        (["checkpoint={run}", "no-such.png"], "no-such.png: no such file or folder"),
+        (["checkpoint={run}", "out={run}/record.json"], "record.json: is no folder"),
+        (["checkpoint={run}", "{run}/record.json"], "record.json: not a readable image"),
+        (["checkpoint={run},{other}"], "bench-look takes one network"),
+    ],
+)
+def test_mistakes_are_told_in_a_line_and_nothing_is_written(runs, call, arguments, told):
+    places = {"run": runs("model=lenet"), "other": runs("model=lenet", "seed=1")}
+    code, _, err = call(look.main, *(argument.format(**places) for argument in arguments))
+    assert code == 2
+    assert told in err
+    assert len(err.splitlines()) == 1
+    assert not (places["run"] / "look").exists()
+
+
+def test_without_captum_it_says_what_to_install(runs, call, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, _, err = call(look.main, f"checkpoint={runs('model=lenet')}")
+    assert code == 2
+    assert "needs captum; pip install 'convbench[look]'" in err
