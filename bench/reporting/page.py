@@ -85,6 +85,7 @@ def _run(record: RunRecord, predictions: Predictions | None, folder: Path) -> di
     return run | {
         # of each sample whether it was right, a bit each, the first sample the lowest bit
         "correct": base64.b64encode(np.packbits(predictions.correct, bitorder="little").tobytes()).decode(),
+        "per_class": [None if np.isnan(value) else round(float(value), DIGITS) for value in stats.per_class(matrix)],
         "confusion": [[int(i), int(j), int(matrix[i, j])] for i, j in places],
         "ece": round(calibration.ece, DIGITS),
         "reliability": [

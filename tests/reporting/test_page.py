@@ -98,6 +98,7 @@ def test_what_the_page_says_of_a_run_are_its_predictions(store):
         for i, j, images in run["confusion"]:
             matrix[i, j] = images
         assert np.array_equal(matrix, stats.confusion(one.labels, one.predicted, 3))
+        assert run["per_class"] == pytest.approx(np.diag(matrix) / matrix.sum(axis=1), abs=1e-4)
         assert run["ece"] == pytest.approx(stats.calibration(one.confidence, one.correct).ece, abs=1e-4)
         assert len(run["mistakes"]["told"]) == min(16, (~one.correct).sum())
         assert run["curves"]["val_top1"] == [0.6]
@@ -163,7 +164,7 @@ def test_in_a_browser_a_run_opens_with_its_charts_and_mistakes(browser, store):
     browser.find_element("css selector", f'a[href="#{name}"]').click()
     body = browser.find_element("id", name)
     assert body.get_attribute("open")
-    assert len(body.find_elements("css selector", ".js-plotly-plot")) == 3
+    assert len(body.find_elements("css selector", ".js-plotly-plot")) == 4
     tiles = body.find_elements("css selector", ".tiles li")
     assert len(tiles) == 16
     assert any("<b>cat</b>" in tile.text for tile in tiles)

@@ -225,6 +225,12 @@ function fill(body, id) {
       hovertemplate: "%{y} taken for %{x}<br>%{customdata} images, %{z:.1f} %<extra></extra>",
     }], { xaxis: { title: { text: "taken for" }, type: "category", ...ticks }, yaxis: { title: { text: "is" }, autorange: "reversed", type: "category", ...ticks } });
   }
+  if (run.per_class) {
+    const order = classes.map((_, i) => i).filter((i) => run.per_class[i] !== null).sort((a, b) => run.per_class[a] - run.per_class[b]);
+    chart("Accuracy within classes", [{
+      type: "bar", x: order.map((i) => classes[i]), y: order.map((i) => 100 * run.per_class[i]), hovertemplate: "%{x}: %{y:.1f} %<extra></extra>",
+    }], { xaxis: { type: "category", ...(classes.length > 20 ? { showticklabels: false } : {}) }, yaxis: { title: { text: "%" }, range: [0, 100] } });
+  }
   plots.forEach((draw) => draw());
   if (run.mistakes) {
     const n = run.mistakes.told.length, side = 96;
