@@ -34,7 +34,7 @@ sweep: $(READY) ## run a named sweep of conf/sweep: make sweep SWEEP=five DATA=c
 status: $(READY) ## how far the last sweep is: done, running, failed, waiting, time left
 	$(BIN)/bench-status 'paths.results=$(RESULTS)'
 
-report: $(READY) ## rebuild the leaderboard and report.html from the records
+report: $(READY) ## rebuild the leaderboard, report.html and figures from the records
 	$(BIN)/bench-report 'paths.results=$(RESULTS)'
 
 profile: $(READY) ## print layers, parameters and MACs of all models, at 224 pixels and 1000 classes
