@@ -66,7 +66,8 @@ def test_a_sweep_whose_one_cell_runs_out_of_time_ends_ok(tmp_path):
     os.kill(trainer_of(tmp_path, 1), signal.SIGUSR2)
     code, out = end(process)
     assert code == 0, out
-    assert [line.rsplit("; ", 1)[1][:6] for line in out.splitlines() if " left" in line] == ["1 left", "0 left"]
+    left = [line.rsplit("; ", 1)[1][:6] for line in out.splitlines() if " left" in line]
+    assert left in (["1 left", "0 left"], ["0 left", "0 left"])  # two may end at once
     assert "2 of 2 cells ok" in out
     assert "Requeued job" in logs(tmp_path)
     assert logs(tmp_path).count("goes on from its last checkpoint") == 1
