@@ -188,10 +188,10 @@ def opened(own: dict[str, list[str]]) -> list[Saved]:
     from bench.saved import open_run
 
     places: list[str] = []
-    for pattern in ",".join(own.get("checkpoint", [])).split(","):
+    for pattern in filter(None, ",".join(own.get("checkpoint", [])).split(",")):
         path = Path(pattern).expanduser()
-        found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if pattern else []
-        if pattern and not found:
+        found = [path] if path.exists() else sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        if not found:
             raise ConfigError(f"checkpoint={pattern}: no such file or folder")
         places += map(str, found)
     if not places:

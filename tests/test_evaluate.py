@@ -67,6 +67,12 @@ def test_two_runs_of_one_name_are_told_apart_by_their_run_ids(command, runs):
         assert folder.name[-10:] in out.replace("\n", "")
 
 
+def test_a_run_may_be_the_current_folder(runs, monkeypatch):
+    monkeypatch.chdir(runs("model=lenet"))
+    (network,) = evaluate.opened({"checkpoint": ["."]})
+    assert network.name == "lenet s0"
+
+
 def test_markdown_says_what_was_evaluated(command, runs, tmp_path):
     folder, file = runs("model=lenet"), tmp_path / "table.md"
     assert command(f"checkpoint={folder.parent}/digits-lenet-s0-{folder.name[-10:-2]}*", f"out={file}")[0] == 0
