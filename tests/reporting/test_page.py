@@ -124,6 +124,13 @@ def browser(store):
     opened.quit()
 
 
+def until(browser, true):
+    """Wait for what the page does in an event of its own, which may come after the click returns."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 30).until(lambda _: true())
+
+
 def all_of(browser, selector):
     return browser.find_elements("css selector", selector)
 
@@ -163,14 +170,14 @@ def test_in_a_browser_a_run_opens_with_its_charts_and_mistakes(browser, store):
     choose(browser, "table", "digits (stratified)")
     browser.find_element("css selector", f'a[href="#{name}"]').click()
     body = browser.find_element("id", name)
-    assert body.get_attribute("open")
-    assert len(body.find_elements("css selector", ".js-plotly-plot")) == 4
+    until(browser, lambda: body.get_attribute("open"))
+    until(browser, lambda: len(body.find_elements("css selector", ".js-plotly-plot")) == 4)
     tiles = body.find_elements("css selector", ".tiles li")
     assert len(tiles) == 16
     assert any("<b>cat</b>" in tile.text for tile in tiles)
     failed = browser.find_element("id", "digits-nin-s7-0123456789")
     failed.find_element("css selector", "summary").click()
-    assert "failed: ValueError: </script> no" in failed.text
+    until(browser, lambda: "failed: ValueError: </script> no" in failed.text)
 
 
 @pytest.mark.slow
@@ -200,10 +207,8 @@ def test_in_a_browser_both_themes_and_a_phones_width_work_without_errors_or_netw
     assert background() != before
     device = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", device)
-    from selenium.webdriver.support.ui import WebDriverWait
-
     width = "return document.documentElement.scrollWidth"
-    WebDriverWait(browser, 10).until(lambda one: one.execute_script(width) <= 390)  # charts follow in a moment
+    until(browser, lambda: browser.execute_script(width) <= 390)  # charts follow in a moment
     assert browser.get_log("browser") == []
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
