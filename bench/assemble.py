@@ -35,8 +35,7 @@ def prepare_machine(resolved: Mapping[str, Any]) -> torch.device:
     machine.keep_freed_pages()
     machine.release_freed_pages()
     # TF32 goes with auto; whoever asks for 32-true gets 32 bits
-    torch.set_float32_matmul_precision("high" if resolved["trainer"]["precision"] == "auto" else "highest")
-    torch.backends.cudnn.allow_tf32 = resolved["trainer"]["precision"] == "auto"
+    machine.allow_tf32(resolved["trainer"]["precision"] == "auto")
     L.seed_everything(resolved["seed"], verbose=False)
     with cli.mistakes():
         return machine.device(resolved["trainer"]["accelerator"])

@@ -78,7 +78,9 @@ def dashboard(arguments: list[str]) -> None:
         view.save()
         page = report(entity, project, sweep, records)
         page.save()
-    except (wandb.Error, wandb.errors.CommError, OSError) as error:
+    except ConfigError:
+        raise
+    except Exception as error:  # W&B's own, those of its service, of the network below it, of its schemas
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         cli.stop("bench-dashboard", f"W&B: {reason}; `wandb login` and a network are needed", cli.FAILED)
     console.say(f"workspace: {view.url}")

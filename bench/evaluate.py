@@ -190,7 +190,10 @@ def opened(own: dict[str, list[str]]) -> list[Saved]:
     places: list[str] = []
     for pattern in filter(None, ",".join(own.get("checkpoint", [])).split(",")):
         path = Path(pattern).expanduser()
-        found = [path] if path.exists() else sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        try:
+            found = [path] if path.exists() else sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        except ValueError as error:
+            raise ConfigError(f"checkpoint={pattern}: {error}") from error
         if not found:
             raise ConfigError(f"checkpoint={pattern}: no such file or folder")
         places += map(str, found)

@@ -26,7 +26,7 @@ from bench.views import views
 
 SPLITS = ("val", "test")
 BATCH = 256
-"""Views that go through a network at once, at least."""
+"""Views that are made together, at least."""
 
 
 @dataclass(frozen=True)
@@ -147,12 +147,13 @@ def answers(saved: Saved, pictures: Pictures, crops: int = 1) -> Answers:
     if not console.live():
         console.say(note)
     shown = track(range(n), note, n, console=console.out, disable=not console.live(), transient=True)
-    passes = 0
+    passes, most = 0, int(saved.config["data"]["batch_size"])  # training has shown that these fit into memory
     for batch in _batches(saved, pictures, crops, shown, unreadable):
         looks = torch.cat([looks for _, looks in batch])
         passes += len(looks)
         device = next(saved.model.parameters()).device
-        softmax = saved.logits(looks.to(device)).double().softmax(dim=1).cpu()
+        logits = [saved.logits(part.to(device)) for part in looks.split(most)]
+        softmax = torch.cat(logits).double().softmax(dim=1).cpu()
         for (i, _), own in zip(batch, softmax.split([len(looks) for _, looks in batch]), strict=True):
             probabilities[i] = own.mean(dim=0).numpy()
     return Answers(probabilities, unreadable, passes / max(1, n - len(unreadable)))

@@ -61,20 +61,22 @@ def mlflow(run: RunInfo, experiment: str, tracking_uri: str | None, folder: str)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     kept = run.workspace / "mlflow_id"  # a cell that is gone on with is one run
-    place = Path(folder).absolute()
+    new = not kept.exists()
+    place = Path(folder).expanduser().absolute()
     with warnings.catch_warnings(), FileLock(place / "mlflow.lock"):  # the first to come makes the database
         warnings.filterwarnings("ignore", message=".*loader strategy is deprecated")  # inside MLflow
         logger = MLFlowLogger(
             experiment_name=experiment,
             run_name=run.run_id,
-            run_id=kept.read_text() if kept.exists() else None,
+            run_id=None if new else kept.read_text(),
             tracking_uri=tracking_uri or f"sqlite:///{place / 'mlflow.db'}",
             artifact_location=None if tracking_uri else (place / "mlflow").as_uri(),
             tags={"sweep": run.group or "", "model": run.tags[0], "data": run.tags[1]},
         )
         assert logger.run_id is not None  # asking for it begins the run
     write_atomically(kept, logger.run_id)
-    logger.log_hyperparams(run.config)
+    if new:  # MLflow refuses settings that have changed, and a cell may go on with another progress or paths
+        logger.log_hyperparams(run.config)
     return logger
 
 
@@ -139,12 +141,17 @@ def watch(logger: Logger | None, resolved: Mapping[str, Any], model: nn.Module, 
 
 
 def conclude(
-    logger: Logger | None, record: RunRecord, work: Path, resolved: Mapping[str, Any], pixels: np.ndarray
+    logger: Logger | None,
+    record: RunRecord,
+    work: Path,
+    resolved: Mapping[str, Any],
+    pixels: np.ndarray,
+    test: np.ndarray,
 ) -> None:
     """Hand the record to the logger, if there is one: its numbers as the run's summary, and its files in ``work``.
 
-    W&B also gets the confusion matrix and a table of the hardest mistakes among the test images ``pixels``,
-    (n, S, S, C) uint8.
+    W&B also gets the confusion matrix and a table of the hardest mistakes among the test images, which are those
+    at the positions ``test`` (n,) of ``pixels``, (N, S, S, C) uint8.
     """
     if logger is None:
         return
@@ -153,7 +160,7 @@ def conclude(
     files = [work / name for name in FILES if (work / name).exists()]
     kind = type(logger).__name__
     if kind == "WandbLogger":
-        _conclude_wandb(logger.experiment, record, numbers, files, resolved["logger"]["images"], pixels)  # type: ignore[attr-defined]
+        _conclude_wandb(logger.experiment, record, numbers, files, resolved["logger"]["images"], pixels, test)  # type: ignore[attr-defined]
         return
     logger.log_metrics({f"summary/{name}": value for name, value in numbers.items()})
     if kind == "MLFlowLogger":
@@ -164,7 +171,13 @@ def conclude(
 
 
 def _conclude_wandb(
-    run: Any, record: RunRecord, numbers: Mapping[str, Any], files: list[Path], images: int, pixels: np.ndarray
+    run: Any,
+    record: RunRecord,
+    numbers: Mapping[str, Any],
+    files: list[Path],
+    images: int,
+    pixels: np.ndarray,
+    test: np.ndarray,
 ) -> None:
     import wandb as api
 
@@ -178,9 +191,10 @@ def _conclude_wandb(
     chart = api.plot_table("wandb/confusion_matrix/v1", table, {name: name for name in CELLS})
     mistakes = api.Table(columns=["id", "image", "class", "predicted", "confidence"])
     for i in told.hardest(images):
-        image = api.Image(pixels[i] if pixels.shape[-1] == 3 else pixels[i, ..., 0])
+        image = pixels[test[i]]
         classes = (str(told.classes[label[i]]) for label in (told.labels, told.predicted))
-        mistakes.add_data(str(told.ids[i]), image, *classes, float(told.confidence[i]))
+        shown = api.Image(image if image.shape[-1] == 3 else image[..., 0])
+        mistakes.add_data(str(told.ids[i]), shown, *classes, float(told.confidence[i]))
     run.log({"test/confusion": chart, "test/mistakes": mistakes})
     artifact = api.Artifact(record.run_id, type="record", metadata={"git_sha": record.git_sha})
     with artifact.new_file(RECORD) as file:

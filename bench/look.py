@@ -67,7 +67,7 @@ def look(arguments: list[str]) -> None:
         pictures = inference.of_files(places)
     else:
         pictures = inference.of_split(saved, split, single(own, "paths.data") or None)
-    files = draw(saved, pictures, min(len(pictures.names), int(samples)), label)
+    files = draw(saved, pictures, len(pictures.names) if places else min(len(pictures.names), int(samples)), label)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomically(folder / name, content)

@@ -71,6 +71,12 @@ def precision(wanted: str, device: torch.device) -> str:
     return "bf16-mixed" if native else "32-true"
 
 
+def allow_tf32(allowed: bool) -> None:
+    """Whether GPUs may multiply 32-bit numbers with the 10 bits of TF32's fractions, which is faster."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
 class PeakMemory:
     """Peak memory since construction, in bytes: of the GPU's allocator on CUDA, else resident memory of the process.
 

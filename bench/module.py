@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from bench import machine
 from bench.checkpoint import gather
 from bench.data.loader import Batch
 from bench.models.layers import AUX_HEADS, Output
@@ -174,8 +175,7 @@ class Classifier(L.LightningModule):
         self.val_metrics.reset()  # what Lightning's sanity check counted goes with it
 
     def on_test_epoch_start(self) -> None:
-        torch.set_float32_matmul_precision("highest")  # TF32 is not 32 bits; the next run sets both anew
-        torch.backends.cudnn.allow_tf32 = False
+        machine.allow_tf32(False)  # it is not 32 bits; the next run sets it anew
         self.test_metrics.reset()
         self.test_logits = []
 

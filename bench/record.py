@@ -49,9 +49,12 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def protocol(config: Mapping[str, Any]) -> str:
-    """The name of which images train, validate and test; with ``data.val_size``, where that draws validation images."""
-    size = config["data"]["val_size"]
-    return config["data"]["protocol"] + ("" if size is None else f"-val{size}")
+    """The name of which images train, validate and test; with ``data.val_size``, where that draws validation images,
+    and, of a folder, with the beginning of the hash of its files: other images are another protocol.
+    """
+    data = config["data"]
+    size, content = data["val_size"], data.get("content")
+    return data["protocol"] + ("" if size is None else f"-val{size}") + ("" if content is None else f"-{content[:6]}")
 
 
 def run_id(config: Mapping[str, Any]) -> str:
@@ -120,7 +123,7 @@ class RunRecord:
         """Read a record.
 
         Raises:
-            ValueError: not JSON, of another schema version, or with fields missing or unknown.
+            ValueError: not JSON, of another schema version, with fields missing or unknown, or a run_id that is none.
         """
         values = json.loads(text)
         if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
@@ -129,6 +132,8 @@ class RunRecord:
         known = {f.name for f in fields(cls)}
         if unknown := sorted(values.keys() - known):
             raise ValueError(f"unknown fields {', '.join(unknown)}")
+        if not RUN_ID.fullmatch(str(values.get("run_id"))):  # it names a folder
+            raise ValueError(f"run_id={values.get('run_id')}: is no name of a run")
         try:
             return cls(**values)
         except TypeError as error:

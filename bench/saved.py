@@ -12,9 +12,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from bench import cli
+from bench import cli, machine
 from bench.checkpoint import SELECTED, CheckpointError, is_head, load
 from bench.config import ConfigError
+from bench.data import sources
 from bench.data.module import ImageData
 from bench.data.normalize import Normalize
 from bench.record import run_id
@@ -86,7 +87,7 @@ def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def open_run(place: Path | str, device: torch.device | str = "cpu") -> Saved:
-    """The network of a run's directory or of a file of selected weights, on ``device``.
+    """The network of a run's directory or of a file of selected weights, on ``device``, to be used in 32 bits.
 
     Raises:
         ConfigError: there is none, it was made by another program, or names code that is not this project's.
@@ -111,6 +112,7 @@ def open_run(place: Path | str, device: torch.device | str = "cpu") -> Saved:
             _load(model, content["state_dict"])
         except RuntimeError as error:
             raise ConfigError(f"checkpoint={place}: {error}") from error
+    machine.allow_tf32(False)
     normalize.restore(content["use"]["normalize"])
     model = model.to(device).eval()
     if config["trainer"]["channels_last"]:
@@ -119,7 +121,8 @@ def open_run(place: Path | str, device: torch.device | str = "cpu") -> Saved:
 
 
 def check_targets(node: Any, place: Path | str) -> None:
-    """Refuse a configuration that would call other than this project's classes: a checkpoint may be a stranger's.
+    """Refuse a configuration that would call other than this project's networks, normalisations and sources: a
+    checkpoint may be a stranger's.
 
     Raises:
         ConfigError: it names something else.
@@ -131,9 +134,16 @@ def check_targets(node: Any, place: Path | str) -> None:
         return
     if "_target_" in node:
         target = str(node["_target_"])
-        made_here = target.startswith(("bench.models.", "bench.data."))
-        # a name may lead through a module to another that it imports
-        if not made_here or not str(getattr(hydra.utils.get_object(target), "__module__", "")).startswith("bench."):
-            raise ConfigError(f"checkpoint={place}: wants to call {target}, which is not of this project; not loaded")
+        if not target.startswith("bench.") or not _harmless(hydra.utils.get_object(target)):
+            raise ConfigError(
+                f"checkpoint={place}: wants to call {target}, which is no network or data of this project; not loaded"
+            )
     for value in node.values():
         check_targets(value, place)
+
+
+def _harmless(target: Any) -> bool:
+    """Whether it is a network, a normalisation or a source of this project: what a configuration may make."""
+    if not isinstance(target, type):
+        return any(target is getattr(sources, name) for name in sources.__all__)
+    return issubclass(target, nn.Module | Normalize) and target.__module__.startswith(("bench.models.", "bench.data."))

@@ -189,7 +189,7 @@ def train(
             precision=str(trainer.precision),
             device=str(device) if processes == 1 else f"{processes} × {device.type}",
         )
-        loggers.conclude(logger, record, work, resolved, data.dataset.pixels[data.test])
+        loggers.conclude(logger, record, work, resolved, data.dataset.pixels, data.test)
     return record
 
 

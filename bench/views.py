@@ -52,7 +52,9 @@ def of_googlenet(images: Tensor, size: int) -> Iterator[Tensor]:
     """The 72 views of GoogLeNet's test that are not mirrored; 24 of square images."""
     for side in sides(size):
         whole = scaled(images, side)
-        for top, left in squares(*whole.shape[1:3]):
+        # whether there is one square is a matter of the image, not of how a scale rounds its sides
+        alone = images.shape[1] == images.shape[2]
+        for top, left in [(0, 0)] if alone else squares(*whole.shape[1:3]):
             part = whole[:, top : top + side, left : left + side]
             yield from corners(part, size)
             yield scaled(part, size)
@@ -70,9 +72,9 @@ def sides(size: int) -> list[int]:
 
 
 def squares(height: int, width: int) -> list[tuple[int, int]]:
-    """Top and left of the squares at both ends and in the middle, as large as can be; of a square image the one."""
+    """Top and left of the squares at both ends and in the middle, as large as can be."""
     down, right = height - min(height, width), width - min(height, width)
-    return list(dict.fromkeys([(0, 0), (round(down / 2), round(right / 2)), (down, right)]))
+    return [(0, 0), (round(down / 2), round(right / 2)), (down, right)]
 
 
 def places(side: int, size: int) -> list[tuple[int, int]]:

@@ -106,6 +106,20 @@ def test_what_w_and_b_says_is_told_in_a_line(call, sweep, monkeypatch):
     assert err == "bench-dashboard: W&B: No API key configured.; `wandb login` and a network are needed\n"
 
 
+def test_what_its_service_or_the_network_says_is_told_in_a_line_too(call, sweep, monkeypatch):
+    import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    sent(sweep)
+
+    def refuse():
+        raise WandbApiFailedError("permission denied")
+
+    monkeypatch.setattr(wandb, "Api", refuse)
+    code, _, err = call(dashboard.main, f"paths.results={sweep}")
+    assert (code, err) == (1, "bench-dashboard: W&B: permission denied; `wandb login` and a network are needed\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -158,7 +158,7 @@ def test_a_confusion_matrix_of_many_classes_keeps_within_what_a_chart_shows(tmp_
     logged = {}
     run = SimpleNamespace(summary={}, log=logged.update, log_artifact=lambda artifact: None)
     pixels = np.zeros((102, 8, 8, 1), np.uint8)
-    loggers._conclude_wandb(run, record_of(), {"params": 1}, [tmp_path / "predictions.npz"], 3, pixels)
+    loggers._conclude_wandb(run, record_of(), {"params": 1}, [tmp_path / "predictions.npz"], 3, pixels, labels)
     assert run.summary == {"params": 1}
     assert len(logged["test/confusion"].table.data) == 102
     assert logged["test/mistakes"].data == []

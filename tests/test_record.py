@@ -92,6 +92,17 @@ def test_the_protocol_tells_how_many_validation_images_are_drawn():
     assert [protocol(config) for config in settings] == ["official-val5000", "official-val0", "official"]
 
 
+def test_other_images_in_a_folder_are_another_protocol():
+    data = [{"protocol": "own", "val_size": None, "content": content} for content in ("0a1b2c3d4e", "ffffff0000")]
+    assert [protocol({"data": one}) for one in data] == ["own-0a1b2c", "own-ffffff"]
+
+
+@pytest.mark.parametrize("name", ["../../x", "", ".", "a/b"])
+def test_a_record_whose_name_would_lead_elsewhere_is_refused(make_record, name):
+    with pytest.raises(ValueError, match="is no name of a run"):
+        RunRecord.from_json(make_record(run_id=name).to_json())
+
+
 @pytest.mark.parametrize("change", [{"seed": 4}, {"model": {"name": "lenet", "net": {"pool": "average"}}}])
 def test_what_decides_a_result_changes_the_name(change):
     assert run_id(CONFIG | change) != run_id(CONFIG)

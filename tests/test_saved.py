@@ -42,7 +42,16 @@ def checkpoint(tmp_path, composed):
     return content, tmp_path / "selected.ckpt"
 
 
-@pytest.mark.parametrize("target", ["os.system", "bench.models.layers.torch.load", "bench.config.check"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "bench.models.layers.torch.load",
+        "bench.config.check",
+        "bench.data.decode._array",
+        "bench.data.module.ImageData",
+    ],
+)
 @pytest.mark.parametrize("place", ["model.net", "augment.normalize"])
 def test_a_checkpoint_that_would_call_something_else_is_refused(checkpoint, target, place):
     content, file = checkpoint

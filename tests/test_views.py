@@ -77,7 +77,7 @@ def test_the_boxes_are_the_published_ones():
     assert sides(32) == [37, 41, 46, 50]
     assert squares(256, 341) == [(0, 0), (0, 42), (0, 85)]
     assert squares(341, 256) == [(0, 0), (42, 0), (85, 0)]
-    assert squares(256, 256) == [(0, 0)]
+    assert squares(257, 256) == [(0, 0), (0, 0), (1, 0)]
     assert places(256, 224) == [(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)]
     assert places(352, 224) == [(0, 0), (0, 128), (128, 0), (128, 128), (64, 64)]
 
@@ -104,7 +104,7 @@ def test_the_144_crops_of_the_smallest_scale_are_where_the_paper_has_them(portra
     assert ends == pytest.approx([255, 297, 340], abs=0.5)
 
 
-@pytest.mark.parametrize(("height", "width"), [(60, 90), (90, 60), (75, 75)])
+@pytest.mark.parametrize(("height", "width"), [(60, 90), (90, 60), (75, 75), (75, 76), (500, 506)])
 def test_the_144_crops_are_those_of_every_scale(height, width):
     given, wanted = image(height, width), []
     for side in (37, 41, 46, 50):

@@ -13,6 +13,8 @@ from bench.reporting.leaderboard import Row, Table, settings_of
 from bench.reporting.predictions import Predictions, same_samples
 
 AUX_HEADS = "model.net.aux_heads"
+UNTOLD = ("model.name", "model.twin", "model.net.batch_norm")
+"""Settings in which a network and its form with batch norm differ."""
 
 
 class Pair(NamedTuple):
@@ -26,7 +28,7 @@ class Pair(NamedTuple):
 def pairs(table: Table, records: Sequence[RunRecord]) -> list[Pair]:
     """The rows ``x`` and ``x_bn`` with the same recipe, and such as differ in having auxiliary heads, by rank.
 
-    What a network brings along, its learning rate among it, may differ with batch norm.
+    With batch norm a network may have another learning rate, if both have that of their configuration.
     """
     by_id = {record.run_id: record for record in records}
     settings = [settings_of(by_id[row.run_ids[0]]) for row in table.rows]
@@ -46,10 +48,10 @@ def _apart(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _recipe(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without those of the network, but whether it has auxiliary heads and where it started from."""
-    kept = (AUX_HEADS, "model.pretrained", "model.freeze")
-    named = {key: value for key, value in settings.items() if key in kept or not key.startswith("model.")}
-    return _apart(named, "optimizer.lr")
+    """The settings but for batch norm; a learning rate that is its network's own does not count."""
+    rates = [value for key, value in settings.items() if key.startswith("model.lr.")]
+    told = {key: value for key, value in settings.items() if key not in UNTOLD and not key.startswith("model.lr.")}
+    return _apart(told, "optimizer.lr") if settings.get("optimizer.lr") in rates else told
 
 
 def difference(pair: Pair, predictions: Mapping[str, Predictions]) -> tuple[float | None, float, float | None]:

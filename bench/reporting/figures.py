@@ -48,6 +48,7 @@ NAMED = 8
 """So many curves have a colour and a name of their own; of more points those on the Pareto front have names."""
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
+    "text.parse_math": False,  # a class may be called $a_$
     "font.size": 8.0,
     "axes.titlesize": 9.0,
     "axes.spines.top": False,
@@ -289,10 +290,10 @@ def confusions(table: Table, predictions: Mapping[str, Predictions]) -> Figure |
     told = told_of(table, predictions, most=6)
     if not told:
         return None
-    count = len(told[0][1][0].classes)
     figure, panels = grid(table, len(told), side=3.2 if len(told) > 1 else 4.5)
     image = None
     for panel, (row, several) in zip(panels, told, strict=True):
+        count = len(several[0].classes)
         matrix = sum(stats.confusion(one.labels, one.predicted, count) for one in several)
         share = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)  # type: ignore[union-attr]
         image = panel.imshow(share, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")

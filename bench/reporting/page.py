@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
@@ -48,9 +50,7 @@ def build(
         "data": text,
         "js": (assets / "page.js").read_text(),
     }
-    for name, part in parts.items():
-        page = page.replace(f"{{{{{name}}}}}", part)
-    return page
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], page)  # once: data may hold what looks like a place
 
 
 def _table(table: Table) -> dict[str, Any]:
@@ -68,8 +68,8 @@ def _table(table: Table) -> dict[str, Any]:
 
 
 def _short(value: float | None) -> float | None:
-    """Enough digits for a page."""
-    return None if value is None else float(f"{value:.6g}")
+    """Enough digits for a page; None where there is no number."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
 
 def _run(record: RunRecord, predictions: Predictions | None, folder: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Figures: what they show is what the records say."""
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ from bench.reporting.predictions import Predictions
 
 
 def settings(model, **net):
-    optimizer = {"lr": 0.1 if model.endswith("_bn") else 0.01}
+    normed, lr = model.endswith("_bn"), 0.1 if model.endswith("_bn") else 0.01
+    net = {"_target_": f"bench.{model.removesuffix('_bn')}", "batch_norm": normed, **net}
     return {
-        "model": {"name": model, "net": {"_target_": f"bench.{model}", **net}},
+        "model": {"name": model, "net": net, "lr": {"sgd": lr}},
         "data": {"name": "digits"},
-        "optimizer": optimizer,
+        "optimizer": {"lr": lr},
         "loss": {"aux_weight": 0.3},
     }
 
@@ -200,6 +202,39 @@ def test_another_recipe_makes_no_pair(make_record):
     (table,) = leaderboard.tables(records)
     assert ablations.pairs(table, records) == []
     assert figures.ablation(table, records, {}) is None
+
+
+def test_what_differs_in_more_than_batch_norm_is_no_pair():
+    rates = {"adamw": 1e-3, "sgd": 0.1}
+    plain, normed = {"batch_norm": False}, {"batch_norm": True}
+
+    def paired(one: dict, other: dict) -> int:
+        records = [
+            replace(made, config=made.config | settings)
+            for made, settings in ((cell("nin", 0, 0.8), one), (cell("nin_bn", 0, 0.9), other))
+        ]
+        (table,) = leaderboard.tables(records)
+        return len(ablations.pairs(table, records))
+
+    def both(net: dict, lr: float) -> dict:
+        return {"model": {"net": net, "lr": rates}, "optimizer": {"lr": lr}}
+
+    assert paired(both(plain, 1e-3), both(normed, 0.1)) == 1  # each at its own rate
+    assert paired(both(plain, 0.01), both(normed, 0.01)) == 1
+    assert paired(both(plain, 0.01), both(normed, 0.02)) == 0
+    assert paired(both(plain | {"naive": True}, 0.1), both(normed | {"naive": False}, 0.1)) == 0
+
+
+def test_runs_of_other_numbers_of_classes_are_drawn_each_with_its_own(told):
+    (table,), records, predictions, _ = told
+    names = {record.run_id for record in records if record.model == "lenet"}
+    few = np.arange(60) % 3
+    logits = np.eye(3, dtype=np.float16)[few]
+    other = Predictions(logits, few, few, few.astype(str), np.array(["$a_$", "b", "c"]))
+    with figures.mpl.rc_context(figures.STYLE):
+        figure = figures.confusions(table, {**predictions, **dict.fromkeys(names, other)})
+        assert figures.rendered(figure, "svg")
+    assert sorted(len(panel.get_xticks()) for panel in figure.axes if panel.get_xlabel()) == [3, 4, 4, 4, 4, 4]
 
 
 def test_what_is_bought_is_drawn_with_its_interval(told):
