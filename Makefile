@@ -12,7 +12,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench sweep status report profile test test-fast lint clean
+.PHONY: help setup bench sweep status report speed profile test test-fast lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ status: $(READY) ## how far the last sweep is: done, running, failed, waiting, t
 
 report: $(READY) ## rebuild the leaderboard, report.html and figures from the records
 	$(BIN)/bench-report 'paths.results=$(RESULTS)'
+
+speed: $(READY) ## training speed of the networks beside a bare loop and a plain stack
+	$(BIN)/bench-speed train 'paths.results=$(RESULTS)' $(ARGS)
 
 profile: $(READY) ## print layers, parameters and MACs of all models, at 224 pixels and 1000 classes
 	$(BIN)/bench-profile --all data.image_size=224 data.num_classes=1000 $(ARGS)

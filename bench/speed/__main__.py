@@ -1,8 +1,14 @@
 """The ``bench-speed`` command: how fast the parts are, side by side with what one would use instead.
 
+    bench-speed train [trainer.accelerator=cpu] [trainer.precision=auto] [paths.results=results/local]
     bench-speed data [paths.data=FOLDER] [paths.results=results/local]
     bench-speed models [trainer.accelerator=cpu] [trainer.precision=auto] [paths.results=results/local]
     bench-speed sweep [data=cifar10] [trainer.max_epochs=6] [paths.results=results/local]
+
+train: images/s of training at 32×32 on random images: this project's Trainer with augmentation and metrics; a bare
+loop on batches made before; the reference stack, a plain LightningModule in 32 bits with torchmetrics and torchvision's
+transforms of PIL images in a DataLoader, with the best of 0, 1 and 2 workers; one large bf16 convolution, the machine's
+ceiling. The quotients are medians over rounds. Each is a process of its own, and they take turns.
 
 data: images/s of the input pipeline against torchvision's transforms in a DataLoader with 0, 1 and 2 workers; memory;
 the time to build the cache of decoded images (on CIFAR-10, where paths.data has it as image files).
@@ -25,7 +31,7 @@ import importlib
 from bench import cli, config
 from bench.config import ConfigError
 
-SUBJECTS = ("data", "models", "sweep")
+SUBJECTS = ("train", "data", "models", "sweep")
 
 
 def main() -> None:
@@ -39,7 +45,9 @@ def measure(arguments: list[str]) -> None:
     if subject not in SUBJECTS:
         raise ConfigError(f"{subject or 'what to measure'}: name one of {', '.join(SUBJECTS)} first")
     # random images for models, of which no folder need be there
-    default = {"data": ["data=cifar10"], "models": [], "sweep": ["data=cifar10", "trainer.max_epochs=6"]}[subject]
+    default = {"train": [], "data": ["data=cifar10"], "models": [], "sweep": ["data=cifar10", "trainer.max_epochs=6"]}[
+        subject
+    ]
     resolved = config.check(cli.composed([*default, *arguments[1:]]))
 
     importlib.import_module(f"bench.speed.{subject}").measure(resolved)  # only now: importing PyTorch takes seconds

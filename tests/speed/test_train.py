@@ -1,0 +1,59 @@
+"""The comparison of training, made small: what is compared, not how fast it is."""
+
+import json
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from bench.data.decode import Decoder
+from bench.models.googlenet import GoogLeNet
+from bench.models.layers import LocalResponseNorm
+from bench.speed import reference, synthetic, train
+from bench.speed.__main__ import main
+
+
+def test_random_images_take_the_place_of_the_data_set(tmp_path):
+    job = train.Job(("model=nin", "data.image_size=40"), 130, 3)
+    cfg, resolved = job.configured()
+    assert resolved["trainer"]["max_epochs"] == 3
+    assert OmegaConf.to_container(cfg.data.source) == {
+        "_target_": "bench.speed.synthetic.source", "_partial_": True, "train": 130,
+    }  # fmt: skip
+    images = synthetic.source(Decoder(tmp_path, 40, 3), train=130)
+    assert images.pixels.shape == (140, 40, 40, 3)
+    assert (len(images.train), len(images.val), len(images.test)) == (130, 0, 10)
+    assert set(images.labels[images.train]) == set(range(10))
+
+
+def test_the_reference_has_pytorchs_local_response_norm_and_the_same_function():
+    torch.manual_seed(0)
+    net = GoogLeNet(10, image_size=32).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        before = net(images).logits
+        after = reference.plain(net)(images).logits
+    assert not any(isinstance(layer, LocalResponseNorm) for layer in net.modules())
+    assert sum(isinstance(layer, torch.nn.LocalResponseNorm) for layer in net.modules()) == 2
+    assert torch.allclose(before, after, atol=1e-5)
+
+
+def test_a_quotient_is_the_median_of_the_rounds():
+    assert train.quotient([2.0, 30.0, 4.0], [1.0, 10.0, 4.0]) == 2.0
+
+
+@pytest.mark.slow
+def test_all_contestants_train_in_turns_and_a_table_is_written(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "ROUNDS", 2)
+    monkeypatch.setattr(train, "WORKERS", (0,))
+    monkeypatch.setattr(train, "EPOCHS", {"lenet": 256})
+    code, out, err = call(main, "train", "trainer.accelerator=cpu", f"paths.results={tmp_path}")
+    assert (code, err) == (0, "")
+    assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith("written"))
+    lenet = json.loads((tmp_path / "speed/train.json").read_text())["results"]["lenet"]
+    assert list(lenet["rates"]) == ["ours", "bare loop", "reference, 0", "ceiling"]
+    assert all(len(each) == 2 and min(each) > 0 for each in lenet["rates"].values())
+    assert lenet["of_bare"] == train.quotient(lenet["rates"]["ours"], lenet["rates"]["bare loop"])
+    assert lenet["flops_per_image"] == pytest.approx(3 * 2 * 651_720, rel=0.2)  # three times the forward pass's
+    assert all(peak > 100 * 2**20 for peak in lenet["peak_bytes"].values())
+    assert "| lenet |" in (tmp_path / "speed/train.md").read_text()
