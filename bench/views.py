@@ -50,10 +50,9 @@ def views(images: Tensor, size: int, crops: int) -> Iterator[Tensor]:
 
 def of_googlenet(images: Tensor, size: int) -> Iterator[Tensor]:
     """The 72 views of GoogLeNet's test that are not mirrored; 24 of square images."""
+    alone = images.shape[1] == images.shape[2]  # told by the image, not by how a scale rounds its sides
     for side in sides(size):
         whole = scaled(images, side)
-        # whether there is one square is a matter of the image, not of how a scale rounds its sides
-        alone = images.shape[1] == images.shape[2]
         for top, left in [(0, 0)] if alone else squares(*whole.shape[1:3]):
             part = whole[:, top : top + side, left : left + side]
             yield from corners(part, size)

@@ -1,14 +1,10 @@
 """Searches: their ranges, what becomes of each trial, and that none is lost or run twice."""
 
-import functools
-import os
 import signal
 import sys
-import time
 
 import pytest
 from common import SHORT, files
-from processes import CONTEXT, finish
 
 pytest.importorskip("optuna")
 
@@ -278,87 +274,3 @@ def test_the_median_prunes_nobody_in_the_first_third_of_the_epochs():
     assert pruned == [False, False, True, True, True, True]
     for name in tune.PRUNERS:
         assert isinstance(tune.pruner(name, 1), BasePruner)
-
-
-# ---- processes that are killed, and several at once
-
-
-def start(root, *arguments):
-    """Begin a search in a process of its own; its output goes to a file a process."""
-    process = CONTEXT.Process(target=_search, args=((*arguments, f"paths.results={root / 'results'}"), root))
-    process.start()
-    return process
-
-
-def _search(arguments, root):
-    output = os.open(root / f"{os.getpid()}.txt", os.O_WRONLY | os.O_CREAT)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.argv = ["bench-tune", *arguments]
-    tune.main()
-
-
-def in_the_middle(finished, there):
-    """Whether so many trials have finished and one is at work."""
-    done = sum(trial.state.is_finished() for trial in there)
-    return done >= finished and there[-1].state == TrialState.RUNNING and there[-1].params
-
-
-def wait_for(root, condition):
-    """The trials once they meet the condition."""
-    for _ in range(600):
-        if list(root.glob("results/studies/*.log")):
-            try:
-                if condition(there := trials(root)):
-                    return there
-            except KeyError:  # no study in it yet
-                pass
-        time.sleep(0.05)
-    raise AssertionError("does not happen")
-
-
-@pytest.mark.slow
-def test_a_search_of_ten_trials_is_killed_twice_and_loses_none(tmp_path):
-    cell, seen = (*CELL, "trainer.max_epochs=2", "trials=10"), {}
-    for finished in (2, 6):
-        process = start(tmp_path, *cell)
-        wait_for(tmp_path, functools.partial(in_the_middle, finished))
-        process.kill()
-        process.join()
-        seen |= {trial.number: trial.params for trial in trials(tmp_path)}
-    assert finish(start(tmp_path, *cell)) == 0
-    there = trials(tmp_path)
-    assert [trial.state.is_finished() for trial in there] == [True] * 10
-    assert {number: there[number].params for number in seen} == seen
-    assert len({trial.user_attrs["run_id"] for trial in there}) == 10
-    assert len(Store(tmp_path / "results").load_all()) == 10
-
-
-@pytest.mark.slow
-def test_two_processes_share_a_study_and_run_no_trial_twice(tmp_path):
-    processes = [start(tmp_path, *CELL, "trials=6") for _ in range(2)]
-    assert [finish(process) for process in processes] == [0, 0]
-    assert states(tmp_path) == ["COMPLETE"] * 6
-    assert len({trial.params["optimizer.lr"] for trial in trials(tmp_path)}) == 6
-    logs = [(tmp_path / f"{process.pid}.txt").read_text() for process in processes]
-    told = [[line.split()[1] for line in log.splitlines() if line.startswith("trial ") and ":" in line] for log in logs]
-    assert all(told)
-    assert sorted(int(number) for part in told for number in part) == [1, 2, 3, 4, 5, 6]
-
-
-@pytest.mark.slow
-def test_a_trial_is_taken_over_from_a_process_that_dies_by_one_that_waits(tmp_path):
-    cell = (*CELL, "trainer.max_epochs=8", "trials=1", "prune=none")
-    first = start(tmp_path, *cell)
-    (before,) = wait_for(tmp_path, lambda there: there and there[0].intermediate_values)
-    os.kill(first.pid, signal.SIGSTOP)  # alive, but it does not get on
-    second = start(tmp_path, *cell)
-    while "waited for" not in (log.read_text() if (log := tmp_path / f"{second.pid}.txt").exists() else ""):
-        assert second.is_alive()
-        time.sleep(0.05)
-    first.kill()
-    assert finish(second) == 0
-    (after,) = trials(tmp_path)
-    assert after.state == TrialState.COMPLETE
-    assert after.params == before.params
-    assert "goes on from its last checkpoint" in log.read_text()

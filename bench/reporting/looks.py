@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.reporting.figures import STYLE, rendered
+from bench.reporting.drawing import STYLE, rendered
 
 if TYPE_CHECKING:
     from bench.attention import Attention

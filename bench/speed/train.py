@@ -62,9 +62,7 @@ def measure(resolved: Mapping[str, Any]) -> None:
 
 def compare(settings: Sequence[str], images: int, device: torch.device) -> dict[str, Any]:
     """One network: images/s of each contestant in each round, FLOP/s of the ceiling, and what follows of them."""
-    job = Job(
-        tuple(settings), images, ROUNDS + 2
-    )  # the last one is not begun: ending a process would disturb the others
+    job = Job(tuple(settings), images, ROUNDS + 2)  # the last is not begun: a process that ends disturbs the others
     everyone = {
         OURS: Contestant(fit, job),
         BARE: Contestant(bare_loop, job),

@@ -42,7 +42,7 @@ class Turns:
 
 
 class Contestant:
-    """A process that runs ``work(turns, *arguments)``, of which a call is a turn: it returns how many images it was.
+    """A process that runs ``work(line, *arguments)``, of which a call is a turn: it returns how many images it was.
 
     ``work`` is a function of a module, as its name is what the process is told. Its accelerator is free between the
     turns. ``last``: how the last turn ended.

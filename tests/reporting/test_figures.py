@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib")
 
 from conftest import record_of
 
-from bench.reporting import ablations, figures, leaderboard, stats
+from bench.reporting import ablations, drawing, figures, leaderboard, stats, tradeoff
 from bench.reporting.predictions import Predictions
 
 
@@ -79,7 +79,7 @@ def told(tmp_path):
 
 @given(st.lists(st.tuples(st.integers(0, 6).map(float), st.integers(0, 6).map(float)), max_size=12))
 def test_the_pareto_front_is_what_nothing_beats(points):
-    front = figures.pareto(points)
+    front = tradeoff.pareto(points)
     kept = {points[i] for i in front}
     beaten = {
         (x, y) for x, y in points if any(a <= x and b >= y and (a < x or b > y) for a, b in points)
@@ -107,8 +107,8 @@ def test_equal_records_give_equal_bytes_and_names_that_are_safe(told):
 
 def test_costs_and_accuracies_are_those_of_the_rows(told):
     (table,) = told[0]
-    figure = figures.cost(table)
-    for panel, name in zip(figure.axes, figures.COSTS, strict=True):
+    figure = tradeoff.cost(table)
+    for panel, name in zip(figure.axes, tradeoff.COSTS, strict=True):
         drawn = {}
         for bars in panel.containers:
             line, _, (segments,) = bars.lines
@@ -117,7 +117,7 @@ def test_costs_and_accuracies_are_those_of_the_rows(told):
         wanted = {}
         for row in table.rows:
             value = row.stats[name].mean if name in row.stats else getattr(row, name)
-            place = value * figures.COSTS[name][1], 100 * row.stats["test_top1"].mean
+            place = value * tradeoff.COSTS[name][1], 100 * row.stats["test_top1"].mean
             mean = place[1]
             wanted[place] = [min(mean, 100 * row.interval.low), max(mean, 100 * row.interval.high)]
         assert np.array(sorted(drawn)) == pytest.approx(np.array(sorted(wanted)))
@@ -131,15 +131,15 @@ def test_costs_and_accuracies_are_those_of_the_rows(told):
 def test_without_intervals_the_bar_is_the_deviation_over_seeds(told):
     table = leaderboard.tables(told[1])[0]
     row = table.rows[0]
-    assert figures.spread(row) == (100 * row.stats["test_top1"].std,) * 2
+    assert tradeoff.spread(row) == (100 * row.stats["test_top1"].std,) * 2
 
 
 def test_of_many_rows_the_front_has_names_and_a_key_all(make_record):
     records = [make_record(f"net{i}", test=i / 20, params=1000 + i % 3) for i in range(1, 15)]
     (table,) = leaderboard.tables(records)
-    figure = figures.cost(table)
+    figure = tradeoff.cost(table)
     panel = figure.axes[0]
-    front = figures.pareto([(row.params, row.stats["test_top1"].mean) for row in table.rows])
+    front = tradeoff.pareto([(row.params, row.stats["test_top1"].mean) for row in table.rows])
     assert {text.get_text() for text in panel.texts} == {table.rows[i].model for i in front}
     (key,) = figure.legends
     assert [text.get_text() for text in key.get_texts()] == [row.model for row in table.rows]
@@ -231,9 +231,9 @@ def test_runs_of_other_numbers_of_classes_are_drawn_each_with_its_own(told):
     few = np.arange(60) % 3
     logits = np.eye(3, dtype=np.float16)[few]
     other = Predictions(logits, few, few, few.astype(str), np.array(["$a_$", "b", "c"]))
-    with figures.mpl.rc_context(figures.STYLE):
+    with figures.mpl.rc_context(drawing.STYLE):
         figure = figures.confusions(table, {**predictions, **dict.fromkeys(names, other)})
-        assert figures.rendered(figure, "svg")
+        assert drawing.rendered(figure, "svg")
     assert sorted(len(panel.get_xticks()) for panel in figure.axes if panel.get_xlabel()) == [3, 4, 4, 4, 4, 4]
 
 

@@ -1,0 +1,63 @@
+"""What all figures share: colours, style, names, files.
+
+Okabe and Ito's colours, which the colour-blind tell apart, with markers and line styles for print in grey.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.reporting.leaderboard import Row, Table
+
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8C6D1F")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINES = ("-", "--", "-.", ":")
+GREY = "#B8B8B8"
+NAMED = 8
+"""So many curves have a colour and a name of their own; of more points those on the Pareto front have names."""
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "text.parse_math": False,  # a class may be called $a_$
+    "font.size": 8.0,
+    "axes.titlesize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "convbench",
+}
+
+
+def rendered(figure: Figure, kind: str) -> bytes:
+    """The figure as ``svg`` or ``png``, without a date."""
+    content = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    figure.savefig(content, format=kind, dpi=200, metadata=metadata, bbox_inches="tight", pad_inches=0.05)
+    return content.getvalue()
+
+
+def title_of(table: Table) -> str:
+    return f"{table.dataset} ({table.protocol})"
+
+
+def name_of(row: Row) -> str:
+    """The network, and if need be the settings that tell it from others, in lines of 40 characters or a setting."""
+    return textwrap.fill(f"{row.model} {row.variant}".strip(), 40, break_long_words=False, break_on_hyphens=False)
+
+
+def grid(table: Table, count: int, side: float) -> tuple[Figure, list[Axes]]:
+    """A figure with ``count`` square panels."""
+    columns = min(3, count)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(side * columns, side * rows + 0.3), layout="constrained")
+    figure.suptitle(title_of(table), fontsize=10)
+    panels = list(np.atleast_1d(figure.subplots(rows, columns)).flatten())
+    for panel in panels[count:]:
+        panel.set_axis_off()
+    return figure, panels[:count]

@@ -1,0 +1,151 @@
+"""The figure of accuracy against what it costs, with the Pareto front; needs matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from bench.reporting.drawing import COLORS, GREY, MARKERS, NAMED, name_of, title_of
+from bench.reporting.leaderboard import Row, Table
+
+AROUND = (
+    *((6, 0, "left"), (-6, 0, "right"), (0, 9, "center"), (0, -9, "center"), (6, 8, "left"), (6, -8, "left")),
+    *((-6, 8, "right"), (-6, -8, "right"), (0, 18, "center"), (0, -18, "center"), (6, 16, "left"), (-6, 16, "right")),
+)
+"""Where a label may stand beside its point: points (1/72 inch) right and up, and its alignment."""
+BEHIND = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5}
+"""Of a label, so that it can be read above a line."""
+COSTS = {
+    "params": ("parameters", 1.0, "log"),
+    "macs": ("multiply-accumulates an image", 1.0, "log"),
+    "fit_seconds": ("training time in s", 1.0, "log"),
+    "peak_memory_bytes": ("peak memory in MiB", 2.0**-20, "linear"),
+}
+"""Of records, each with its label, factor and scale."""
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Of (cost, accuracy) pairs those that no other beats in one without being worse in the other, by cost; of equal
+    ones the first.
+    """
+    front: list[int] = []
+    for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
+        if not front or points[i][1] > points[front[-1]][1]:
+            front.append(i)
+    return front
+
+
+def cost_of(row: Row, name: str) -> float | None:
+    """One of COSTS in its unit; None where it is not known."""
+    value = row.stats[name].mean if name in row.stats else getattr(row, name, None)
+    return value and value * COSTS[name][1]
+
+
+def cost(table: Table) -> Figure | None:
+    """Test top-1, with its interval or else the deviation over seeds, against each of COSTS, and the Pareto front."""
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title_of(table), fontsize=10)
+    panels = figure.subplots(2, 2, sharey=True)
+    few, handles = len(table.rows) <= NAMED, {}
+    for panel, (name, (label, _, scale)) in zip(panels.flatten(), COSTS.items(), strict=True):
+        panel.set(xscale=scale, xlabel=label)
+        points = {
+            place: (value, 100 * row.stats["test_top1"].mean)
+            for place, row in enumerate(table.rows)
+            if (value := cost_of(row, name)) and "test_top1" in row.stats
+        }
+        if not points:
+            panel.set_axis_off()
+            continue
+        panel.set_xlim(around([x for x, _ in points.values()], scale))
+        front = [list(points)[i] for i in pareto(list(points.values()))]
+        panel.step(*zip(*(points[place] for place in front), strict=True), where="post", color=GREY, zorder=1)
+        bars = []
+        for place, (x, y) in points.items():
+            below, above = spread(table.rows[place])
+            bars.append((x, y - below, y + above))
+            handles[place] = panel.errorbar(
+                x,
+                y,
+                yerr=[[below], [above]],
+                color=COLORS[place % len(COLORS)],
+                marker=MARKERS[(place + place // len(COLORS)) % len(MARKERS)],  # no two alike among 64
+                linestyle="none",
+                markersize=5,
+                capsize=2,
+                elinewidth=0.8,
+            )
+        panel.margins(y=0.15)
+        named = list(points) if few else front
+        place_labels(panel, bars, {name_of(table.rows[place]): points[place] for place in named})
+    for panel in panels[:, 0]:
+        panel.set_ylabel("test top-1 in %")
+    if handles and not few:
+        names = [name_of(table.rows[place]) for place in sorted(handles)]
+        columns = 4 if max(map(len, names)) < 24 else 1
+        figure.legend(
+            [handles[place] for place in sorted(handles)], names, loc="outside lower center", ncols=columns,
+            frameon=False, fontsize=7,
+        )  # fmt: skip
+    return figure if handles else None
+
+
+def around(values: Sequence[float], scale: str) -> tuple[float, float]:
+    """Limits of an axis that leave room on both sides of the values, also of a single one."""
+    low, high = min(values), max(values)
+    if scale == "log":
+        room = (high / low) ** 0.15 if high > low else 2.0
+        return low / room, high * room
+    room = 0.15 * (high - low) or 0.5 * high
+    return low - room, high + room
+
+
+def spread(row: Row) -> tuple[float, float]:
+    """How far below and above the test top-1 (%) its error bar ends; 0 where nothing is known."""
+    top1, std, _ = row.stats["test_top1"]
+    if row.interval is not None:
+        return max(0.0, 100 * (top1 - row.interval.low)), max(0.0, 100 * (row.interval.high - top1))
+    return 100 * (std or 0.0), 100 * (std or 0.0)
+
+
+def place_labels(
+    panel: Axes, bars: Sequence[tuple[float, float, float]], texts: Mapping[str, tuple[float, float]]
+) -> None:
+    """Write each text beside its point, where it covers least of the error bars (x, from, to) and the texts before."""
+    figure = panel.get_figure()
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    ends = [panel.transData.transform([(x, low), (x, high)]) for x, low, high in bars]
+    taken = [mpl.transforms.Bbox([low - 4, high + 4]) for low, high in ends]
+    room = panel.get_window_extent(renderer)
+    for text, point in texts.items():
+        labels = [
+            panel.annotate(
+                text, point, (x, y), textcoords="offset points", ha=side, va="center", fontsize=7, bbox=BEHIND
+            )
+            for x, y, side in AROUND
+        ]
+        tried = [(label, label.get_window_extent(renderer)) for label in labels]
+        covered = [
+            sum(overlap(extent, other) for other in taken) + extent.width * extent.height - overlap(extent, room)
+            for _, extent in tried
+        ]
+        best = covered.index(min(covered))
+        for i, (label, _) in enumerate(tried):
+            if i != best:
+                label.remove()
+        taken.append(tried[best][1])
+
+
+def overlap(one: Any, other: Any) -> float:
+    """Area that two boxes share."""
+    width = min(one.x1, other.x1) - max(one.x0, other.x0)
+    height = min(one.y1, other.y1) - max(one.y0, other.y0)
+    return max(0.0, width) * max(0.0, height)
