@@ -32,8 +32,8 @@ ROUNDS = 5
 WORKERS = (0, 1, 2)
 OURS, BARE, CEILING = "ours", "bare loop", "ceiling"
 EPOCHS = {
-    "lenet": 25_600, "alexnet_bn": 2_560, "nin_bn": 1_280, "vgg11_bn": 2_560, "googlenet_bn": 768,
-    "alexnet": 2_560, "googlenet": 768,
+    "lenet": 25_600, "alexnet_bn": 1_280, "nin_bn": 1_024, "vgg11_bn": 1_280, "googlenet_bn": 512,
+    "alexnet": 1_280, "googlenet": 512,
 }  # fmt: skip
 """Networks, and images of an epoch: some seconds for each. Real epochs are longer, and what each costs once is less."""
 CEILING_SHAPE = (128, 256, 16, 16)

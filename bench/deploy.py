@@ -1,0 +1,187 @@
+"""Trained networks for use elsewhere: a single module from pixels to logits, and files of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.optimization import fuse
+
+from bench.data.normalize import AffineNormalize, Normalize, ZcaNormalize
+from bench.data.pipeline import Pipeline
+from bench.models.layers import AUX_HEADS, FitTo, LocalResponseNorm
+from bench.saved import Saved
+
+INPUT, OUTPUT = "images", "logits"
+Runner = Callable[[Tensor], Tensor]
+"""Images (N, C, D, D) → logits (N, num_classes)."""
+
+
+class Deployed(nn.Module):
+    """A trained network that takes images as they are decoded: (N, C, D, D) float32 in [0, 1] → logits (N, K).
+
+    The normalisation is part of it, auxiliary heads are not, and batch norm is folded into the convolutions before
+    it. D is the side of the network's images; with a normalisation that tells places apart it is that of the images
+    it was learnt on, of which the network then sees the middle.
+    """
+
+    def __init__(self, saved: Saved):
+        super().__init__()
+        self.side = saved.decode_size if saved.normalize.first else saved.image_size
+        self.crop, self.margin = saved.image_size, (self.side - saved.image_size) // 2
+        self.normalize = _as_module(saved.normalize, saved.in_channels, self.side)
+        self.network = folded(saved.model)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.normalize(images)
+        if self.margin:
+            x = x[..., self.margin : self.margin + self.crop, self.margin : self.margin + self.crop]
+        return self.network(x)[0]
+
+
+class Affine(nn.Module):
+    """Values in [0, 1] times a scale plus a shift, a pair a channel or a pair a value: (N, C, D, D) → the same."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, scale: Tensor, shift: Tensor):
+        super().__init__()
+        self.register_buffer("scale", 255 * scale.clone(memory_format=torch.contiguous_format))
+        self.register_buffer("shift", shift.clone(memory_format=torch.contiguous_format))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * self.scale + self.shift
+
+
+class Whitening(nn.Module):
+    """Global contrast normalisation and ZCA whitening of values in [0, 1]: (N, C, D, D) → the same."""
+
+    mean: Tensor
+    matrix: Tensor
+
+    def __init__(self, zca: ZcaNormalize):
+        super().__init__()
+        self.contrast = zca.contrast
+        state = zca.state()
+        self.register_buffer("mean", state["mean"].clone())
+        self.register_buffer("matrix", state["whitening"].clone())
+
+    def forward(self, images: Tensor) -> Tensor:
+        n, c, d, _ = images.shape
+        values = (self.contrast(255 * images.permute(0, 2, 3, 1)) - self.mean) @ self.matrix
+        return values.reshape(n, d, d, c).permute(0, 3, 1, 2)
+
+
+def _as_module(normalize: Normalize, channels: int, side: int) -> nn.Module:
+    if isinstance(normalize, AffineNormalize):
+        state = normalize.state()
+        height = side if len(state["scale"]) > channels else 1  # of a pair a value, or of one a channel
+        return Affine(*(state[name].view(height, height, channels).permute(2, 0, 1) for name in ("scale", "shift")))
+    assert isinstance(normalize, ZcaNormalize)
+    return Whitening(normalize)
+
+
+class _Tracer(fx.Tracer):
+    """Leaves whole what asks for the shape of its input."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, FitTo | LocalResponseNorm) or super().is_leaf_module(m, module_qualified_name)
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """A copy for evaluation, without auxiliary heads, batch norm folded into the convolutions before it.
+
+    A network whose code cannot be followed without images, as some of timm's, keeps its batch norm, and so does each
+    layer of timm's that is batch norm and activation in one.
+    """
+    # weights in PyTorch's usual order: others cannot be told from parts of a larger tensor when they are written
+    model = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
+    if isinstance(getattr(model, AUX_HEADS, None), nn.ModuleList):
+        setattr(model, AUX_HEADS, nn.ModuleList())
+    try:
+        graph = _Tracer().trace(model)
+    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError):
+        return model
+    return fuse(fx.GraphModule(model, graph), inplace=True, no_trace=True)
+
+
+def batch_norms(model: nn.Module) -> int:
+    """How many layers of batch norm there are."""
+    return sum(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
+
+
+def exported(network: Deployed, channels: int) -> torch.export.ExportedProgram:
+    """The program of ``torch.export``, for any number of images."""
+    example = torch.zeros(2, channels, network.side, network.side)
+    with torch.no_grad():
+        return torch.export.export(network, (example,), dynamic_shapes={INPUT: {0: torch.export.Dim("n")}})
+
+
+def write_pt2(network: Deployed, saved: Saved, file: Path) -> Runner:
+    """Write what ``torch.export.load`` reads, its classes' names in the extra file ``about.json``; returns what the
+    file computes.
+    """
+    program = exported(network, saved.in_channels)
+    torch.export.save(program, file, extra_files={"about.json": json.dumps(about(saved))})
+    module = torch.export.load(file).module()
+    return lambda images: module(images)
+
+
+def write_onnx(network: Deployed, saved: Saved, file: Path) -> Runner:
+    """Write an ONNX file with input ``images``, output ``logits`` and the classes' names in its metadata; returns
+    what ONNX Runtime computes from it on the CPU.
+
+    Raises:
+        ImportError: onnx, onnxscript or onnxruntime is not installed.
+    """
+    import onnxruntime
+    import onnxscript  # noqa: F401 - what PyTorch's exporter is written in
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own making
+        program = torch.onnx.export(
+            exported(network, saved.in_channels),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamo=True,
+            verbose=False,
+            external_data=False,
+        )
+    assert program is not None
+    program.model.metadata_props.update({name: json.dumps(value) for name, value in about(saved).items()})
+    program.save(file, external_data=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
+
+
+WRITERS: dict[str, Callable[[Deployed, Saved, Path], Runner]] = {".onnx": write_onnx, ".pt2": write_pt2}
+"""By the suffix of the file."""
+
+
+def about(saved: Saved) -> dict[str, object]:
+    """What the user of a file has to know."""
+    return {"run_id": saved.run_id, "classes": list(saved.classes), "values": "RGB or grey, float32 in [0, 1]"}
+
+
+def deviation(run: Runner, saved: Saved, side: int, n: int = 64) -> float:
+    """The largest difference between a file's logits and the module's for ``n`` images, over the largest logit if that
+    is above 1; the module gets them as in the run's own test.
+    """
+    shape = (n, side, side, saved.in_channels)
+    coarse = np.random.default_rng(0).integers(0, 256, (n, 4, 4, saved.in_channels), dtype=np.uint8)
+    tile = coarse.repeat(-(-side // 4), axis=1).repeat(-(-side // 4), axis=2)[:, :side, :side]
+    noise = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    pixels = torch.from_numpy(np.where(np.arange(n)[:, None, None, None] % 2 == 0, tile, noise))
+    wanted = saved.logits(Pipeline(saved.image_size, saved.normalize)(pixels, ()))
+    got = run(pixels.permute(0, 3, 1, 2).float() / 255)
+    return float((got - wanted).abs().max() / max(1.0, float(wanted.abs().max())))

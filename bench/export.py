@@ -1,0 +1,128 @@
+"""The ``bench-export`` command: a trained network as a file for other programs.
+
+    bench-export checkpoint=RUN [out=FILE.onnx] [out=FILE.pt2]
+
+checkpoint: a run's directory or its checkpoints/selected.ckpt. Without out both files are written into the run's
+folder, export/. ONNX (.onnx) is read by ONNX Runtime and many others, .pt2 by torch.export.load. Either is one
+function, images → logits: (N, C, S, S) float32 in [0, 1], any N, as torchvision's ToTensor gives them. Normalisation
+is inside, batch norm is folded into the convolutions, auxiliary heads are gone; the names of the classes lie in the
+file's metadata.
+
+Each file is read back and compared with the network: a file that differs by more than 1e-4 is not kept, and the exit
+code is 1. Then both are timed beside PyTorch, in 32 bits, taking turns, on the CPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from bench import cli, console
+from bench.config import ConfigError
+from bench.evaluate import opened, settings
+from bench.store import write_atomically
+
+if TYPE_CHECKING:
+    from bench.deploy import Runner
+    from bench.saved import Saved
+
+SETTINGS = ("checkpoint", "out")
+SUFFIXES = (".onnx", ".pt2")
+MOST = 1e-4
+"""A file's logits differ from the network's by no more than this."""
+BATCHES = (1, 64)
+ROUNDS = 7
+TURN_IMAGES = 64
+
+
+def main() -> None:
+    """Run the command line."""
+    cli.run("bench-export", __doc__ or "", export)
+
+
+def export(arguments: list[str]) -> None:
+    """Write, check and time the files that the arguments ask for."""
+    own = settings(arguments, SETTINGS)
+    files = [Path(name).expanduser() for name in own.get("out", [])]
+    for file in files:
+        if file.suffix.lower() not in SUFFIXES or file.is_dir() or not file.parent.is_dir():
+            raise ConfigError(f"out={file}: must end in .onnx or .pt2, in a folder that exists")
+    networks = opened(own | {"trainer.accelerator": ["cpu"]})
+    if len(networks) > 1:
+        raise ConfigError(f"checkpoint={networks[1].path}: bench-export takes one network")
+    (saved,) = networks
+
+    import torch  # only now: importing PyTorch takes seconds
+
+    from bench.deploy import WRITERS, Deployed, batch_norms, deviation
+
+    if not files:
+        folder = saved.path.parent.parent if saved.path.parent.name == "checkpoints" else saved.path.parent
+        files = [folder / "export" / f"{saved.run_id}{suffix}" for suffix in SUFFIXES]
+    network = Deployed(saved)
+    before, left = batch_norms(saved.model), batch_norms(network)
+    side = network.side
+    console.say(
+        f"{saved.name}: images (N, {saved.in_channels}, {side}, {side}) in [0, 1] → logits (N, {len(saved.classes)})"
+        + (f"; {before - left} of {before} batch norms folded" if before else "")
+    )
+    runners: dict[str, Runner] = {}
+    for file in files:
+        with tempfile.TemporaryDirectory() as scratch:
+            draft = Path(scratch) / f"network{file.suffix.lower()}"
+            try:
+                run = WRITERS[file.suffix.lower()](network, saved, draft)
+            except ImportError as error:
+                raise ConfigError(f"{file.suffix}: {error}; pip install 'convbench[export]'") from error
+            with torch.inference_mode():
+                apart = deviation(run, saved, side)
+            if not apart <= MOST:  # also where it is no number
+                cli.stop("bench-export", f"{file}: differs from the network by {apart:.1e}; not kept", cli.FAILED)
+            file.parent.mkdir(exist_ok=True)
+            write_atomically(file, draft.read_bytes())
+        console.say(f"written: {file} ({file.stat().st_size / 2**20:.1f} MiB), differs by {apart:.0e}")
+        runners[{".onnx": "ONNX Runtime", ".pt2": "torch.export"}[file.suffix.lower()]] = run
+    console.out.print(timed(saved, network, runners))
+
+
+def timed(saved: Saved, network: Runner, runners: dict[str, Runner]) -> Table:
+    """Milliseconds a call of each, medians of turns."""
+    import torch
+
+    from bench.models.layers import Output
+    from bench.speed.timing import interleaved
+
+    def plain(images: torch.Tensor) -> torch.Tensor:
+        out: Output = saved.model(images[..., : saved.image_size, : saved.image_size])
+        return out.logits
+
+    everyone = {"PyTorch": plain, "PyTorch, folded": network, **runners}
+    side = getattr(network, "side", saved.image_size)
+    table = Table("milliseconds", *(f"{n} image{'s' * (n > 1)}" for n in BATCHES), box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    columns = []
+    for n in BATCHES:
+        images = torch.rand(n, saved.in_channels, side, side)
+        calls = max(1, TURN_IMAGES // n)
+
+        def turn(run: Runner, images: torch.Tensor = images, calls: int = calls) -> int:
+            with torch.inference_mode():
+                for _ in range(calls):
+                    run(images)
+            return calls * len(images)
+
+        rates = interleaved({name: functools.partial(turn, run) for name, run in everyone.items()}, ROUNDS)
+        columns.append({name: 1000 * n / statistics.median(each) for name, each in rates.items()})
+    for name in everyone:
+        table.add_row(name, *(f"{column[name]:.2f}" for column in columns))
+    return table
+
+
+if __name__ == "__main__":
+    main()

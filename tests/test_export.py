@@ -1,0 +1,122 @@
+"""The bench-export command, and the files it writes."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from bench import deploy, export
+from bench.data.pipeline import Pipeline
+from bench.deploy import Deployed, batch_norms
+from bench.saved import open_run
+
+
+def pixels(saved, n=5, seed=3):
+    side = saved.decode_size
+    draw = np.random.default_rng(seed).integers(0, 256, (n, side, side, saved.in_channels), dtype=np.uint8)
+    return torch.from_numpy(draw)
+
+
+def as_tensor(images, side):
+    """The middle, as torchvision's CenterCrop and ToTensor give it."""
+    start = (images.shape[1] - side) // 2
+    return images[:, start : start + side, start : start + side].permute(0, 3, 1, 2).float() / 255
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["lenet", "alexnet", "nin_bn", "googlenet_bn"])
+def test_both_files_answer_as_the_network_does(runs, call, tmp_path, monkeypatch, model):
+    monkeypatch.setattr(export, "ROUNDS", 1)
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    run = runs(f"model={model}")
+    onnx, pt2 = tmp_path / "a.onnx", tmp_path / "a.pt2"
+    code, out, err = call(export.main, f"checkpoint={run}", f"out={onnx}", f"out={pt2}")
+    assert (code, err) == (0, "")
+    assert out.count("written: ") == 2
+    saved = open_run(run)
+    images = pixels(saved)
+    wanted = saved.logits(Pipeline(saved.image_size, saved.normalize)(images, ()))
+    x = as_tensor(images, saved.image_size)
+    session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"images": x.numpy()})
+    assert torch.from_numpy(logits) == pytest.approx(wanted, abs=1e-4)
+    (one,) = session.run(["logits"], {"images": x[:1].numpy()})  # any number of images
+    assert torch.from_numpy(one) == pytest.approx(wanted[:1], abs=1e-4)
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == list(saved.classes)
+    extra = {"about.json": ""}
+    program = torch.export.load(pt2, extra_files=extra)
+    assert program.module()(x).detach() == pytest.approx(wanted, abs=1e-4)
+    assert json.loads(extra["about.json"])["run_id"] == saved.run_id
+    assert not [name for name in program.state_dict if "aux" in name or "running_mean" in name]
+
+
+@pytest.mark.parametrize("model", ["nin_bn", "googlenet_bn", "vgg11_bn"])
+def test_batch_norm_and_heads_are_gone_and_the_saved_network_stays_whole(runs, model):
+    saved = open_run(runs(f"model={model}"))
+    before = batch_norms(saved.model)
+    network = Deployed(saved)
+    assert batch_norms(network) == 0
+    assert before > 0
+    assert batch_norms(saved.model) == before
+    assert not [name for name, _ in network.named_parameters() if "aux" in name]
+
+
+@pytest.mark.parametrize(
+    "settings", [("augment/normalize=pixel_mean", "data.decode_size=40"), ("augment/normalize=zca",)]
+)
+def test_normalisations_that_tell_places_apart_take_the_images_they_were_learnt_on(runs, settings):
+    saved = open_run(runs("model=lenet", *settings))
+    network = Deployed(saved)
+    assert network.side == saved.decode_size
+    images = pixels(saved)
+    wanted = saved.logits(Pipeline(saved.image_size, saved.normalize)(images, ()))
+    with torch.no_grad():
+        assert network(as_tensor(images, saved.decode_size)) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_the_deviation_is_the_largest_difference_over_the_largest_logit(runs):
+    saved = open_run(runs("model=lenet"))
+    network = Deployed(saved)
+    with torch.no_grad():
+        assert deploy.deviation(network, saved, network.side) < 1e-5
+        off = deploy.deviation(lambda x: network(x) + 0.5, saved, network.side)
+        assert deploy.deviation(lambda x: network(x) * float("nan"), saved, network.side) != 0
+    assert 0.01 < off <= 0.5
+
+
+def test_a_file_that_differs_is_not_kept(runs, call, tmp_path, monkeypatch):
+    file = tmp_path / "a.pt2"
+    file.write_bytes(b"before")
+    monkeypatch.setattr(export, "MOST", -1.0)
+    code, _, err = call(export.main, f"checkpoint={runs('model=lenet')}", f"out={file}")
+    assert code == 1
+    assert "differs from the network by" in err
+    assert file.read_bytes() == b"before"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("out=a.tflite",), "out=a.tflite: must end in .onnx or .pt2"),
+        (("out=/nowhere/a.onnx",), "out=/nowhere/a.onnx: must end in .onnx or .pt2, in a folder that exists"),
+        ((), "checkpoint: must name a run's directory"),
+        (("checkpoint=/nowhere",), "checkpoint=/nowhere: no such file"),
+        (("crops=1",), "crops=1: no such setting"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(call, arguments, told):
+    code, _, err = call(export.main, *arguments)
+    assert code == 2
+    assert told in err
+    assert len(err.strip().splitlines()) <= 2
+
+
+def test_without_onnx_it_says_what_to_install(runs, call, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, _, err = call(export.main, f"checkpoint={runs('model=lenet')}", f"out={tmp_path / 'a.onnx'}")
+    assert code == 2
+    assert "pip install 'convbench[export]'" in err
+    assert not (tmp_path / "a.onnx").exists()
