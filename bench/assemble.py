@@ -53,6 +53,8 @@ def build(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device) ->
         data = make_data(cfg, resolved, device)
         if resolved["trainer"]["channels_last"]:
             model = model.to(memory_format=torch.channels_last)
+        if (mode := machine.compile_mode(resolved["trainer"]["compile"], device)) is not None:
+            model.compile(mode=mode)  # in place: parameters keep their names
         optimizer, scheduler = hydra.utils.instantiate(cfg.optimizer), hydra.utils.instantiate(cfg.scheduler)
         scheduler(optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}]), 10)  # refuse wrong arguments here
         module = Classifier(

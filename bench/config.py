@@ -83,6 +83,7 @@ RULES: dict[str, Rule] = {
     "trainer.accelerator": _choice("auto", "gpu", "mps", "cpu"),
     "trainer.devices": _whole(1),
     "trainer.precision": _choice("auto", "32-true", "bf16-mixed"),
+    "trainer.compile": _choice("auto", "none", "default", "reduce-overhead", "max-autotune"),
     "trainer.channels_last": _choice(True, False),
     "trainer.deterministic": _choice(True, False),
     "trainer.num_sanity_val_steps": _whole(-1),

@@ -68,7 +68,7 @@ class EpochMetrics(nn.Module):
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Count a batch: logits (B, num_classes), labels (B,)."""
-        self._logits.append(logits.detach())
+        self._logits.append(logits.detach().clone())  # the next replay of a CUDA graph writes into the same memory
         self._labels.append(labels)
         if len(self._logits) * len(labels) >= FLUSH_SAMPLES:
             self._flush()

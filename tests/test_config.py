@@ -46,6 +46,7 @@ from common import files, one_line
         ("optimizer.lr=0", "above 0"),
         ("loss.label_smoothing=1", "[0, 1)"),
         ("loss.aux_weight=-0.1", "0 or more"),
+        ("trainer.compile=fast", "auto, none, default, reduce-overhead, max-autotune"),
         ("trainer.precision=fp8", "auto, 32-true, bf16-mixed"),
         ("trainer.accelerator=abacus", "auto, gpu, mps, cpu"),
         ("force=perhaps", "true, false"),

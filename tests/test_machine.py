@@ -54,6 +54,22 @@ def test_auto_precision_follows_the_gpu(monkeypatch, capability, precision):
     assert machine.precision("auto", torch.device("cuda:0")) == precision
 
 
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune"])
+def test_the_wanted_compilation_is_taken(mode):
+    assert machine.compile_mode(mode, torch.device("cpu")) == mode
+    assert machine.compile_mode("none", torch.device("cuda:0")) is None
+
+
+@pytest.mark.parametrize(("capability", "mode"), [((6, 1), None), ((7, 0), "default"), ((9, 0), "default")])
+def test_auto_compiles_on_gpus_alone(monkeypatch, capability, mode):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert machine.compile_mode("auto", torch.device("cuda:0")) == mode
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no Triton
+    assert machine.compile_mode("auto", torch.device("cuda:0")) is None
+    assert machine.compile_mode("auto", torch.device("cpu")) is None
+
+
 def test_devices_are_chosen_by_what_is_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert machine.device("auto") == torch.device("cuda")

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import lightning as L
@@ -48,6 +49,23 @@ def test_a_cell_writes_what_its_record_says(composed, tmp_path):
     assert OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")) == record.config
     assert json.loads((folder / "record.json").read_text())["hardware"]["cores"] >= 1
     assert [row["epoch"] for row in rows_of(folder)] == ["1", "2"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_learns_the_same_and_its_weights_keep_their_names(composed, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    settings = ["model=lenet", *QUIET, "trainer.precision=32-true"]
+    plain, compiled = (train.run(composed(*settings, f"trainer.compile={mode}")) for mode in ("none", "default"))
+    assert (tmp_path / "compiled").is_dir()
+    assert compiled.status == "ok", compiled.error
+    assert compiled.run_id != plain.run_id
+    assert compiled.macs == plain.macs
+    for split in ("train", "val", "test"):
+        assert compiled.metrics[split]["loss"] == pytest.approx(plain.metrics[split]["loss"], abs=1e-3)
+    file = tmp_path / "results/runs" / compiled.run_id / "checkpoints/selected.ckpt"
+    weights = torch.load(file, weights_only=True)["state_dict"]
+    assert "model.features.0.weight" in weights
 
 
 def test_test_metrics_are_those_of_the_predictions(composed, tmp_path):

@@ -1,6 +1,7 @@
 """The ``bench-speed`` command: how fast the parts are, side by side with what one would use instead.
 
     bench-speed train [trainer.accelerator=cpu] [trainer.precision=auto] [paths.results=results/local]
+    bench-speed growth [trainer.accelerator=cpu] [trainer.precision=auto] [paths.results=results/local]
     bench-speed data [paths.data=FOLDER] [paths.results=results/local]
     bench-speed models [trainer.accelerator=cpu] [trainer.precision=auto] [paths.results=results/local]
     bench-speed sweep [data=cifar10] [trainer.max_epochs=6] [paths.results=results/local]
@@ -9,6 +10,9 @@ train: images/s of training at 32×32 on random images: this project's Trainer w
 loop on batches made before; the reference stack, a plain LightningModule in 32 bits with torchmetrics and torchvision's
 transforms of PIL images in a DataLoader, with the best of 0, 1 and 2 workers; one large bf16 convolution, the machine's
 ceiling. The quotients are medians over rounds. Each is a process of its own, and they take turns.
+
+growth: images/s and peak memory of this project's training against the size of the batch, of the images and of the data
+set, of LeNet and NiN with batch norm; also as a figure.
 
 data: images/s of the input pipeline against torchvision's transforms in a DataLoader with 0, 1 and 2 workers; memory;
 the time to build the cache of decoded images (on CIFAR-10, where paths.data has it as image files).
@@ -31,7 +35,7 @@ import importlib
 from bench import cli, config
 from bench.config import ConfigError
 
-SUBJECTS = ("train", "data", "models", "sweep")
+SUBJECTS = ("train", "growth", "data", "models", "sweep")
 
 
 def main() -> None:
@@ -44,11 +48,8 @@ def measure(arguments: list[str]) -> None:
     subject = arguments[0] if arguments else ""
     if subject not in SUBJECTS:
         raise ConfigError(f"{subject or 'what to measure'}: name one of {', '.join(SUBJECTS)} first")
-    # random images for models, of which no folder need be there
-    default = {"train": [], "data": ["data=cifar10"], "models": [], "sweep": ["data=cifar10", "trainer.max_epochs=6"]}[
-        subject
-    ]
-    resolved = config.check(cli.composed([*default, *arguments[1:]]))
+    cifar10 = {"data": ["data=cifar10"], "sweep": ["data=cifar10", "trainer.max_epochs=6"]}  # others: random images
+    resolved = config.check(cli.composed([*cifar10.get(subject, []), *arguments[1:]]))
 
     importlib.import_module(f"bench.speed.{subject}").measure(resolved)  # only now: importing PyTorch takes seconds
 

@@ -49,6 +49,8 @@ def measure(resolved: Mapping[str, Any]) -> None:
     for name, images in EPOCHS.items():
         console.say(f"{name}: {ROUNDS} rounds")
         values[name] = compare([f"model={name}", *shared], images, device)
+        told = "{} ours, {} bare, {} reference with {} workers".format(*row(name, values[name])[1:5])
+        console.say(f"  images/s: {told}")
     rows = [row(name, each) for name, each in values.items()]
     header = ["", OURS, "bare", "reference", "workers", "/ bare", "/ reference", "/ ceiling", "MiB"]
     five = [value["of_reference"] for name, value in values.items() if name in list(EPOCHS)[:5]]

@@ -1,0 +1,124 @@
+"""How training speed and memory change with the size of batches, images and the data set."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench import cli, console, machine
+from bench.config import ConfigError
+from bench.speed.timing import interleaved, publish
+from bench.speed.train import Job, fit
+from bench.speed.turns import Contestant, together
+from bench.store import write_atomically
+
+ROUNDS = 3
+
+
+class Axis(NamedTuple):
+    """What grows. ``points``: its value, the settings that make it, and images of an epoch. Rates are told in
+    ``unit``/s, of which an image has the square of its side or, where its size stays the same, one.
+    """
+
+    title: str
+    unit: str
+    points: tuple[tuple[int, tuple[str, ...], int], ...]
+
+
+AXES = (
+    Axis("batch size", "images", tuple((n, (f"data.batch_size={n}",), 25_600) for n in (32, 64, 128, 256, 512, 1024))),
+    Axis(
+        "image side, pixels",
+        "pixels",
+        tuple((side, (f"data.image_size={side}",), 25_600 * 32**2 // side**2) for side in (32, 48, 64, 80, 128, 224)),
+    ),
+    Axis("images of the data set", "images", tuple((n, (), n) for n in (10_000, 50_000, 500_000))),
+)
+MODELS = ("lenet", "nin_bn")
+"""The smallest network, where all that is not the network shows most, and one whose layers take any image as it is."""
+SLOWER = {"lenet": 1, "nin_bn": 20}
+"""So many times fewer images in an epoch, but for the last axis."""
+
+
+def measure(resolved: Mapping[str, Any]) -> None:
+    """Measure, print, draw and write; see the command's help."""
+    try:
+        from matplotlib.figure import Figure  # noqa: F401 - before minutes of measuring
+    except ImportError as error:
+        raise ConfigError("bench-speed growth: needs matplotlib; pip install 'convbench[report]'") from error
+    with cli.mistakes():
+        machine.device(resolved["trainer"]["accelerator"])
+    shared = tuple(f"trainer.{key}={resolved['trainer'][key]}" for key in ("accelerator", "precision"))
+    values: dict[str, dict[str, dict[int, dict[str, float]]]] = {}
+    for axis in AXES:
+        values[axis.title] = {}
+        for name in MODELS[:1] if axis is AXES[-1] else MODELS:
+            console.say(f"{name}, {axis.title}: {', '.join(f'{point[0]:,}' for point in axis.points)}")
+            values[axis.title][name] = grow(name, axis, shared)
+    tables = [
+        (
+            f"{name}: {axis.title}",
+            [axis.title, "images/s", *(["megapixels/s"] if axis.unit == "pixels" else []), "MiB"],
+            [row(axis, at, point) for at, point in values[axis.title][name].items()],
+        )
+        for axis in AXES
+        for name in values[axis.title]
+    ]
+    folder = Path(resolved["paths"]["results"]).expanduser() / "speed"
+    publish(folder, "growth", tables, values)
+    for kind in ("svg", "png"):
+        write_atomically(folder / f"growth.{kind}", draw(values, kind))
+    console.say(f"written: {folder}/growth.svg, {folder}/growth.png")
+
+
+def grow(name: str, axis: Axis, shared: tuple[str, ...]) -> dict[int, dict[str, float]]:
+    """By value of the axis, ``images_per_s``, the median of rounds, and ``peak_bytes``."""
+    fewer = 1 if axis is AXES[-1] else SLOWER[name]
+    jobs = {
+        str(at): Job((f"model={name}", *shared, *more), max(256, images // fewer), ROUNDS + 2)
+        for at, more, images in axis.points
+    }
+    with together({at: Contestant(fit, job) for at, job in jobs.items()}) as contestants:
+        rates = interleaved(contestants, ROUNDS)
+        peaks = {at: each.last.peak_bytes for at, each in contestants.items()}
+    return {int(at): {"images_per_s": statistics.median(each), "peak_bytes": peaks[at]} for at, each in rates.items()}
+
+
+def row(axis: Axis, at: int, point: Mapping[str, float]) -> list[str]:
+    """Of the table."""
+    rate = point["images_per_s"]
+    pixels = [f"{rate * at**2 / 1e6:,.2f}"] if axis.unit == "pixels" else []
+    return [f"{at:,}", f"{rate:,.0f}", *pixels, f"{point['peak_bytes'] / 2**20:,.0f}"]
+
+
+def draw(values: Mapping[str, Mapping[str, Mapping[int, Mapping[str, float]]]], kind: str) -> bytes:
+    """A column an axis: rates above, relative to the best, memory below."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from bench.reporting.drawing import COLORS, MARKERS, STYLE, rendered
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3 * len(AXES), 4.6), layout="constrained")
+        panels = figure.subplots(2, len(AXES), sharex="col")
+        for column, axis in enumerate(AXES):
+            above, below = panels[0][column], panels[1][column]
+            for i, (name, points) in enumerate(values[axis.title].items()):
+                per_image = {at: at**2 if axis.unit == "pixels" else 1 for at in points}
+                rates = [point["images_per_s"] * per_image[at] for at, point in points.items()]
+                style: dict[str, Any] = {"color": COLORS[i], "marker": MARKERS[i], "markersize": 4, "label": name}
+                above.plot(list(points), [rate / max(rates) for rate in rates], **style)
+                below.plot(list(points), [point["peak_bytes"] / 2**30 for point in points.values()], **style)
+            above.set_ylim(0, 1.05)
+            below.set_ylim(bottom=0)
+            above.set_title(f"{axis.unit}/s, of the most")
+            below.set_title("peak memory, GiB")
+            below.set_xlabel(axis.title)
+            below.set_xscale("log", base=10)
+            ticks = [at for at, _, _ in axis.points]
+            below.set_xticks(ticks, [f"{at // 1000}k" if at >= 10_000 else str(at) for at in ticks])
+            below.minorticks_off()
+        panels[0][0].legend(frameon=False)
+        return rendered(figure, kind)
