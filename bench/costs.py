@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.models.layers import AUX_HEADS, FitTo, GlobalAveragePool, LocalResponseNorm
+from bench.models.kernels import LocalResponseNorm
+from bench.models.layers import AUX_HEADS, FitTo, GlobalAveragePool
 
 KINDS: dict[str, tuple[type[nn.Module], ...]] = {
     "conv": (nn.Conv2d,),

@@ -15,7 +15,8 @@ from torch.fx.experimental.optimization import fuse
 
 from bench.data.normalize import AffineNormalize, Normalize, ZcaNormalize
 from bench.data.pipeline import Pipeline
-from bench.models.layers import AUX_HEADS, FitTo, LocalResponseNorm
+from bench.models.kernels import LocalResponseNorm
+from bench.models.layers import AUX_HEADS, FitTo
 from bench.saved import Saved
 
 INPUT, OUTPUT = "images", "logits"

@@ -12,7 +12,8 @@ from bench.costs import Layer
 from bench.explain import options
 from bench.models.alexnet import AlexNet
 from bench.models.googlenet import GoogLeNet
-from bench.models.layers import AUX_HEADS, GlobalAveragePool, LocalResponseNorm
+from bench.models.kernels import LocalResponseNorm
+from bench.models.layers import AUX_HEADS, GlobalAveragePool
 from bench.models.vgg import VGG
 
 

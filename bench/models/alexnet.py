@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from bench.models.layers import FitTo, LocalResponseNorm, Output, conv, fully_connected, geometry, init_kaiming
+from bench.models.kernels import LocalResponseNorm
+from bench.models.layers import FitTo, Output, conv, fully_connected, geometry, init_kaiming
 
 # channels of conv1 … conv5
 TWO_TOWERS = (96, 256, 384, 384, 256)  # Krizhevsky et al. 2012, figure 2, both towers together

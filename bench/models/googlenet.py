@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.models.layers import FitTo, GlobalAveragePool, LocalResponseNorm, Output, conv, geometry, init_kaiming
+from bench.models.kernels import Dropout, LocalResponseNorm
+from bench.models.layers import FitTo, GlobalAveragePool, Output, conv, geometry, init_kaiming
 
 # table 1 of the paper: #1×1, #3×3 reduce, #3×3, #5×5 reduce, #5×5, pool proj
 INCEPTION: dict[str, tuple[int, int, int, int, int, int]] = {
@@ -69,7 +70,7 @@ class AuxiliaryHead(nn.Module):
         self.features = nn.Sequential(
             pool, *conv(c_in, 128, 1, batch_norm=batch_norm),
             FitTo(side), nn.Flatten(),
-            nn.Linear(128 * side * side, 1024), nn.ReLU(inplace=True), nn.Dropout(dropout),
+            nn.Linear(128 * side * side, 1024), nn.ReLU(inplace=True), Dropout(dropout),
         )  # fmt: skip
         self.classifier = nn.Linear(1024, num_classes)
 
@@ -149,7 +150,7 @@ class GoogLeNet(nn.Module):
                 self.aux_heads[name] = head
                 aux_classifiers.append(head.classifier)
         classifier = nn.Linear(c, num_classes)
-        self.classifier = nn.Sequential(GlobalAveragePool(), nn.Dropout(dropout), classifier)
+        self.classifier = nn.Sequential(GlobalAveragePool(), Dropout(dropout), classifier)
         init_kaiming(self, [classifier, *aux_classifiers])
         if torchvision:
             for layer in self.modules():

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bench.models.kernels import Dropout
 from bench.models.layers import GlobalAveragePool, Output, conv, geometry, init_kaiming
 
 
@@ -104,7 +105,7 @@ class InceptionV2(nn.Module):
             self.inception[name] = block
             c = block.out_channels
         classifier = nn.Linear(c, num_classes)
-        self.classifier = nn.Sequential(GlobalAveragePool(), nn.Dropout(dropout), classifier)
+        self.classifier = nn.Sequential(GlobalAveragePool(), Dropout(dropout), classifier)
         init_kaiming(self, [classifier])
 
     def forward(self, x: Tensor) -> Output:

@@ -1,14 +1,14 @@
-"""What the architectures share: the output contract, the geometry rule, normalisation, initialisation."""
+"""What the architectures share: the output contract, the geometry rule, heads, initialisation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from bench.models.kernels import Dropout
 
 SMALL_BELOW = 96
 """Images with a side shorter than this (pixels) get an architecture's ``small`` geometry, others its paper's."""
@@ -35,60 +35,6 @@ def geometry(image_size: int) -> Literal["small", "paper"]:
     strides and a narrower head, so that the feature maps keep the published proportions on 32×32 … 64×64.
     """
     return "small" if image_size < SMALL_BELOW else "paper"
-
-
-class _LocalResponseNorm(torch.autograd.Function):
-    """y = x · s^-β with s = k + α/n · W(x²), W the sum over the n neighbouring channels.
-
-    W is symmetric, so the gradient closes: gx = g · s^-β − 2αβ/n · x · W(g · y / s).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, band: Tensor, alpha: float, beta: float, k: float) -> Tensor:
-        s = F.conv2d(x * x, band).mul_(alpha).add_(k)
-        # s^-3/4 by two square roots: several times faster than pow
-        scale = (r := s.rsqrt()).mul_(r.sqrt()) if beta == 0.75 else s.pow(-beta)
-        ctx.save_for_backward(x, s, scale, band)
-        ctx.alpha, ctx.beta = alpha, beta
-        return x * scale
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, s, scale, band = ctx.saved_tensors
-        g = grad * scale
-        window = F.conv2d((g * x).div_(s), band)
-        return g.sub_(window.mul_(x), alpha=2 * ctx.alpha * ctx.beta), None, None, None, None
-
-
-class LocalResponseNorm(nn.Module):
-    """Local response normalisation over ``size`` neighbouring channels, (N, C, H, W) → the same shape.
-
-    Krizhevsky et al. 2012, section 3.3, with the arguments of :class:`torch.nn.LocalResponseNorm`: ``alpha``
-    is divided by ``size`` (the paper's is not). Equal to PyTorch's layer in value and gradient, computed with a
-    closed-form gradient and the channel window as a banded 1×1 convolution, which has a bf16 kernel.
-
-    Raises:
-        ValueError: ``size`` is not odd and positive.
-    """
-
-    band: Tensor
-
-    def __init__(self, channels: int, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0):
-        super().__init__()
-        if size < 1 or size % 2 == 0:
-            raise ValueError(f"size={size}: the channel window must be odd and positive")
-        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
-        i = torch.arange(channels)
-        band = (i[:, None] - i[None, :]).abs() <= size // 2  # (C, C), ones on the diagonals of the window
-        self.register_buffer("band", band.float()[:, :, None, None], persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        band = self.band.to(x.dtype)
-        return _LocalResponseNorm.apply(x, band, self.alpha / self.size, self.beta, self.k)
-
-    def extra_repr(self) -> str:
-        return f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
 
 
 class FitTo(nn.Module):
@@ -126,8 +72,8 @@ def fully_connected(c_in: int, width: int, num_classes: int, dropout: float) -> 
     """
     return nn.Sequential(
         nn.Flatten(),
-        nn.Linear(c_in, width), nn.ReLU(inplace=True), nn.Dropout(dropout),
-        nn.Linear(width, width), nn.ReLU(inplace=True), nn.Dropout(dropout),
+        nn.Linear(c_in, width), nn.ReLU(inplace=True), Dropout(dropout),
+        nn.Linear(width, width), nn.ReLU(inplace=True), Dropout(dropout),
         nn.Linear(width, num_classes),
     )  # fmt: skip
 

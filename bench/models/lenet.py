@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
 
+from bench.models.kernels import MaxPool2x2
 from bench.models.layers import Output, init_kaiming
 
 PAPER_SIZE = 32
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
-POOLS: dict[str, type[nn.Module]] = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
+POOLS: dict[str, Callable[[], nn.Module]] = {"max": MaxPool2x2, "average": partial(nn.AvgPool2d, 2)}
 
 
 def side_of_s4(image_size: int) -> int:
@@ -57,8 +60,8 @@ class LeNet(nn.Module):
         act, down = ACTIVATIONS[activation], POOLS[pool]
         side = side_of_s4(image_size)
         self.features = nn.Sequential(
-            nn.Conv2d(in_channels, 6, 5), act(), down(2),  # C1, S2
-            nn.Conv2d(6, 16, 5), act(), down(2),  # C3, S4
+            nn.Conv2d(in_channels, 6, 5), act(), down(),  # C1, S2
+            nn.Conv2d(6, 16, 5), act(), down(),  # C3, S4
         )  # fmt: skip
         self.classifier = nn.Sequential(
             nn.Flatten(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from bench.models.kernels import Dropout
 from bench.models.layers import GlobalAveragePool, Output, conv, geometry, init_kaiming
 
 # one row a mlpconv block: kernel, stride, padding, then the channels of its convolution and of its two 1×1
@@ -52,7 +53,7 @@ class NiN(nn.Module):
             layers += conv(width, mlp1, 1, batch_norm=batch_norm)
             if mlp2 is not None:
                 layers += conv(mlp1, mlp2, 1, batch_norm=batch_norm)
-                layers += [nn.MaxPool2d(3, 2, ceil_mode=True), nn.Dropout(dropout)]
+                layers += [nn.MaxPool2d(3, 2, ceil_mode=True), Dropout(dropout)]
                 c = mlp2
         classifier = nn.Conv2d(mlp1, num_classes, 1)
         self.features = nn.Sequential(*layers)

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from bench.models.layers import FitTo, LocalResponseNorm, Output, conv, fully_connected, geometry, init_kaiming
+from bench.models.kernels import LocalResponseNorm
+from bench.models.layers import FitTo, Output, conv, fully_connected, geometry, init_kaiming
 
 CHANNELS = (96, 256, 384, 384, 256)  # layers 1 … 5, figure 3
 

@@ -16,7 +16,7 @@ from bench import cli, console, machine
 from bench.models import Output
 from bench.models.alexnet import AlexNet
 from bench.models.googlenet import GoogLeNet
-from bench.models.layers import LocalResponseNorm
+from bench.models.kernels import LocalResponseNorm
 from bench.models.pretrained import copy_weights
 from bench.models.vgg import VGG
 from bench.speed.timing import interleaved, publish

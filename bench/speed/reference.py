@@ -19,7 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchvision import transforms
 
 from bench.models import Output
-from bench.models.layers import LocalResponseNorm
+from bench.models.kernels import Dropout, LocalResponseNorm, MaxPool2x2
 
 
 class PILImages(Dataset):
@@ -76,8 +76,15 @@ class Plain(L.LightningModule):
 
 
 def plain(net: nn.Module) -> nn.Module:
-    """The network with PyTorch's own local response normalisation in place of this project's."""
+    """The network with PyTorch's own layers in place of those of ``bench.models.kernels``."""
     for name, layer in list(net.named_modules()):
         if isinstance(layer, LocalResponseNorm):
-            net.set_submodule(name, nn.LocalResponseNorm(layer.size, layer.alpha, layer.beta, layer.k))
+            own: nn.Module = nn.LocalResponseNorm(layer.size, layer.alpha, layer.beta, layer.k)
+        elif isinstance(layer, Dropout):
+            own = nn.Dropout(layer.p)
+        elif isinstance(layer, MaxPool2x2):
+            own = nn.MaxPool2d(2)
+        else:
+            continue
+        net.set_submodule(name, own.train(layer.training))
     return net

@@ -78,8 +78,8 @@ def test_the_command_writes_a_table_of_all_contestants(bench_speed, tmp_path, mo
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "name one of train, data, models, sweep first"),
-        (["nets"], "nets: name one of train, data, models, sweep first"),
+        ([], "name one of train, growth, data, models, sweep first"),
+        (["nets"], "nets: name one of train, growth, data, models, sweep first"),
         (["data", "x=1"], "x: no such setting"),
         (["models", "trainer.accelerator=mps"], "trainer.accelerator=mps: this machine has"),
     ],

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from bench.models.layers import LocalResponseNorm
+from bench.models.kernels import LocalResponseNorm
 from bench.speed import models
 from bench.speed.__main__ import main
 
