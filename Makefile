@@ -40,8 +40,9 @@ report: $(READY) ## rebuild the leaderboard, report.html and figures from the re
 speed: $(READY) ## training speed of the networks beside a bare loop and a plain stack
 	$(BIN)/bench-speed train 'paths.results=$(RESULTS)' $(ARGS)
 
-profile: $(READY) ## print layers, parameters and MACs of all models, at 224 pixels and 1000 classes
-	$(BIN)/bench-profile --all data.image_size=224 data.num_classes=1000 $(ARGS)
+profile: $(READY) ## parameters and MACs of all models; time, memory and energy of the five, by size of batch
+	$(BIN)/bench-profile --all data.image_size=224 data.num_classes=1000
+	$(BIN)/bench-profile --measure data=cifar10 'paths.results=$(RESULTS)' $(ARGS)
 
 test: $(READY) ## run all tests
 	$(BIN)/python -m pytest

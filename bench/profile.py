@@ -2,11 +2,17 @@
 
     bench-profile model=googlenet data.image_size=224 data.num_classes=1000 [format=table] [out=FILE]
     bench-profile --all [data.image_size=224]
+    bench-profile --measure [model=lenet,nin_bn] [batches=1,16,256] [data=cifar10] [paths.results=results/local]
 
 Prints each layer's kernel, stride, output (height×width×channels), parameters and multiply-accumulates (MACs) of one
 image in evaluation: auxiliary heads are not run. Activations, dropout and the like, without kernel or sums, are left
 out. A layer that is called twice has two lines, its parameters in the first. --all has a line a model: how
 many of its layers have weights to multiply by, and the sums, or why it cannot be built.
+
+--measure runs them, a process a model, on random images in batches of 1 to 256: time, images/s, peak memory, what the
+forward pass keeps for the backward pass, and energy where the machine tells (powercap's RAPL zones; NVML with
+nvidia-ml-py), in inference and in training, in the precision that training takes. It writes profile.md, .csv,
+.json, .svg and .png to <paths.results>/speed. Let nothing else run meanwhile.
 
 format: table, markdown or csv, which has no line of sums; out=FILE writes what its suffix says, .txt, .md or .csv. All
 settings of bench are understood, but only model and the data's image_size, in_channels and
@@ -36,7 +42,7 @@ from bench.store import write_atomically
 if TYPE_CHECKING:
     from bench.costs import Layer
 
-ALL = "--all"
+ALL, MEASURE = "--all", "--measure"
 FORMATS = ("table", "csv", "markdown")
 BY_SUFFIX = {".csv": "csv", ".md": "markdown", ".txt": "table"}
 NUMBERS = ("layers", "params", "MACs")
@@ -61,7 +67,10 @@ def main() -> None:
 
 
 def profile(arguments: list[str]) -> None:
-    """Print or write the table that the arguments ask for."""
+    """Print or write the table that the arguments ask for, or measure."""
+    if MEASURE in arguments:
+        measure([a for a in arguments if a != MEASURE])
+        return
     own = dict(a.split("=", 1) for a in arguments if a.startswith(("format=", "out=")))
     settings = [a for a in arguments if a != ALL and not a.startswith(("format=", "out="))]
     file = Path(own["out"]).expanduser() if "out" in own else None
@@ -86,6 +95,17 @@ def profile(arguments: list[str]) -> None:
         console.out.print(to_rich(table))
     else:
         print(render(table, style), end="")
+
+
+def measure(arguments: list[str]) -> None:
+    """Measure; what fails is told at the end, with exit code 1."""
+    for argument in arguments:
+        if argument == ALL or argument.startswith(("format=", "out=")):
+            raise ConfigError(f"{argument}: goes without {MEASURE}, which writes to <paths.results>/speed")
+    from bench.speed import costs  # only now: importing PyTorch takes seconds
+
+    if failed := costs.measure(arguments):
+        cli.stop("bench-profile", "\n".join(failed), cli.FAILED)
 
 
 def of_layers(settings: Sequence[str]) -> Table:

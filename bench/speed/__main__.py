@@ -18,8 +18,9 @@ data: images/s of the input pipeline against torchvision's transforms in a DataL
 the time to build the cache of decoded images (on CIFAR-10, where paths.data has it as image files).
 
 models: images/s, forward and backward, of AlexNet, VGG and GoogLeNet in the papers' geometry against torchvision's of
-the same weights; local response normalisation against PyTorch's, which on a CPU has no bf16 and gets float32, and its
-share of GoogLeNet's time. Ratios are medians over pairs of turns. In bf16 where the hardware multiplies it.
+the same weights; of local response normalisation (LRN), dropout and 2×2 max pooling against PyTorch's, whose LRN has no
+bf16 on a CPU and gets float32 there; the share of LRN in GoogLeNet's time. Ratios are medians over pairs of turns. In
+bf16 where the hardware multiplies it.
 
 sweep: the wall time of ten cells of LeNet, one after another, over the sum of their fit times; what a cell takes
 beside its fit: composing, building, testing, recording.

@@ -1,4 +1,4 @@
-"""Our networks, forward and backward, against torchvision's of the same weights; local response normalisation."""
+"""Our networks, forward and backward, against torchvision's of the same weights, and our layers against PyTorch's."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from bench.models.googlenet import GoogLeNet
 from bench.models.kernels import LocalResponseNorm
 from bench.models.pretrained import copy_weights
 from bench.models.vgg import VGG
+from bench.speed.kernels import PAIRS, calls
 from bench.speed.timing import interleaved, publish
 
 ROUNDS = 31
@@ -69,7 +70,6 @@ TWINS = (
     ),
 )
 
-NORM_SHAPE = (128, 64, 32, 32)
 GOOGLENET_IMAGES = ((224, 16), (32, 64))
 
 
@@ -81,16 +81,18 @@ def measure(resolved: Mapping[str, Any]) -> None:
     wanted = machine.precision(resolved["trainer"]["precision"], device)
     dtype = torch.bfloat16 if wanted == "bf16-mixed" else torch.float32
     torch.manual_seed(0)
-    steps, norms, shares = {}, {}, {}
+    steps, layers, shares = {}, {}, {}
     for pair in TWINS:
         for size, batch in pair.images:
             console.say(f"{pair.name}, {size}×{size}")
             steps[pair.name, f"{batch} of {size}×{size}"] = rounds(twins(pair), size, batch, device, dtype)
-    for name in ("float32", "bfloat16"):
-        console.say(f"local response normalisation, {name}")
-        norms[name, "×".join(map(str, NORM_SHAPE))] = interleaved(norm_calls(getattr(torch, name), device), ROUNDS)
+    for layer in PAIRS:
+        for name in ("float32", "bfloat16"):
+            console.say(f"{layer.name}, {name}")
+            rates = interleaved(calls(layer, getattr(torch, name), device), ROUNDS)
+            layers[f"{layer.name}, {name}", "×".join(map(str, layer.shape))] = rates
     for size, batch in GOOGLENET_IMAGES:
-        console.say(f"as published, {size}×{size}, with and without it")
+        console.say(f"as published, {size}×{size}, with and without LRN")
         nets = with_and_without_norm(size)
         shares["as published", f"{batch} of {size}×{size}"] = rounds(nets, size, batch, device, dtype)
     precision = str(dtype).removeprefix("torch.")
@@ -99,13 +101,13 @@ def measure(resolved: Mapping[str, Any]) -> None:
         "models",
         [
             table(f"Forward and backward, {precision}, images/s", steps, "ratio", "{:.3f}"),
-            table("Local response normalisation, images/s", norms, "× faster", "{:.1f}"),
-            table(f"GoogLeNet with and without it, {precision}, images/s", shares, "share", "{:.1%}"),
+            table("Layers, forward and backward, images/s", layers, "× faster", "{:.1f}"),
+            table(f"GoogLeNet with and without LRN, {precision}, images/s", shares, "share", "{:.1%}"),
         ],
         {
             "images_per_s": [
                 {"network": name, "images": images, **each}
-                for measured in (steps, norms, shares)
+                for measured in (steps, layers, shares)
                 for (name, images), each in measured.items()
             ]
         },
@@ -155,27 +157,6 @@ def with_and_without_norm(size: int) -> dict[str, nn.Module]:
         if isinstance(layer, LocalResponseNorm):
             nets["without"].set_submodule(name, nn.Identity())
     return nets
-
-
-def norm_calls(dtype: torch.dtype, device: torch.device) -> dict[str, Callable[[], int]]:
-    """Forward and backward of the layer in GoogLeNet's form; on a CPU PyTorch's is in float32, having no bf16 there."""
-    x = torch.randn(NORM_SHAPE, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    upstream = torch.randn_like(x)
-    ours, theirs = LocalResponseNorm(NORM_SHAPE[1]).to(device), nn.LocalResponseNorm(5)
-
-    def run(layer: Callable[[Tensor], Tensor]) -> Callable[[], int]:
-        def call() -> int:
-            leaf = x.detach().requires_grad_()
-            layer(leaf).backward(upstream)
-            assert leaf.grad is not None
-            leaf.grad[0, 0, 0, 0].item()  # a GPU has then finished
-            return len(x)
-
-        return call
-
-    if device.type == "cpu":
-        return {"ours": run(ours), "PyTorch": run(lambda leaf: theirs(leaf.float()).to(dtype))}
-    return {"ours": run(ours), "PyTorch": run(theirs)}
 
 
 def step(net: nn.Module, images: Tensor, labels: Tensor, dtype: torch.dtype) -> Callable[[], int]:

@@ -8,6 +8,7 @@ import torch
 from bench.models.kernels import LocalResponseNorm
 from bench.speed import models
 from bench.speed.__main__ import main
+from bench.speed.kernels import PAIRS, calls
 
 CPU = torch.device("cpu")
 TWINS = {twins.name: twins for twins in models.TWINS}
@@ -52,9 +53,12 @@ def test_googlenet_without_local_response_norm_is_otherwise_the_same():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_both_norms_run_forward_and_backward(dtype, monkeypatch):
-    monkeypatch.setattr(models, "NORM_SHAPE", (2, 8, 4, 4))
-    assert {name: step() for name, step in models.norm_calls(dtype, CPU).items()} == {"ours": 2, "PyTorch": 2}
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.name)
+def test_both_layers_run_forward_and_backward(pair, dtype):
+    assert type(pair.ours()).__module__ == "bench.models.kernels"
+    assert type(pair.theirs()).__module__.startswith("torch.nn")
+    small = pair._replace(shape=(2, *pair.shape[1:]))
+    assert {name: step() for name, step in calls(small, dtype, CPU).items()} == {"ours": 2, "PyTorch": 2}
 
 
 def test_ratios_are_medians_over_rounds_of_pairs():
@@ -65,14 +69,16 @@ def test_the_command_writes_what_it_measured(call, tmp_path, monkeypatch):
     monkeypatch.setattr(models, "ROUNDS", 2)
     monkeypatch.setattr(models, "TWINS", (TWINS["googlenet"]._replace(images=((32, 2),)),))
     monkeypatch.setattr(models, "GOOGLENET_IMAGES", ((32, 2),))
-    monkeypatch.setattr(models, "NORM_SHAPE", (2, 8, 4, 4))
+    monkeypatch.setattr(models, "PAIRS", tuple(pair._replace(shape=(2, *pair.shape[1:])) for pair in PAIRS[:2]))
     code, out, err = call(main, "models", "trainer.accelerator=cpu", f"paths.results={tmp_path}")
     assert (code, err) == (0, "")
     assert "│ googlenet │ 2 of 32×32 │" in out
     assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith("written"))
     measured = json.loads((tmp_path / "speed/models.json").read_text())["results"]["images_per_s"]
-    assert [row["network"] for row in measured] == ["googlenet", "float32", "bfloat16", "as published"]
-    assert [len(rates) for row in measured for rates in row.values() if isinstance(rates, list)] == [2] * 8
+    assert [row["network"] for row in measured] == [
+        "googlenet", "LRN, float32", "LRN, bfloat16", "dropout, float32", "dropout, bfloat16", "as published",
+    ]  # fmt: skip
+    assert [len(rates) for row in measured for rates in row.values() if isinstance(rates, list)] == [2] * 12
     table = (tmp_path / "speed/models.md").read_text()
-    for title in ("Forward and backward", "Local response normalisation", "with and without it"):
+    for title in ("Forward and backward", "Layers, forward and backward", "with and without LRN"):
         assert title in table

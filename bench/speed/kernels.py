@@ -1,0 +1,51 @@
+"""The layers of ``bench.models.kernels`` against PyTorch's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bench.models.kernels import Dropout, LocalResponseNorm, MaxPool2x2
+
+
+class Pair(NamedTuple):
+    """A layer, PyTorch's of the same function, and the shape of what they are shown.
+
+    ``float_on_cpu``: PyTorch's has no bf16 on CPUs and gets float32 there.
+    """
+
+    name: str
+    ours: Callable[[], nn.Module]
+    theirs: Callable[[], nn.Module]
+    shape: tuple[int, int, int, int]
+    float_on_cpu: bool = False
+
+
+PAIRS = (
+    Pair("LRN", lambda: LocalResponseNorm(64), lambda: nn.LocalResponseNorm(5), (128, 64, 32, 32), True),  # GoogLeNet's
+    Pair("dropout", lambda: Dropout(0.5), lambda: nn.Dropout(0.5), (128, 96, 16, 16)),  # NiN's first
+    Pair("max pooling", MaxPool2x2, lambda: nn.MaxPool2d(2), (128, 6, 28, 28)),  # LeNet's S2
+)
+
+
+def calls(pair: Pair, dtype: torch.dtype, device: torch.device) -> dict[str, Callable[[], int]]:
+    """Forward and backward of both on the same random images, channels last; a call returns how many those are."""
+    x = torch.randn(pair.shape, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    ours, theirs = pair.ours().to(device), pair.theirs().to(device)
+    upstream = torch.randn_like(ours(x))
+    convert = pair.float_on_cpu and device.type == "cpu"
+
+    def run(layer: Callable[[Tensor], Tensor]) -> Callable[[], int]:
+        def call() -> int:
+            leaf = x.detach().requires_grad_()
+            layer(leaf).backward(upstream)
+            assert leaf.grad is not None
+            leaf.grad[0, 0, 0, 0].item()  # a GPU has then finished
+            return len(x)
+
+        return call
+
+    return {"ours": run(ours), "PyTorch": run((lambda leaf: theirs(leaf.float()).to(dtype)) if convert else theirs)}
