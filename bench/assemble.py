@@ -27,13 +27,14 @@ from bench.record import run_id
 
 
 def prepare_machine(resolved: Mapping[str, Any]) -> torch.device:
-    """Allocator, TF32 and random state; returns the device to train on.
+    """Allocator, threads, TF32 and random state; returns the device to train on.
 
     Raises:
         ConfigError: the device asked for is not on this machine.
     """
     machine.keep_freed_pages()
     machine.release_freed_pages()
+    machine.fit_threads()
     # TF32 goes with auto; whoever asks for 32-true gets 32 bits
     machine.allow_tf32(resolved["trainer"]["precision"] == "auto")
     L.seed_everything(resolved["seed"], verbose=False)

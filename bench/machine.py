@@ -46,6 +46,32 @@ def release_freed_pages() -> None:
         trim(0)
 
 
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def fit_threads() -> None:
+    """Let PyTorch use no more threads than the process may have CPUs at once.
+
+    PyTorch counts the cores that it sees, which in a container with a quota are all of the machine's; more threads than
+    the quota are stopped for most of the time. ``OMP_NUM_THREADS`` is the user's own word.
+    """
+    quota = cpu_quota()
+    if quota is not None and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), max(1, round(quota))))
+
+
+def cpu_quota() -> float | None:
+    """CPUs that control groups (Linux, version 2) let this process use at once; None for no limit."""
+    own = re.search(r"^0::/(.*)$", _text("/proc/self/cgroup"), re.MULTILINE)
+    if own is None:
+        return None
+    group = CGROUPS / own[1]
+    told = [
+        _text(folder / "cpu.max").split() for folder in (group, *group.parents) if CGROUPS in (folder, *folder.parents)
+    ]
+    return min((int(limit[0]) / int(limit[1]) for limit in told if limit and limit[0] != "max"), default=None)
+
+
 def device(accelerator: str) -> torch.device:
     """The device to train on: ``gpu``, ``mps``, ``cpu``, or with ``auto`` the first of them that is there.
 
@@ -126,7 +152,7 @@ class PeakMemory:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _text(path: str) -> str:
+def _text(path: str | Path) -> str:
     """A file's text; empty where it cannot be read."""
     try:
         return Path(path).read_text()

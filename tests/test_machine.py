@@ -33,6 +33,42 @@ def test_pages_of_a_freed_tensor_are_given_back():
     assert machine.PeakMemory(torch.device("cpu")).read() < held - 200 * 2**20
 
 
+@pytest.mark.parametrize(
+    ("own", "root", "expected"),
+    [
+        ("max 100000", "max 100000", None),
+        ("150000 100000", "max 100000", 1.5),
+        ("400000 100000", "200000 100000", 2.0),
+        ("", "50000 100000", 0.5),
+    ],
+)
+def test_the_quota_is_the_least_of_the_groups(monkeypatch, tmp_path, own, root, expected):
+    files = {"/proc/self/cgroup": "0::/a/b\n", f"{tmp_path}/a/b/cpu.max": own, f"{tmp_path}/cpu.max": root}
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "_text", lambda path: files.get(str(path), ""))
+    assert machine.cpu_quota() == expected
+
+
+def test_where_there_are_no_groups_there_is_no_quota(monkeypatch):
+    monkeypatch.setattr(machine, "_text", lambda path: "")
+    assert machine.cpu_quota() is None
+
+
+@pytest.mark.parametrize(("quota", "threads"), [(None, 4), (0.5, 1), (1.4, 1), (2.0, 2), (16.0, 4)])
+def test_threads_are_no_more_than_the_quota(monkeypatch, quota, threads):
+    now = [4]
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: now[0])
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: now.__setitem__(0, n))
+    monkeypatch.setattr(machine, "cpu_quota", lambda: quota)
+    machine.fit_threads()
+    assert now == [threads]
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    now[0] = 4
+    machine.fit_threads()
+    assert now == [4]
+
+
 def test_the_wanted_precision_is_taken_and_auto_is_one_of_two():
     cpu = torch.device("cpu")
     assert machine.precision("32-true", cpu) == "32-true"
