@@ -70,6 +70,22 @@ def step(
     return LambdaLR(optimizer, lambda step: gamma ** sum(step >= share * total_steps for share in milestones))
 
 
+def staircase(optimizer: Optimizer, total_steps: int, every: float = 0.1, gamma: float = 0.5) -> LRScheduler:
+    """The rate times ``gamma`` after each ``every``, a share of the steps, which may be above 1 for never (Szegedy et
+    al. 2015, section 6: 4 % less every 8 epochs).
+    """
+    if not every > 0:
+        raise ValueError(f"scheduler.every={every}: a share of the steps is above 0")
+    return LambdaLR(optimizer, lambda step: gamma ** int(step / (every * total_steps) + 1e-9))
+
+
+def poly(optimizer: Optimizer, total_steps: int, power: float = 0.5) -> LRScheduler:
+    """The ``power`` of the share of the steps that is left: from the rate down to 0."""
+    if not power > 0:
+        raise ValueError(f"scheduler.power={power}: must be above 0")
+    return LambdaLR(optimizer, lambda step: (1 - min(step, total_steps) / total_steps) ** power)
+
+
 def constant(optimizer: Optimizer, total_steps: int) -> LRScheduler:
     """The rate as it is."""
     return LambdaLR(optimizer, lambda _: 1.0)

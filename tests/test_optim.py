@@ -138,3 +138,35 @@ def test_step_values():
 
 def test_constant_is_constant():
     assert rates(optim.constant, 20) == [LR] * 20
+
+
+def test_a_staircase_goes_down_after_each_share_of_the_steps():
+    seen = rates(optim.staircase, 10, every=0.3, gamma=0.5)
+    assert seen == pytest.approx([LR] * 3 + [LR / 2] * 3 + [LR / 4] * 3 + [LR / 8])
+
+
+def test_a_staircase_whose_steps_are_longer_than_the_training_is_flat():
+    assert rates(optim.staircase, 10, every=3.6, gamma=0.1) == [LR] * 10
+
+
+@given(total=st.integers(1, 3000), parts=st.integers(1, 50))
+@settings(deadline=None, max_examples=60)
+def test_a_staircase_has_its_steps_where_they_are_in_whole_numbers(total, parts):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=LR)
+    factor = optim.staircase(optimizer, total * parts, every=1 / parts, gamma=0.5).lr_lambdas[0]
+    for part in range(parts):
+        assert factor(part * total) == 0.5**part
+        assert factor((part + 1) * total - 1) == 0.5**part
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_poly_falls_by_a_power_of_what_is_left(power):
+    expected = [LR * (1 - step / 8) ** power for step in range(8)]
+    assert rates(optim.poly, 8, power=power) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("schedule", "argument"), [(optim.staircase, "every"), (optim.poly, "power")])
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_a_share_or_power_that_is_not_above_zero_is_named(schedule, argument, value):
+    with pytest.raises(ValueError, match=f"scheduler.{argument}={value}"):
+        rates(schedule, 8, **{argument: value})

@@ -1,0 +1,104 @@
+"""Recipes: each composes, takes real steps on images of its size, and has the published schedule."""
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import open_dict
+
+from bench import cli, config
+from bench.assemble import build, make_trainer, prepare_machine
+from bench.callbacks import quiet
+
+ALL = sorted(
+    str(file.relative_to(config.CONF / "experiment"))[:-5] for file in config.CONF.glob("experiment/**/*.yaml")
+)
+PADDLE = ("alexnet", "vgg13", "vgg16", "vgg19", "timm/resnet50", "googlenet")
+SMALLER = {"paper/nin": 16}
+"""Sides of images, where 112 pixels, which have the papers' geometry, too, would take a while: for the whitening."""
+
+
+def on_random_images(tmp_path, name, *settings):
+    """The recipe on six smaller images, in batches of two."""
+    own = ["data.num_classes=10", "data.batch_size=2", "trainer.max_epochs=1", "data.val_size=null"]
+    cfg = cli.composed(
+        [
+            f"experiment={name}",
+            *(f"paths.{key}={tmp_path}/{key}" for key in ("data", "results", "cache")),
+            "trainer.accelerator=cpu",
+            *own,
+            f"data.image_size={SMALLER.get(name, 112)}",
+            f"data.decode_size={SMALLER.get(name, 128)}",
+            *settings,
+        ]
+    )
+    with open_dict(cfg):
+        cfg.data.source = {"_target_": "bench.speed.synthetic.source", "_partial_": True, "train": 6}
+        cfg.data.protocol = "random"
+        cfg.data.content = None
+    return cfg
+
+
+def steps(cfg):
+    """The losses of the recipe's steps, and whether they moved every weight."""
+    resolved = config.check(cfg)
+    device = prepare_machine(resolved)
+    data, module = build(cfg, resolved, device)
+    before = [p.detach().clone() for p in module.model.parameters()]
+    losses = []
+    take = module.training_step
+    module.training_step = lambda batch, batch_idx: losses.append(take(batch, batch_idx)) or losses[-1]
+    with quiet():
+        make_trainer(resolved, device, data, None, [], processes=1).fit(module, datamodule=data)
+    moved = [not torch.equal(p, old) for p, old in zip(module.model.parameters(), before, strict=True)]
+    return [loss.item() for loss in losses], moved
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_each_takes_steps(tmp_path, name):
+    losses, moved = steps(on_random_images(tmp_path, name))
+    assert len(losses) == 3
+    assert np.isfinite(losses).all()
+    assert np.mean(moved) > 0.9  # a bias behind dead ReLUs may stay
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", PADDLE)
+def test_the_demos_recipe_takes_steps_with_each_of_its_networks(tmp_path, model):
+    cfg = on_random_images(tmp_path, "paper/paddle_flowers", f"model={model}")
+    assert cfg.model.name == model
+    losses, moved = steps(cfg)
+    assert np.isfinite(losses).all()
+    assert np.mean(moved) > 0.7  # residual branches that begin as zero keep what is before them
+
+
+def rates(cfg, epochs, per_epoch=100):
+    """The learning rate in each of the epochs, counted from 0."""
+    from hydra.utils import instantiate
+
+    optimizer = instantiate(cfg.optimizer)([{"params": [torch.nn.Parameter(torch.zeros(1))]}])
+    schedule = instantiate(cfg.scheduler)(optimizer, cfg.trainer.max_epochs * per_epoch)
+    factor = schedule.lr_lambdas[0]
+    return [cfg.optimizer.lr * factor(epoch * per_epoch) for epoch in epochs]
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "expected"),
+    [
+        ("paper/alexnet", (0, 29, 30, 60, 80, 89), (1e-2, 1e-2, 1e-3, 1e-4, 1e-5, 1e-5)),
+        ("paper/vgg16", (0, 36, 37, 56, 67), (1e-2, 1e-2, 1e-3, 1e-4, 1e-5)),
+        ("paper/nin", (0, 199, 200, 250, 299), (0.05, 0.05, 0.005, 0.0005, 0.0005)),
+        ("paper/googlenet", (0, 7, 8, 16, 240), (1e-2, 1e-2, 0.96e-2, 0.96**2 * 1e-2, 0.96**30 * 1e-2)),
+        ("paper/googlenet_quick", (0, 15, 45), (1e-2, 0.75**0.5 * 1e-2, 0.25**0.5 * 1e-2)),
+        ("paper/paddle_flowers", (0, 100, 199), (1e-2, 1e-2, 1e-2)),
+    ],
+)
+def test_rates_are_the_published_ones(name, epochs, expected):
+    cfg = cli.composed([f"experiment={name}"])
+    assert rates(cfg, epochs) == pytest.approx(list(expected))
+    assert (cfg.optimizer.momentum, cfg.optimizer.nesterov) == (0.9, False)
+
+
+def test_a_setting_beside_a_recipe_takes_its_place():
+    cfg = cli.composed(["experiment=paper/paddle_flowers", "model=vgg19", "optimizer.lr=0.5", "data.epochs=2"])
+    assert (cfg.model.name, cfg.optimizer.lr, cfg.trainer.max_epochs) == ("vgg19", 0.5, 2)
