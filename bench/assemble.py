@@ -32,9 +32,8 @@ def prepare_machine(resolved: Mapping[str, Any]) -> torch.device:
     Raises:
         ConfigError: the device asked for is not on this machine.
     """
-    machine.keep_freed_pages()
+    machine.prepare_cpu()
     machine.release_freed_pages()
-    machine.fit_threads()
     # TF32 goes with auto; whoever asks for 32-true gets 32 bits
     machine.allow_tf32(resolved["trainer"]["precision"] == "auto")
     L.seed_everything(resolved["seed"], verbose=False)

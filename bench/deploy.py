@@ -15,7 +15,7 @@ from torch.fx.experimental.optimization import fuse
 
 from bench.data.normalize import AffineNormalize, Normalize, ZcaNormalize
 from bench.data.pipeline import Pipeline
-from bench.models.kernels import LocalResponseNorm
+from bench.models.kernels import LocalResponseNorm, MaxPool2x2
 from bench.models.layers import AUX_HEADS, FitTo
 from bench.saved import Saved
 
@@ -41,10 +41,13 @@ class Deployed(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.normalize(images)
-        if self.margin:
-            x = x[..., self.margin : self.margin + self.crop, self.margin : self.margin + self.crop]
-        return self.network(x)[0]
+        return self.network(self.middle(self.normalize(images)))[0]
+
+    def middle(self, x: Tensor) -> Tensor:
+        """The part of larger images that the network sees."""
+        if not self.margin:
+            return x
+        return x[..., self.margin : self.margin + self.crop, self.margin : self.margin + self.crop]
 
 
 class Affine(nn.Module):
@@ -94,7 +97,7 @@ class _Tracer(fx.Tracer):
     """Leaves whole what asks for the shape of its input."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, FitTo | LocalResponseNorm) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, FitTo | LocalResponseNorm | MaxPool2x2) or super().is_leaf_module(m, module_qualified_name)
 
 
 def folded(model: nn.Module) -> nn.Module:

@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from torch import multiprocessing
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
+from bench import machine
 from bench.config import ConfigError
 from bench.interrupt import SIGNALS, Interrupted, Interrupts
 from bench.record import RunRecord
@@ -54,6 +55,7 @@ def train(
     context = multiprocessing.get_context("spawn")
     stop = context.Value("i", 0)  # the signal that asks them to stop; their own they do not listen to
     (work / OUTCOME).unlink(missing_ok=True)
+    machine.fit_threads()  # the processes share what this one may use
     threads = max(1, torch.get_num_threads() // processes)
     arguments = (threads, _free_port(), dict(resolved), dict(about), work, sweep, stop)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which the processes inherit, from their first moment

@@ -199,7 +199,7 @@ def opened(own: dict[str, list[str]]) -> list[Saved]:
         places += map(str, found)
     if not places:
         raise ConfigError("checkpoint: must name a run's directory or its checkpoints/selected.ckpt")
-    machine.keep_freed_pages()
+    machine.prepare_cpu()
     with cli.mistakes():
         device = machine.device(single(own, "trainer.accelerator", "auto"))
     networks = [open_run(place, device) for place in places]

@@ -22,11 +22,17 @@ import torch
 import bench
 
 
+def prepare_cpu() -> None:
+    """Allocator and threads; call before the first large tensor."""
+    keep_freed_pages()
+    fit_threads()
+
+
 def keep_freed_pages() -> bool:
     """Tell glibc's allocator to keep the pages of freed tensors; True where the C library has the call.
 
     By default glibc maps every large activation anew and unmaps it at once; the page faults then cost a third of
-    a training step on a CPU. Call before the first large tensor.
+    a training step on a CPU.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
@@ -57,7 +63,7 @@ def fit_threads() -> None:
     """
     quota = cpu_quota()
     if quota is not None and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(min(torch.get_num_threads(), max(1, round(quota))))
+        torch.set_num_threads(min(torch.get_num_threads(), max(1, int(quota))))
 
 
 def cpu_quota() -> float | None:
@@ -160,14 +166,17 @@ def _text(path: str | Path) -> str:
         return ""
 
 
-@functools.cache
 def hardware() -> dict[str, Any]:
-    """Processor, cores, memory (bytes), GPUs, host, operating system."""
+    """Processor, cores, threads, memory (bytes), GPUs, host, operating system."""
+    return _hardware() | {"threads": torch.get_num_threads()}  # which may change: a quota, a share of the cores
+
+
+@functools.cache
+def _hardware() -> dict[str, Any]:
     names = re.findall(r"model name\s*: (.+)", _text("/proc/cpuinfo"))
     return {
         "cpu": names[0] if names else platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),  # which of the machine's, as a launcher has chosen

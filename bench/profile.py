@@ -102,9 +102,9 @@ def measure(arguments: list[str]) -> None:
     for argument in arguments:
         if argument == ALL or argument.startswith(("format=", "out=")):
             raise ConfigError(f"{argument}: goes without {MEASURE}, which writes to <paths.results>/speed")
-    from bench.speed import costs  # only now: importing PyTorch takes seconds
+    from bench.speed import batches  # only now: importing PyTorch takes seconds
 
-    if failed := costs.measure(arguments):
+    if failed := batches.measure(arguments):
         cli.stop("bench-profile", "\n".join(failed), cli.FAILED)
 
 

@@ -30,6 +30,12 @@ NOT_DECISIVE = {
 """Settings further down that say where images lie or where a run takes place, not what it is."""
 
 
+USUAL = (("devices", 1), ("compile", "auto"))
+"""Settings of the trainer that are left out where they have this value, as if they were not there. More devices are
+another run: each process draws its own dropout.
+"""
+
+
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a resolved configuration that decides a result."""
 
@@ -40,8 +46,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
             for key, value in kept.items()
         }
 
-    if config.get("trainer", {}).get("devices") == 1:  # more are another run: each process draws its own dropout
-        config = {**config, "trainer": {key: value for key, value in config["trainer"].items() if key != "devices"}}
+    if "trainer" in config:
+        config = {**config, "trainer": {k: v for k, v in config["trainer"].items() if (k, v) not in USUAL}}
     kept = what({key: value for key, value in config.items() if key not in NOT_IDENTITY}, "")
     if "augment" in kept:  # their order decides, too, and would be lost when keys are sorted
         kept["augment"] = list(kept["augment"].items())

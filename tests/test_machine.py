@@ -54,7 +54,7 @@ def test_where_there_are_no_groups_there_is_no_quota(monkeypatch):
     assert machine.cpu_quota() is None
 
 
-@pytest.mark.parametrize(("quota", "threads"), [(None, 4), (0.5, 1), (1.4, 1), (2.0, 2), (16.0, 4)])
+@pytest.mark.parametrize(("quota", "threads"), [(None, 4), (0.5, 1), (1.9, 1), (2.0, 2), (16.0, 4)])
 def test_threads_are_no_more_than_the_quota(monkeypatch, quota, threads):
     now = [4]
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

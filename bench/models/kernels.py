@@ -72,7 +72,8 @@ class Dropout(nn.Dropout):
     """:class:`torch.nn.Dropout`, with its random bits drawn four values at a time.
 
     PyTorch draws a number for each value, on one thread: a tenth of NiN's training step. Here 16 bits decide, so ``p``
-    is rounded to a multiple of 2^-16; what is kept is scaled by what that leaves, and the mean stays exact.
+    is rounded to a multiple of 2^-16. What is kept is scaled by the inverse of the share that is kept, in the numbers'
+    own type, as PyTorch's is.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,8 +81,8 @@ class Dropout(nn.Dropout):
         if not _trains_on_cpu(self, x) or self.inplace or dropped in (0, 2**16):
             return super().forward(x)
         mask = torch.empty_like(x, requires_grad=False)
-        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        bits = bits[: x.numel()].as_strided(mask.shape, mask.stride())  # in the order of memory
+        numbers = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        bits = numbers.view(torch.int16)[: x.numel()].as_strided(mask.shape, mask.stride())  # in the order of memory
         torch.ge(bits, dropped - 2**15, out=mask)
         return x * mask.mul_(2**16 / (2**16 - dropped))
 
@@ -119,7 +120,8 @@ class MaxPool2x2(nn.MaxPool2d):
     """:class:`torch.nn.MaxPool2d` of 2×2 with stride 2, (N, C, H, W) → (N, C, H // 2, W // 2).
 
     PyTorch's kernel works on the channels of a pixel at once, which is slow where they are fewer than the processor
-    multiplies at once: LeNet's six took a fifth of its step. There pairs of whole rows are compared here.
+    multiplies at once: LeNet's six took a fifth of its step. There pairs of pixels, then of rows, are compared here.
+    An infinite gradient becomes NaN, in its window.
     """
 
     few = 8
@@ -129,8 +131,10 @@ class MaxPool2x2(nn.MaxPool2d):
         super().__init__(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        even = x.shape[1] < self.few and x.shape[2] % 2 == 0 == x.shape[3] % 2
-        return _MaxPool2x2.apply(x) if even and _trains_on_cpu(self, x) else super().forward(x)
+        if not _trains_on_cpu(self, x) or x.dim() != 4:
+            return super().forward(x)
+        even = x.shape[2] % 2 == 0 == x.shape[3] % 2
+        return _MaxPool2x2.apply(x) if even and x.shape[1] < self.few else super().forward(x)
 
 
 def _trains_on_cpu(layer: nn.Module, x: Tensor) -> bool:

@@ -1,10 +1,10 @@
 """The ``bench-speed`` command: how fast the parts are, side by side with what one would use instead.
 
-    bench-speed train [trainer.accelerator=cpu] [trainer.precision=auto] [paths.results=results/local]
-    bench-speed growth [trainer.accelerator=cpu] [trainer.precision=auto] [paths.results=results/local]
-    bench-speed data [paths.data=FOLDER] [paths.results=results/local]
-    bench-speed models [trainer.accelerator=cpu] [trainer.precision=auto] [paths.results=results/local]
-    bench-speed sweep [data=cifar10] [trainer.max_epochs=6] [paths.results=results/local]
+    bench-speed train [trainer.accelerator=cpu] [trainer.precision=auto] [trainer.compile=auto]
+    bench-speed growth [trainer.accelerator=cpu] [trainer.precision=auto] [trainer.compile=auto]
+    bench-speed data [paths.data=FOLDER]
+    bench-speed models [trainer.accelerator=cpu] [trainer.precision=auto]
+    bench-speed sweep [data=cifar10] [trainer.max_epochs=6]
 
 train: images/s of training at 32×32 on random images: this project's Trainer with augmentation and metrics; a bare
 loop on batches made before; the reference stack, a plain LightningModule in 32 bits with torchmetrics and torchvision's
@@ -25,8 +25,8 @@ bf16 where the hardware multiplies it.
 sweep: the wall time of ten cells of LeNet, one after another, over the sum of their fit times; what a cell takes
 beside its fit: composing, building, testing, recording.
 
-Prints tables and writes them, with the hardware and versions, to <paths.results>/speed/<subject>.md and .json. Let
-nothing else run meanwhile.
+Prints tables and writes them, with the hardware and versions, to <paths.results>/speed/<subject>.md and .json
+(paths.results=results/local). Let nothing else run meanwhile.
 """
 
 from __future__ import annotations
@@ -36,7 +36,15 @@ import importlib
 from bench import cli, config
 from bench.config import ConfigError
 
-SUBJECTS = ("train", "growth", "data", "models", "sweep")
+MACHINE = ("trainer.accelerator", "trainer.precision", "trainer.compile")
+SUBJECTS = {
+    "train": MACHINE,
+    "growth": MACHINE,
+    "data": (),
+    "models": MACHINE[:2],
+    "sweep": ("data", "trainer.accelerator", "trainer.max_epochs"),
+}
+"""With the settings that each takes, besides those of paths."""
 
 
 def main() -> None:
@@ -49,6 +57,10 @@ def measure(arguments: list[str]) -> None:
     subject = arguments[0] if arguments else ""
     if subject not in SUBJECTS:
         raise ConfigError(f"{subject or 'what to measure'}: name one of {', '.join(SUBJECTS)} first")
+    for setting in arguments[1:]:
+        name = setting.partition("=")[0]
+        if "=" in setting and name not in SUBJECTS[subject] and not name.startswith("paths."):
+            raise ConfigError(f"{setting}: {subject} takes {', '.join((*SUBJECTS[subject], 'paths.…'))}")
     cifar10 = {"data": ["data=cifar10"], "sweep": ["data=cifar10", "trainer.max_epochs=6"]}  # others: random images
     resolved = config.check(cli.composed([*cifar10.get(subject, []), *arguments[1:]]))
 

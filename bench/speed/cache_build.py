@@ -25,7 +25,7 @@ from bench.data.sources.cifar import SIZES, cifar10
 
 def measure(root: str, cache: str, sizes: tuple[int, int] = SIZES) -> dict[str, float]:
     """See above; ``sizes``: the training and test images that ``root`` holds."""
-    machine.keep_freed_pages()
+    machine.prepare_cpu()
     imported, cpu = psutil.Process().memory_info().rss, torch.device("cpu")
     decoder, peak, start = Decoder(cache, 32, 3), machine.PeakMemory(cpu), time.perf_counter()
     cifar10(decoder, root, download=False, sizes=sizes)

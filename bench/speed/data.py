@@ -55,7 +55,7 @@ class Samples(Dataset):
 
 def measure(resolved: Mapping[str, Any]) -> None:
     """Measure, print and write; see the command's help."""
-    machine.keep_freed_pages()
+    machine.prepare_cpu()
     console.say("32×32: crop, flip, normalise")
     values = {"crop + flip + normalise, 32×32": rounds(small_images())}
     console.say(f"224×224: random resized crop, flip, normalise, from {PHOTOS} JPEG files")

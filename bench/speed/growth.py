@@ -10,34 +10,55 @@ from typing import Any, NamedTuple
 from bench import cli, console, machine
 from bench.config import ConfigError
 from bench.speed.timing import interleaved, publish
-from bench.speed.train import Job, fit
+from bench.speed.train import Job, fit, machine_settings
 from bench.speed.turns import Contestant, together
 from bench.store import write_atomically
 
 ROUNDS = 3
 
 
+class Point(NamedTuple):
+    """``at``: the value on the axis; the ``settings`` that make it; size of the batch; about so many images an epoch,
+    with networks as fast as LeNet.
+    """
+
+    at: int
+    settings: tuple[str, ...]
+    batch: int
+    images: int
+
+
 class Axis(NamedTuple):
-    """What grows. ``points``: its value, the settings that make it, and images of an epoch. Rates are told in
-    ``unit``/s, of which an image has the square of its side or, where its size stays the same, one.
+    """What grows. Rates are told in ``unit``/s, of which an image has the square of its side or, where its size stays
+    the same, one.
     """
 
     title: str
     unit: str
-    points: tuple[tuple[int, tuple[str, ...], int], ...]
+    points: tuple[Point, ...]
 
 
+BATCH = 128
 AXES = (
-    Axis("batch size", "images", tuple((n, (f"data.batch_size={n}",), 25_600) for n in (32, 64, 128, 256, 512, 1024))),
+    Axis(
+        "batch size",
+        "images",
+        tuple(Point(n, (f"data.batch_size={n}",), n, 25_600) for n in (32, 64, 128, 256, 512, 1024)),
+    ),
     Axis(
         "image side, pixels",
         "pixels",
-        tuple((side, (f"data.image_size={side}",), 25_600 * 32**2 // side**2) for side in (32, 48, 64, 80, 128, 224)),
+        tuple(
+            Point(side, (f"data.image_size={side}",), BATCH, 25_600 * 32**2 // side**2)
+            for side in (32, 48, 64, 80, 128, 224)
+        ),
     ),
-    Axis("images of the data set", "images", tuple((n, (), n) for n in (10_000, 50_000, 500_000))),
+    Axis("images of the data set", "images", tuple(Point(n, (), BATCH, n) for n in (10_000, 50_000, 500_000))),
 )
-MODELS = ("lenet", "nin_bn")
-"""The smallest network, where all that is not the network shows most, and one whose layers take any image as it is."""
+MODELS = {"lenet": 224, "nin_bn": 80}
+"""The smallest network, where all that is not the network shows most, and one of convolutions alone; with the largest
+image that it takes as it is: NiN is another network from 96 pixels on.
+"""
 SLOWER = {"lenet": 1, "nin_bn": 20}
 """So many times fewer images in an epoch, but for the last axis."""
 
@@ -50,11 +71,11 @@ def measure(resolved: Mapping[str, Any]) -> None:
         raise ConfigError("bench-speed growth: needs matplotlib; pip install 'convbench[report]'") from error
     with cli.mistakes():
         machine.device(resolved["trainer"]["accelerator"])
-    shared = tuple(f"trainer.{key}={resolved['trainer'][key]}" for key in ("accelerator", "precision"))
+    shared = tuple(machine_settings(resolved))
     values: dict[str, dict[str, dict[int, dict[str, float]]]] = {}
     for axis in AXES:
         values[axis.title] = {}
-        for name in MODELS[:1] if axis is AXES[-1] else MODELS:
+        for name in list(MODELS)[:1] if axis is AXES[-1] else MODELS:
             console.say(f"{name}, {axis.title}: {', '.join(f'{point[0]:,}' for point in axis.points)}")
             values[axis.title][name] = grow(name, axis, shared)
     tables = [
@@ -75,15 +96,22 @@ def measure(resolved: Mapping[str, Any]) -> None:
 
 def grow(name: str, axis: Axis, shared: tuple[str, ...]) -> dict[int, dict[str, float]]:
     """By value of the axis, ``images_per_s``, the median of rounds, and ``peak_bytes``."""
-    fewer = 1 if axis is AXES[-1] else SLOWER[name]
     jobs = {
-        str(at): Job((f"model={name}", *shared, *more), max(256, images // fewer), ROUNDS + 2)
-        for at, more, images in axis.points
+        str(point.at): Job((f"model={name}", *shared, *point.settings), epoch(axis, name, point), ROUNDS + 2)
+        for point in axis.points
+        if axis.unit != "pixels" or point.at <= MODELS[name]
     }
     with together({at: Contestant(fit, job) for at, job in jobs.items()}) as contestants:
         rates = interleaved(contestants, ROUNDS)
         peaks = {at: each.last.peak_bytes for at, each in contestants.items()}
     return {int(at): {"images_per_s": statistics.median(each), "peak_bytes": peaks[at]} for at, each in rates.items()}
+
+
+def epoch(axis: Axis, name: str, point: Point) -> int:
+    """Images of an epoch: whole batches, at least four, but for the size of the data set, which is what it is."""
+    if axis is AXES[-1]:
+        return point.images
+    return point.batch * max(4, point.images // SLOWER[name] // point.batch)
 
 
 def row(axis: Axis, at: int, point: Mapping[str, float]) -> list[str]:
@@ -117,7 +145,7 @@ def draw(values: Mapping[str, Mapping[str, Mapping[int, Mapping[str, float]]]], 
             below.set_title("peak memory, GiB")
             below.set_xlabel(axis.title)
             below.set_xscale("log", base=10)
-            ticks = [at for at, _, _ in axis.points]
+            ticks = [point.at for point in axis.points]
             below.set_xticks(ticks, [f"{at // 1000}k" if at >= 10_000 else str(at) for at in ticks])
             below.minorticks_off()
         panels[0][0].legend(frameon=False)

@@ -75,7 +75,7 @@ GOOGLENET_IMAGES = ((224, 16), (32, 64))
 
 def measure(resolved: Mapping[str, Any]) -> None:
     """Measure, print and write; see the command's help."""
-    machine.keep_freed_pages()
+    machine.prepare_cpu()
     with cli.mistakes():
         device = machine.device(resolved["trainer"]["accelerator"])
     wanted = machine.precision(resolved["trainer"]["precision"], device)

@@ -31,10 +31,12 @@ def interleaved(contestants: Mapping[str, Callable[[], int]], rounds: int) -> di
     return rates
 
 
-def publish(folder: Path, subject: str, tables: Sequence[tuple[str, list[str], list[list[str]]]], values: Any) -> None:
+def publish(
+    folder: Path, subject: str, tables: Sequence[tuple[str, list[str], list[list[str]]]], values: Any, command: str = ""
+) -> None:
     """Print tables (title, header, rows) and write them as Markdown and the values as JSON, with the machine.
 
-    The files are ``<folder>/<subject>.md`` and ``.json``.
+    The files are ``<folder>/<subject>.md`` and ``.json``; ``command``: what made them, if not bench-speed.
     """
     hardware, versions = machine.hardware(), machine.versions()
     about = {
@@ -44,7 +46,7 @@ def publish(folder: Path, subject: str, tables: Sequence[tuple[str, list[str], l
         "git_sha": machine.git_sha(),
     }
     lines = [
-        f"# bench-speed {subject}",
+        f"# {command or f'bench-speed {subject}'}",
         "",
         f"{hardware['cpu']}, {hardware['cores']} cores, GPUs: {', '.join(hardware['gpus']) or 'none'}; "
         f"PyTorch {versions['torch']}, torchvision {versions['torchvision']}; {datetime.date.today()}.",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +19,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import callbacks, cli, config, console, machine
@@ -28,6 +32,8 @@ from bench.speed import reference, synthetic
 from bench.speed.timing import interleaved, publish
 from bench.speed.turns import Contestant, Turns, together
 
+MACHINE = ("accelerator", "precision", "compile")
+"""Settings of the trainer that the contestants share."""
 ROUNDS = 5
 WORKERS = (0, 1, 2)
 OURS, BARE, CEILING = "ours", "bare loop", "ceiling"
@@ -36,6 +42,8 @@ EPOCHS = {
     "alexnet": 1_280, "googlenet": 512,
 }  # fmt: skip
 """Networks, and images of an epoch: some seconds for each. Real epochs are longer, and what each costs once is less."""
+ON_GPUS = 40
+"""Times as many images there."""
 CEILING_SHAPE = (128, 256, 16, 16)
 """Of what goes into the convolution that is the ceiling."""
 
@@ -44,11 +52,11 @@ def measure(resolved: Mapping[str, Any]) -> None:
     """Measure, print and write; see the command's help."""
     with cli.mistakes():
         device = machine.device(resolved["trainer"]["accelerator"])
-    shared = [f"trainer.{key}={resolved['trainer'][key]}" for key in ("accelerator", "precision")]
+    shared = machine_settings(resolved)
     values = {}
     for name, images in EPOCHS.items():
         console.say(f"{name}: {ROUNDS} rounds")
-        values[name] = compare([f"model={name}", *shared], images, device)
+        values[name] = compare([f"model={name}", *shared], images * (ON_GPUS if device.type == "cuda" else 1), device)
         told = "{} ours, {} bare, {} reference with {} workers".format(*row(name, values[name])[1:5])
         console.say(f"  images/s: {told}")
     rows = [row(name, each) for name, each in values.items()]
@@ -60,6 +68,11 @@ def measure(resolved: Mapping[str, Any]) -> None:
         ("Times faster than the reference", ["", "×"], gain),
     ]
     publish(Path(resolved["paths"]["results"]).expanduser() / "speed", "train", tables, values)
+
+
+def machine_settings(resolved: Mapping[str, Any]) -> list[str]:
+    """Those that say how the machine is used, for the configuration of a contestant."""
+    return [f"trainer.{key}={resolved['trainer'][key]}" for key in MACHINE]
 
 
 def compare(settings: Sequence[str], images: int, device: torch.device) -> dict[str, Any]:
@@ -199,16 +212,24 @@ def bare_loop(line: Connection, job: Job) -> None:
     while True:
         turns.wait()
         for batch in batches:
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                loss = losses(module, batch)
-            optimizer.zero_grad()
-            loss.backward()
-            if module.clip_norm is not None:
-                nn.utils.clip_grad_norm_(module.model.parameters(), module.clip_norm)
-            optimizer.step()
-            scheduler.step()
+            loss = step(module, optimizer, scheduler, batch, dtype)
         loss.item()  # a GPU has then finished
         turns.done(sum(len(batch.labels) for batch in batches), flops=flops)
+
+
+def step(
+    module: Classifier, optimizer: torch.optim.Optimizer, scheduler: LRScheduler, batch: Batch, dtype: torch.dtype
+) -> Tensor:
+    """One of training; returns its loss."""
+    with torch.autocast(batch.images.device.type, dtype, enabled=dtype != torch.float32):
+        loss = losses(module, batch)
+    optimizer.zero_grad()
+    loss.backward()
+    if module.clip_norm is not None:
+        nn.utils.clip_grad_norm_(module.model.parameters(), module.clip_norm)
+    optimizer.step()
+    scheduler.step()
+    return loss
 
 
 def losses(module: Classifier, batch: Batch) -> Tensor:
@@ -221,28 +242,41 @@ def losses(module: Classifier, batch: Batch) -> Tensor:
 
 
 def flops_per_image(module: Classifier, batch: Batch) -> float:
-    """Floating point operations of convolutions and linear layers, forward and backward."""
-    counter = FlopCounterMode(display=False)
+    """Floating point operations of convolutions and linear layers, forward and backward; of local response
+    normalisation none, though here its window is a convolution.
+    """
+    counted, counter = copy.deepcopy(module), FlopCounterMode(display=False)
+    reference.plain(counted.model)
     with counter:
-        losses(module, batch._replace(images=batch.images.float())).backward()
-    module.zero_grad()
+        losses(counted, batch._replace(images=batch.images.float())).backward()
     return counter.get_total_flops() / len(batch.labels)
 
 
 def convolution(line: Connection, device: str) -> None:
-    """One large 3×3 convolution in bf16, which "processes" as many images as it does floating point operations."""
-    machine.keep_freed_pages()
+    """One large 3×3 convolution, in bf16 or, where that is faster, in 32 bits (TF32 on GPUs that have it), which
+    "processes" as many images as it does floating point operations.
+    """
+    machine.prepare_cpu()
+    machine.allow_tf32(True)
     n, c, h, w = CEILING_SHAPE
     turns = Turns(line, torch.device(device))
-    images = torch.randn(CEILING_SHAPE, device=device, dtype=torch.bfloat16).contiguous(
-        memory_format=torch.channels_last
-    )
-    layer = nn.Conv2d(c, c, 3, padding=1, device=device, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
-    calls = 20
+    calls: dict[torch.dtype, Callable[[], Tensor]] = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        images = torch.randn(CEILING_SHAPE, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        layer = nn.Conv2d(c, c, 3, padding=1, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+        calls[dtype] = functools.partial(layer, images)
+
+    def many(dtype: torch.dtype, seconds: float) -> int:
+        done, begun = 0, time.perf_counter()
+        while time.perf_counter() - begun < seconds:
+            for _ in range(10):
+                out = calls[dtype]()
+            out[0, 0, 0, 0].item()  # a GPU has then finished
+            done += 10
+        return done
+
     with torch.inference_mode():
+        fastest = max(calls, key=lambda dtype: (many(dtype, 0.2), many(dtype, 0.5))[1])
         while True:
             turns.wait()
-            for _ in range(calls):
-                out = layer(images)
-            out[0, 0, 0, 0].item()
-            turns.done(calls * 2 * n * h * w * c * c * 9)
+            turns.done(many(fastest, 0.5) * 2 * n * h * w * c * c * 9)

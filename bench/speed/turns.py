@@ -15,11 +15,14 @@ from bench import machine
 
 
 class Done(NamedTuple):
-    """What a turn was: so many ``images``; peak memory so far, in bytes, and what else there is to tell."""
+    """What a turn was: so many ``images``; peak memory so far, in bytes, and what else there is to tell, or why it
+    ``failed``.
+    """
 
     images: int
     peak_bytes: int
     more: dict[str, float]
+    failed: str = ""
 
 
 class Turns:
@@ -39,6 +42,10 @@ class Turns:
     def done(self, images: int, **more: float) -> None:
         """End the turn."""
         self.line.send(Done(images, self.peak.read(), more))
+
+    def failed(self, reason: str) -> None:
+        """End a turn that could not be taken."""
+        self.line.send(Done(0, self.peak.read(), {}, reason))
 
 
 class Contestant:

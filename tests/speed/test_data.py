@@ -80,7 +80,8 @@ def test_the_command_writes_a_table_of_all_contestants(bench_speed, tmp_path, mo
     [
         ([], "name one of train, growth, data, models, sweep first"),
         (["nets"], "nets: name one of train, growth, data, models, sweep first"),
-        (["data", "x=1"], "x: no such setting"),
+        (["data", "x=1"], "x=1: data takes paths.…"),
+        (["growth", "model=nin"], "model=nin: growth takes trainer.accelerator, trainer.precision, trainer.compile"),
         (["models", "trainer.accelerator=mps"], "trainer.accelerator=mps: this machine has"),
     ],
 )

@@ -6,6 +6,9 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
+from hydra.utils import instantiate
+
+from bench import cli
 from bench.speed import growth
 from bench.speed.__main__ import main
 
@@ -16,18 +19,35 @@ def test_megapixels_are_told_where_images_grow():
     assert growth.row(growth.AXES[1], 64, point) == ["64", "1,000", "4.10", "1,024"]
 
 
-def test_every_point_of_an_axis_trains_on_the_settings_it_names():
+def test_every_point_trains_as_large_as_it_says_in_whole_batches():
     for axis in growth.AXES:
-        for at, settings, images in axis.points:
-            assert images == at if axis is growth.AXES[-1] else settings[0].endswith(f"={at}")
+        for point in axis.points:
+            for name in growth.MODELS:
+                images = growth.epoch(axis, name, point)
+                job = growth.Job((f"model={name}", *point.settings), images, 1)
+                _, resolved = job.configured()
+                data = resolved["data"]
+                told = {"batch size": data["batch_size"], "image side, pixels": data["image_size"]}
+                assert point.at == told.get(axis.title, images)
+                assert data["batch_size"] == point.batch
+                assert axis is growth.AXES[-1] or images % point.batch == 0
+
+
+def test_a_network_is_the_same_on_all_images_it_is_shown():
+    for name, largest in growth.MODELS.items():
+        small, large = (
+            instantiate(cli.composed([f"model={name}", "data=cifar10", f"data.image_size={side}"]).model.net)
+            for side in (32, largest)
+        )
+        assert [p.shape for p in small.features.parameters()] == [p.shape for p in large.features.parameters()]
 
 
 @pytest.mark.slow
 def test_a_table_and_a_figure_are_written(call, tmp_path, monkeypatch):
     monkeypatch.setattr(growth, "ROUNDS", 1)
-    monkeypatch.setattr(growth, "MODELS", ("lenet",))
-    sizes = growth.Axis("images of the data set", "images", ((300, (), 300), (600, (), 600)))
-    sides = growth.Axis("image side, pixels", "pixels", ((32, ("data.image_size=32",), 256),))
+    monkeypatch.setattr(growth, "MODELS", {"lenet": 224})
+    sizes = growth.Axis("images of the data set", "images", tuple(growth.Point(n, (), 128, n) for n in (300, 600)))
+    sides = growth.Axis("image side, pixels", "pixels", (growth.Point(32, ("data.image_size=32",), 128, 256),))
     monkeypatch.setattr(growth, "AXES", (sides, sizes))
     code, out, err = call(main, "growth", "trainer.accelerator=cpu", f"paths.results={tmp_path}")
     assert (code, err) == (0, "")
