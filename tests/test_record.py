@@ -68,12 +68,20 @@ def test_paths_loggers_and_display_do_not_change_the_name(change):
 
 
 @pytest.mark.parametrize(
-    "change", [{"accelerator": "cpu"}, {"devices": 1}, {"checkpoint_minutes": 1}, {"num_sanity_val_steps": 2}]
+    "change",
+    [
+        {"accelerator": "cpu"},
+        {"devices": 1},
+        {"compile": "auto"},
+        {"checkpoint_minutes": 1},
+        {"num_sanity_val_steps": 2},
+    ],
 )
 def test_the_machine_does_not_change_the_name(change):
     trainer = {"max_epochs": 3, "accelerator": "auto"}
     assert run_id(CONFIG | {"trainer": trainer | change}) == run_id(CONFIG | {"trainer": trainer})
     assert run_id(CONFIG | {"trainer": trainer | {"devices": 2}}) != run_id(CONFIG | {"trainer": trainer})
+    assert run_id(CONFIG | {"trainer": trainer | {"compile": "default"}}) != run_id(CONFIG | {"trainer": trainer})
 
 
 def test_a_setting_of_the_network_counts_whatever_its_name():
