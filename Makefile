@@ -37,10 +37,10 @@ status: $(READY) ## how far the last sweep is: done, running, failed, waiting, t
 report: $(READY) ## rebuild the leaderboard, report.html and figures from the records
 	$(BIN)/bench-report 'paths.results=$(RESULTS)'
 
-speed: $(READY) ## training speed of the networks beside a bare loop and a plain stack
+speed: $(READY) ## training speed of the networks beside a bare loop and a plain stack: half an hour
 	$(BIN)/bench-speed train 'paths.results=$(RESULTS)' $(ARGS)
 
-profile: $(READY) ## parameters and MACs of all models; time, memory and energy of the five, by size of batch
+profile: $(READY) ## parameters and MACs of all models; time, memory, energy of nine by size of batch: ten minutes
 	$(BIN)/bench-profile --all data.image_size=224 data.num_classes=1000
 	$(BIN)/bench-profile --measure data=cifar10 'paths.results=$(RESULTS)' $(ARGS)
 

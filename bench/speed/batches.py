@@ -81,7 +81,7 @@ def measure(arguments: Sequence[str]) -> list[str]:
         write_atomically(folder / f"profile.{kind}", draw(points, kind))
     console.say(f"written: {folder}/profile.csv, {folder}/profile.svg, {folder}/profile.png")
     if all(each.joules is None for each in points):
-        console.say("energy: this machine does not tell (of GPUs nvidia-ml-py is needed)")
+        console.say("energy: this machine does not tell (of a GPU: pip install 'convbench[energy]')")
     return failed
 
 
