@@ -46,7 +46,7 @@ def checkpoint(tmp_path, composed):
     "target",
     [
         "os.system",
-        "bench.models.layers.torch.load",
+        "bench.models.kernels.torch.load",
         "bench.config.check",
         "bench.data.decode._array",
         "bench.data.module.ImageData",
