@@ -32,12 +32,13 @@ class Point(NamedTuple):
 def table(
     title: str, sums: Mapping[str, tuple[int, int]], points: Sequence[Point]
 ) -> tuple[str, list[str], list[list[str]]]:
-    """A row a model: latency with the smallest batch, best rates, peak memory with the largest; – where that failed."""
+    """A row a model, – where that failed: what training keeps of an image; the latency of inference with the smallest
+    batch; the best rates of inference and training; training's peak memory with the largest batch; energy of an image.
+    """
     small, large = min(each.batch for each in points), max(each.batch for each in points)
-    header = ["", "params", "MACs", "KiB kept an image", f"ms with {small}", "images/s", "training images/s"]
-    header.append(f"MiB with {large}")
+    header = ["", "params", "MACs", "KiB kept", f"ms, {small}", "images/s", "trained/s", f"MiB, {large}"]
     told = any(each.joules is not None for each in points)
-    header += ["mJ an image", "training mJ"] * told
+    header += ["mJ", "mJ trained"] * told
     rows = []
     for name in dict.fromkeys(each.model for each in points):
         use, learn = ([each for each in points if each.model == name and each.mode == mode] for mode in MODES)
@@ -101,6 +102,7 @@ def draw(points: Sequence[Point], kind: str) -> bytes:
                 axes.set_ylim(bottom=0)
             else:
                 axes.set_yscale("log")
+                axes.yaxis.set_major_formatter("{x:,g}")
         figure.supxlabel("images in a batch", fontsize=8)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False)

@@ -53,8 +53,9 @@ def publish(
     ]
     for title, header, rows in tables:
         shown = Table(header[0], title=title, title_justify="left")
+        shown.columns[0].no_wrap = True
         for column in header[1:]:
-            shown.add_column(column, justify="right")
+            shown.add_column(column, justify="right", overflow="fold")
         for row in rows:
             shown.add_row(*row)
         console.out.print(shown)

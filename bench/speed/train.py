@@ -57,7 +57,7 @@ def measure(resolved: Mapping[str, Any]) -> None:
     for name, images in EPOCHS.items():
         console.say(f"{name}: {ROUNDS} rounds")
         values[name] = compare([f"model={name}", *shared], images * (ON_GPUS if device.type == "cuda" else 1), device)
-        told = "{} ours, {} bare, {} reference with {} workers".format(*row(name, values[name])[1:5])
+        told = "{} ours, {} bare, {} reference (workers: {})".format(*row(name, values[name])[1:5])
         console.say(f"  images/s: {told}")
     rows = [row(name, each) for name, each in values.items()]
     header = ["", OURS, "bare", "reference", "workers", "/ bare", "/ reference", "/ ceiling", "MiB"]

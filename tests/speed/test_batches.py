@@ -83,27 +83,29 @@ def test_a_point_is_the_median_of_its_rounds_and_their_highest_peak():
 def test_a_row_a_model_and_a_line_a_point_are_written(call, tmp_path, monkeypatch):
     monkeypatch.setattr(batches, "SECONDS", 0.0)
     monkeypatch.setattr(batches, "ROUNDS", 1)
-    arguments = ("--measure", "model=lenet,nin_bn", "batches=4,1", "data=cifar10", "trainer.accelerator=cpu")
+    arguments = ("--measure", "model=lenet,googlenet_bn", "batches=4,1", "data=cifar10", "trainer.accelerator=cpu")
     code, out, err = call(main, *arguments, f"paths.results={tmp_path}")
     assert (code, err) == (0, "")
     assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith("written"))
+    assert "…" not in out
     folder = tmp_path / "speed"
     rows = list(csv.DictReader((folder / "profile.csv").read_text().splitlines()))
     assert [(row["model"], row["mode"], row["batch"]) for row in rows] == [
-        (model, mode, batch) for model in ("lenet", "nin_bn") for mode in batches.MODES for batch in ("1", "4")
+        (model, mode, batch) for model in ("lenet", "googlenet_bn") for mode in batches.MODES for batch in ("1", "4")
     ]
     for row in rows:
         assert float(row["milliseconds"]) > 0
         assert float(row["images_per_s"]) > 0
         assert int(row["peak_bytes"]) > 100 * 2**20
         assert (row["activation_bytes"] != "") == (row["mode"] == "training")
-    # of 32×32 values in 192 channels three are kept before the first pooling, of 16 or 32 bits
-    assert all(float(row["activation_bytes"]) > 3 * 2 * 192 * 1024 for row in rows[6:])
+    # before the first pooling three times 32×32 values in 64 channels are kept, of 16 or 32 bits
+    assert all(float(row["activation_bytes"]) > 3 * 2 * 64 * 1024 for row in rows[6:])
     assert len(json.loads((folder / "profile.json").read_text())["results"]) == 8
     text = (folder / "profile.md").read_text()
     assert text.startswith("# bench-profile --measure\n")
     assert "| lenet | 62k | 652k |" in text
-    assert "nin_bn" in (folder / "profile.svg").read_text()
+    assert "googlenet_bn" in (folder / "profile.svg").read_text()
+    assert "mathdefault" not in (folder / "profile.svg").read_text()
     assert (folder / "profile.png").stat().st_size > 5000
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from bench import config
 from bench.data.decode import Decoder
 from bench.models.googlenet import GoogLeNet
 from bench.models.lenet import LeNet
@@ -57,3 +58,13 @@ def test_all_contestants_train_in_turns_and_a_table_is_written(call, tmp_path, m
     assert lenet["flops_per_image"] == pytest.approx(3 * 2 * 651_720, rel=0.2)  # three times the forward pass's
     assert all(peak > 100 * 2**20 for peak in lenet["peak_bytes"].values())
     assert "| lenet |" in (tmp_path / "speed/train.md").read_text()
+
+
+def test_the_readme_shows_what_was_published():
+    root = config.PACKAGE.parent
+    rows = [line for line in (root / "results/speed/train.md").read_text().splitlines() if line.startswith("| ")]
+    readme = (root / "README.md").read_text()
+    assert len(rows) > 7
+    assert all(row in readme for row in rows[:8])
+    (mean,) = [row.strip("| ").rpartition(" ")[2] for row in rows if row.startswith("| geometric mean")]
+    assert f"{mean} times the plain stack" in readme
