@@ -16,7 +16,7 @@ READY := .venv/.ready
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@printf '\nmake bench takes DATA=%s MODELS=%s SEEDS=%s\nand ARGS, more settings: make bench ARGS="trainer.max_epochs=2 optimizer=sgd"\n' '$(DATA)' '$(MODELS)' '$(SEEDS)'
+	@printf '\nmake bench takes DATA=%s MODELS=%s SEEDS=%s\nRESULTS=results/local and ARGS, more settings: make bench ARGS="trainer.max_epochs=2 optimizer=sgd"\n' '$(DATA)' '$(MODELS)' '$(SEEDS)'
 
 setup: $(READY) ## make .venv with everything in it
 
@@ -37,7 +37,7 @@ status: $(READY) ## how far the last sweep is: done, running, failed, waiting, t
 report: $(READY) ## rebuild the leaderboard, report.html and figures from the records
 	$(BIN)/bench-report 'paths.results=$(RESULTS)'
 
-speed: $(READY) ## training speed of the networks beside a bare loop and a plain stack: half an hour
+speed: $(READY) ## training speed of the networks beside a bare loop and a plain stack: 25 minutes
 	$(BIN)/bench-speed train 'paths.results=$(RESULTS)' $(ARGS)
 
 profile: $(READY) ## parameters and MACs of all models; time, memory, energy of nine by size of batch: ten minutes

@@ -12,7 +12,7 @@ many of its layers have weights to multiply by, and the sums, or why it cannot b
 --measure runs them, a process a model, on random images in batches of 1 to 256: time, images/s, peak memory, what the
 forward pass keeps for the backward pass, and energy where the machine tells (powercap's RAPL zones; NVML with
 nvidia-ml-py), in inference and in training, in the precision that training takes. It writes profile.md, .csv,
-.json, .svg and .png to <paths.results>/speed. Let nothing else run meanwhile.
+.json, .svg and .png to <paths.results>/speed, over those of before. Let nothing else run meanwhile.
 
 format: table, markdown or csv, which has no line of sums; out=FILE writes what its suffix says, .txt, .md or .csv. All
 settings of bench are understood, but only model and the data's image_size, in_channels and
@@ -71,6 +71,9 @@ def profile(arguments: list[str]) -> None:
     if MEASURE in arguments:
         measure([a for a in arguments if a != MEASURE])
         return
+    for argument in arguments:
+        if argument.startswith("batches=") or (argument.startswith("model=") and "," in argument):
+            raise ConfigError(f"{argument}: goes with {MEASURE}; layers are one model's, {ALL} has a line a model")
     own = dict(a.split("=", 1) for a in arguments if a.startswith(("format=", "out=")))
     settings = [a for a in arguments if a != ALL and not a.startswith(("format=", "out="))]
     file = Path(own["out"]).expanduser() if "out" in own else None

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bench.reporting.drawing import COLORS, GREY, MARKERS, NAMED, name_of, title_of
+from bench.reporting.drawing import COLORS, GREY, MARKERS, NAMED, name_of, plain_log, title_of
 from bench.reporting.leaderboard import Row, Table
 
 AROUND = (
@@ -64,6 +64,8 @@ def cost(table: Table) -> Figure | None:
             panel.set_axis_off()
             continue
         panel.set_xlim(around([x for x, _ in points.values()], scale))
+        if scale == "log":
+            plain_log(panel.xaxis)
         front = [list(points)[i] for i in pareto(list(points.values()))]
         panel.step(*zip(*(points[place] for place in front), strict=True), where="post", color=GREY, zorder=1)
         bars = []

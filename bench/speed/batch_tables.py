@@ -29,6 +29,16 @@ class Point(NamedTuple):
     joules: float | None
 
 
+def note(points: Sequence[Point]) -> str:
+    """What the columns of the table are."""
+    small, large = min(each.batch for each in points), max(each.batch for each in points)
+    return (
+        f"KiB of each image that training keeps for the backward pass; ms of inference with {small} in a batch; "
+        f"images/s of inference and of training, the best over the sizes; MiB of training with {large}, the process as "
+        "a whole on a CPU. All sizes: profile.csv, profile.png."
+    )
+
+
 def table(
     title: str, sums: Mapping[str, tuple[int, int]], points: Sequence[Point]
 ) -> tuple[str, list[str], list[list[str]]]:
@@ -67,7 +77,7 @@ def draw(points: Sequence[Point], kind: str) -> bytes:
     import matplotlib
     from matplotlib.figure import Figure
 
-    from bench.reporting.drawing import COLORS, MARKERS, STYLE, rendered
+    from bench.reporting.drawing import COLORS, MARKERS, STYLE, plain_log, rendered
 
     names = list(dict.fromkeys(each.model for each in points))
     families = list(dict.fromkeys(name.removesuffix("_bn") for name in names))
@@ -80,8 +90,12 @@ def draw(points: Sequence[Point], kind: str) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 5.4), layout="constrained")
         for axes, (title, mode, value) in zip(figure.subplots(2, 2).flatten(), panels, strict=True):
+            shown = [each for each in points if each.mode == mode]
+            if not shown:
+                axes.set_axis_off()
+                continue
             for name in names:
-                those = [each for each in points if each.model == name and each.mode == mode]
+                those = [each for each in shown if each.model == name]
                 i = families.index(name.removesuffix("_bn"))
                 axes.plot(
                     [each.batch for each in those],
@@ -99,11 +113,11 @@ def draw(points: Sequence[Point], kind: str) -> bytes:
             axes.xaxis.set_major_formatter("{x:.0f}")
             axes.minorticks_off()
             if mode == "training" and "memory" in title:
-                axes.set_ylim(bottom=0)
+                axes.set_ylim(0, 1.08 * max(value(each) for each in shown))
             else:
                 axes.set_yscale("log")
-                axes.yaxis.set_major_formatter("{x:,g}")
+                plain_log(axes.yaxis)
         figure.supxlabel("images in a batch", fontsize=8)
-        handles, labels = figure.axes[0].get_legend_handles_labels()
+        handles, labels = next(axes for axes in figure.axes if axes.lines).get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False)
         return rendered(figure, kind)

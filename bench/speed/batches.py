@@ -21,7 +21,7 @@ from bench.energy import Energy
 from bench.module import Classifier
 from bench.optim import parameter_groups
 from bench.speed import synthetic
-from bench.speed.batch_tables import MODES, Point, as_csv, draw, table
+from bench.speed.batch_tables import MODES, Point, as_csv, draw, note, table
 from bench.speed.timing import publish
 from bench.speed.train import losses, step
 from bench.speed.turns import Contestant, Done, Turns
@@ -75,7 +75,8 @@ def measure(arguments: Sequence[str]) -> list[str]:
     title = f"{data['image_size']}×{data['image_size']}×{data['in_channels']}, {data['num_classes']:,} classes, "
     title += ", ".join(word for word in how if word)
     values = [each._asdict() for each in points]
-    publish(folder, "profile", [table(title, sums, points)], values, command="bench-profile --measure")
+    shown = [table(title, sums, points)]
+    publish(folder, "profile", shown, values, note(points), command="bench-profile --measure")
     write_atomically(folder / "profile.csv", as_csv(points))
     for kind in ("svg", "png"):
         write_atomically(folder / f"profile.{kind}", draw(points, kind))

@@ -32,11 +32,17 @@ def interleaved(contestants: Mapping[str, Callable[[], int]], rounds: int) -> di
 
 
 def publish(
-    folder: Path, subject: str, tables: Sequence[tuple[str, list[str], list[list[str]]]], values: Any, command: str = ""
+    folder: Path,
+    subject: str,
+    tables: Sequence[tuple[str, list[str], list[list[str]]]],
+    values: Any,
+    note: str = "",
+    command: str = "",
 ) -> None:
     """Print tables (title, header, rows) and write them as Markdown and the values as JSON, with the machine.
 
-    The files are ``<folder>/<subject>.md`` and ``.json``; ``command``: what made them, if not bench-speed.
+    The files are ``<folder>/<subject>.md`` and ``.json``; ``note`` says what one has to know,
+    ``command`` what made them, if not bench-speed.
     """
     hardware, versions = machine.hardware(), machine.versions()
     about = {
@@ -50,6 +56,7 @@ def publish(
         "",
         f"{hardware['cpu']}, {hardware['cores']} cores, GPUs: {', '.join(hardware['gpus']) or 'none'}; "
         f"PyTorch {versions['torch']}, torchvision {versions['torchvision']}; {datetime.date.today()}.",
+        *(["", note] * bool(note)),
     ]
     for title, header, rows in tables:
         shown = Table(header[0], title=title, title_justify="left")
@@ -62,6 +69,8 @@ def publish(
         bar = "|---|" + "--:|" * (len(header) - 1)
         lines += ["", f"## {title}", "", *("| " + " | ".join(row) + " |" for row in [header]), bar]
         lines += ["| " + " | ".join(row) + " |" for row in rows]
+    if note:
+        console.out.print(note)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"{subject}.md", "\n".join(lines) + "\n")
     write_atomically(folder / f"{subject}.json", json.dumps({**about, "results": values}, indent=2) + "\n")

@@ -257,3 +257,21 @@ def test_what_is_missing_is_left_out(make_record, tmp_path):
     records = [make_record(params=None)]
     made = figures.draw(leaderboard.tables(records), records, {}, Path("/no-such"))
     assert set(made) == {"digits-stratified-cost.svg", "digits-stratified-cost.png"}
+    assert b"mathdefault" not in made["digits-stratified-cost.svg"]  # formulas are not set, as a class may be $a_$
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (900, 30_000, ["1k", "2k", "5k", "10k", "20k"]),
+        (0.15, 3, ["0.2", "0.5", "1", "2"]),
+        (1, 1e6, ["1", "100", "10k", "1M"]),
+    ],
+)
+def test_ticks_of_logarithmic_axes_are_plain_numbers(low, high, expected):
+    axes = drawing.Figure().subplots()
+    axes.set(yscale="log", ylim=(low, high))
+    drawing.plain_log(axes.yaxis)
+    labels = {tick.get_text() for tick in axes.get_yticklabels()}
+    assert set(expected) <= labels
+    assert {tick.get_text() for tick in axes.get_yticklabels(minor=True)} <= {""}

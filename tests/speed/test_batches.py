@@ -79,6 +79,12 @@ def test_a_point_is_the_median_of_its_rounds_and_their_highest_peak():
     assert (point.activation_bytes, point.joules) == (None, None)
 
 
+def test_a_figure_is_drawn_also_where_all_of_a_mode_failed():
+    one = batches.Point("lenet", "inference", 1, 1.0, 1000.0, 2**30, None, None)
+    assert len(batches.draw([one], "png")) > 5000
+    assert len(batches.draw([one._replace(mode="training")], "png")) > 5000
+
+
 @pytest.mark.slow
 def test_a_row_a_model_and_a_line_a_point_are_written(call, tmp_path, monkeypatch):
     monkeypatch.setattr(batches, "SECONDS", 0.0)
