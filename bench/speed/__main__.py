@@ -35,8 +35,8 @@ import importlib
 
 from bench import cli, config
 from bench.config import ConfigError
+from bench.speed import MACHINE
 
-MACHINE = ("trainer.accelerator", "trainer.precision", "trainer.compile")
 SUBJECTS = {
     "train": MACHINE,
     "growth": MACHINE,

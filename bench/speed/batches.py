@@ -120,19 +120,16 @@ def rounds(name: str, contestant: Contestant, batches: Sequence[int]) -> tuple[l
 def point(name: str, mode: str, batch: int, turns: Sequence[Done]) -> Point:
     """What the turns told."""
 
-    def middle(key: str) -> float | None:
-        values = [turn.more[key] for turn in turns if key in turn.more]
-        return statistics.median(values) if values else None
-
+    middle = {key: statistics.median(turn.more[key] for turn in turns) for key in turns[0].more}
     return Point(
         name,
         mode,
         batch,
-        milliseconds=1e3 * (middle("seconds") or 0.0),
-        images_per_s=middle("images_per_s") or 0.0,
+        milliseconds=1e3 * middle["seconds"],
+        images_per_s=middle["images_per_s"],
         peak_bytes=max(turn.peak_bytes for turn in turns),
-        activation_bytes=middle("activation_bytes"),
-        joules=middle("joules"),
+        activation_bytes=middle.get("activation_bytes"),
+        joules=middle.get("joules"),
     )
 
 

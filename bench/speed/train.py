@@ -28,12 +28,10 @@ from bench.data.decode import Decoder
 from bench.data.loader import Batch
 from bench.module import Classifier
 from bench.optim import parameter_groups
-from bench.speed import reference, synthetic
+from bench.speed import MACHINE, reference, synthetic
 from bench.speed.timing import interleaved, publish
 from bench.speed.turns import Contestant, Turns, together
 
-MACHINE = ("accelerator", "precision", "compile")
-"""Settings of the trainer that the contestants share."""
 ROUNDS = 5
 WORKERS = (0, 1, 2)
 OURS, BARE, CEILING = "ours", "bare loop", "ceiling"
@@ -77,7 +75,7 @@ def measure(resolved: Mapping[str, Any]) -> None:
 
 def machine_settings(resolved: Mapping[str, Any]) -> list[str]:
     """Those that say how the machine is used, for the configuration of a contestant."""
-    return [f"trainer.{key}={resolved['trainer'][key]}" for key in MACHINE]
+    return [f"{setting}={resolved['trainer'][setting.removeprefix('trainer.')]}" for setting in MACHINE]
 
 
 def compare(settings: Sequence[str], images: int, device: torch.device) -> dict[str, Any]:
