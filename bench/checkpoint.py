@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from bench.averaging import weights_to_use
 from bench.data.loader import BatchLoader
 from bench.interrupt import Interrupted, Interrupts
 from bench.models.layers import AUX_HEADS
@@ -154,7 +155,8 @@ class Checkpoints(Checkpoint):
             self.best_epoch, self.best_top1 = epoch + 1, top1
             if trainer.is_global_zero:
                 # auxiliary heads are of no use after training
-                weights = {name: value for name, value in pl_module.state_dict().items() if not is_head(name)}
+                state = weights_to_use(trainer, pl_module)
+                weights = {name: value for name, value in state.items() if not is_head(name)}
                 content = {"epoch": epoch + 1, "state_dict": weights, "use": self.use()}
                 AtomicIO().save_checkpoint(content, self._selected(self.best_epoch))
         self._save(trainer)

@@ -80,6 +80,7 @@ RULES: dict[str, Rule] = {
     "trainer.max_epochs": _whole(1),
     "trainer.checkpoint_minutes": _number("a number above 0", lambda v: v > 0),
     "trainer.clip_norm": _or_null(_number("a number above 0", lambda v: v > 0)),
+    "trainer.ema": _or_null(_number("a number between 0 and 1", lambda v: 0 < v < 1)),
     "trainer.accelerator": _choice("auto", "gpu", "mps", "cpu"),
     "trainer.devices": _whole(1),
     "trainer.precision": _choice("auto", "32-true", "bf16-mixed"),

@@ -20,6 +20,7 @@ from PIL import Image
 
 from bench import callbacks, config, console, costs, distributed, loggers, machine, saved
 from bench.assemble import build, make_logger, make_trainer, prepare_machine
+from bench.averaging import MovingAverage
 from bench.checkpoint import CheckpointError, Checkpoints
 from bench.config import ConfigError
 from bench.data.module import ImageData
@@ -158,7 +159,10 @@ def train(
     with loggers.finishing(), callbacks.quiet():
         logger = make_logger(cfg, resolved, work, sweep) if rank == 0 else None
         loggers.watch(logger, resolved, module.model, steps=len(data.train_dataloader()))
-        trainer = make_trainer(resolved, device, data, logger, [meter, *bar, table, checkpoints, *watchers], processes)
+        decay = resolved["trainer"]["ema"]
+        average = [] if decay is None else [MovingAverage(decay, device)]
+        watching = [meter, *bar, *average, table, checkpoints, *watchers]
+        trainer = make_trainer(resolved, device, data, logger, watching, processes)
         last = work / LAST
         with interrupts.deferring():
             trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)

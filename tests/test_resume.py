@@ -141,6 +141,19 @@ def test_stopped_after_any_batch_a_run_ends_with_the_same_bits(
     assert_same(result(tmp_path / "results"), undisturbed[0])
 
 
+def test_an_average_of_the_weights_goes_on_with_the_same_bits(composed, noise, tmp_path, monkeypatch):
+    settings = (*CELL, noise, "progress=none", "trainer.checkpoint_minutes=60", "trainer.ema=0.9")
+    train.run(composed(*settings, f"paths.results={tmp_path / 'through'}"))
+    cfg = composed(*settings)
+    for epoch, batch in ((1, 2), (2, 5)):  # within an epoch, and behind its last batch
+        with monkeypatch.context() as once:
+            stop_at(once, epoch, batch, lambda: os.kill(os.getpid(), signal.SIGTERM))
+            with pytest.raises(Interrupted):
+                train.run(cfg)
+    train.run(cfg)
+    assert_same(result(tmp_path / "results"), result(tmp_path / "through"))
+
+
 def test_a_second_signal_stops_at_once(composed, noise, tmp_path, monkeypatch):
     def twice():
         os.kill(os.getpid(), signal.SIGINT)

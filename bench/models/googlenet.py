@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.models.kernels import Dropout, LocalResponseNorm
-from bench.models.layers import FitTo, GlobalAveragePool, Output, conv, geometry, init_kaiming
+from bench.models.layers import FitTo, GlobalAveragePool, Init, Output, check_init, conv, geometry, init_kaiming
 
 # table 1 of the paper: #1×1, #3×3 reduce, #3×3, #5×5 reduce, #5×5, pool proj
 INCEPTION: dict[str, tuple[int, int, int, int, int, int]] = {
@@ -93,12 +93,15 @@ class GoogLeNet(nn.Module):
     5×5 branch, 2×2 pooling behind 4e, heads that pool maps of any size to 4×4 (2×2 in the small geometry), ε = 1e-3
     in batch norm; 6,624,904 parameters. ``naive=true`` has Inception blocks without dimension reduction.
 
-    Deviations: Kaiming initialisation (the paper gives none); batch norm behind every convolution in place of
+    ``init=paper``: as in the Caffe model that was made with the authors' help, where the paper gives none: Glorot's
+    uniform weights of variance 1/fan_in; biases 0.2, but of the classifiers 0.
+
+    Deviations: Kaiming initialisation by default; batch norm behind every convolution in place of
     local response normalisation if asked for; k=1, n=5, α=1e-4, β=0.75 as in the authors' Caffe model.
 
     Raises:
-        ValueError: the auxiliary heads' 5×5 pooling does not fit ``image_size``, or ``torchvision`` comes without
-            ``batch_norm`` or with ``naive``.
+        ValueError: the auxiliary heads' 5×5 pooling does not fit ``image_size``, ``torchvision`` comes without
+            ``batch_norm`` or with ``naive``, or ``init`` is not one of those allowed.
     """
 
     def __init__(
@@ -112,8 +115,10 @@ class GoogLeNet(nn.Module):
         aux_dropout: float = 0.7,
         naive: bool = False,
         torchvision: bool = False,
+        init: Init = "kaiming",
     ):
         super().__init__()
+        check_init(init)
         paper = geometry(image_size) == "paper"
         if torchvision and (naive or not batch_norm):
             raise ValueError("torchvision=true: needs batch_norm=true and naive=false")
@@ -151,7 +156,10 @@ class GoogLeNet(nn.Module):
                 aux_classifiers.append(head.classifier)
         classifier = nn.Linear(c, num_classes)
         self.classifier = nn.Sequential(GlobalAveragePool(), Dropout(dropout), classifier)
-        init_kaiming(self, [classifier, *aux_classifiers])
+        if init == "kaiming":
+            init_kaiming(self, [classifier, *aux_classifiers])
+        else:
+            init_as_caffe(self, [classifier, *aux_classifiers])
         if torchvision:
             for layer in self.modules():
                 if isinstance(layer, nn.BatchNorm2d):
@@ -167,3 +175,13 @@ class GoogLeNet(nn.Module):
             if name in self.pools:
                 x = self.pools[name](x)
         return Output(self.classifier(x), tuple(aux))
+
+
+def init_as_caffe(model: nn.Module, classifiers: list[nn.Linear]) -> None:
+    """Weights uniform in ±√(3/fan_in), Caffe's "xavier"; biases 0.2, of ``classifiers`` 0."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            bound = (3 / layer.weight[0].numel()) ** 0.5
+            nn.init.uniform_(layer.weight, -bound, bound)
+            if layer.bias is not None:
+                nn.init.constant_(layer.bias, 0.0 if layer in classifiers else 0.2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -76,6 +76,24 @@ def fully_connected(c_in: int, width: int, num_classes: int, dropout: float) -> 
         nn.Linear(width, width), nn.ReLU(inplace=True), Dropout(dropout),
         nn.Linear(width, num_classes),
     )  # fmt: skip
+
+
+Init = Literal["kaiming", "paper"]
+
+
+def check_init(init: str) -> None:
+    """Raises ValueError where ``init`` is no way to initialise weights."""
+    if init not in get_args(Init):
+        raise ValueError(f"init={init}: choose one of {', '.join(get_args(Init))}")
+
+
+def init_normal(model: nn.Module, std: float) -> None:
+    """Weights from N(0, std²), biases 0."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.normal_(layer.weight, std=std)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def init_kaiming(model: nn.Module, classifiers: Iterable[nn.Module] = ()) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from bench.models.kernels import Dropout
-from bench.models.layers import GlobalAveragePool, Output, conv, geometry, init_kaiming
+from bench.models.layers import GlobalAveragePool, Init, Output, check_init, conv, geometry, init_kaiming, init_normal
 
 # one row a mlpconv block: kernel, stride, padding, then the channels of its convolution and of its two 1×1
 # convolutions; None stands for the number of classes. A 3×3/2 max pooling and dropout stand between blocks.
@@ -34,7 +34,12 @@ class NiN(nn.Module):
 
     Deviations: max pooling behind the second CIFAR-10 block, as the paper says (the Caffe model averages there); no
     ReLU behind the last 1×1 convolution: with it the class maps die early and the network stays at chance; batch norm
-    (behind every convolution but the last) if asked for; Kaiming initialisation.
+    (behind every convolution but the last) if asked for; Kaiming initialisation by default.
+
+    ``init=paper``: weights from N(0, 0.05²), biases 0, as in the authors' Caffe model for CIFAR-10; the paper gives none.
+
+    Raises:
+        ValueError: ``init`` is not one of those allowed.
     """
 
     def __init__(
@@ -44,8 +49,10 @@ class NiN(nn.Module):
         image_size: int = 224,
         batch_norm: bool = False,
         dropout: float = 0.5,
+        init: Init = "kaiming",
     ):
         super().__init__()
+        check_init(init)
         layers: list[nn.Module] = []
         c = in_channels
         for kernel, stride, padding, width, mlp1, mlp2 in PAPER if geometry(image_size) == "paper" else SMALL:
@@ -58,7 +65,10 @@ class NiN(nn.Module):
         classifier = nn.Conv2d(mlp1, num_classes, 1)
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(classifier, GlobalAveragePool())
-        init_kaiming(self)
+        if init == "kaiming":
+            init_kaiming(self)
+        else:
+            init_normal(self, std=0.05)
 
     def forward(self, x: Tensor) -> Output:
         return Output(self.classifier(self.features(x)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from bench.models.layers import FitTo, Output, conv, fully_connected, geometry, init_kaiming
+from bench.models.layers import FitTo, Init, Output, check_init, conv, fully_connected, geometry, init_kaiming, init_normal
 
 # table 1 of the paper: channels of the 3×3 convolutions, block by block; a 2×2 max pooling ends each block
 BLOCKS: dict[int, tuple[tuple[int, ...], ...]] = {
@@ -26,11 +26,16 @@ class VGG(nn.Module):
     Geometries: the five blocks are the same in both; ``paper`` has the 7×7×512 → 4096 → 4096 head, ``small`` a
     1×1×512 → 512 → 512 head. Other sizes are average pooled to 7×7 or 1×1.
 
-    Deviations: Kaiming initialisation instead of N(0, 0.01) with the deeper networks started from a trained A;
-    batch norm (which the paper has not) behind every convolution if asked for.
+    ``init=paper``: weights from N(0, 0.01²), biases 0 (section 3.1), as A began; the paper writes a variance of 10⁻²,
+    which would make the maps grow fivefold with each layer. The authors began the deeper networks with layers of a
+    trained A, and found afterwards that Glorot's initialisation would have done.
+
+    Deviations: Kaiming initialisation by default; batch norm (which the paper has not) behind every convolution if
+    asked for.
 
     Raises:
-        ValueError: ``depth`` is not 11, 13, 16 or 19, or ``image_size`` is below 32, which five poolings halve to 1.
+        ValueError: ``depth`` is not 11, 13, 16 or 19, ``image_size`` is below 32, which five poolings halve to 1, or
+            ``init`` is not one of those allowed.
     """
 
     def __init__(
@@ -41,12 +46,14 @@ class VGG(nn.Module):
         image_size: int = 224,
         batch_norm: bool = False,
         dropout: float = 0.5,
+        init: Init = "kaiming",
     ):
         super().__init__()
         if depth not in BLOCKS:
             raise ValueError(f"depth={depth}: choose one of {', '.join(map(str, BLOCKS))}")
         if image_size < 32:
             raise ValueError(f"image_size={image_size}: VGG needs at least 32 pixels")
+        check_init(init)
         shape = PAPER if geometry(image_size) == "paper" else SMALL
         layers: list[nn.Module] = []
         c = in_channels
@@ -57,7 +64,10 @@ class VGG(nn.Module):
             layers += [nn.MaxPool2d(2)]
         self.features = nn.Sequential(*layers, FitTo(shape["side"]))
         self.classifier = fully_connected(c * shape["side"] ** 2, shape["width"], num_classes, dropout)
-        init_kaiming(self, [self.classifier[-1]])
+        if init == "kaiming":
+            init_kaiming(self, [self.classifier[-1]])
+        else:
+            init_normal(self, std=0.01)
 
     def forward(self, x: Tensor) -> Output:
         return Output(self.classifier(self.features(x)))

@@ -81,6 +81,25 @@ def test_alexnets_published_initialisation(towers):
         assert abs(layer.weight.mean().item()) < 1e-3
 
 
+@pytest.mark.parametrize(("make", "std"), [(NiN, 0.05), (VGG, 0.01)])
+def test_published_initialisations_of_one_spread(make, std):
+    torch.manual_seed(0)
+    for layer in of_type(make(num_classes=10, image_size=32, init="paper"), nn.Conv2d, nn.Linear):
+        assert layer.weight.std().item() == pytest.approx(std, rel=0.1)
+        assert (layer.bias == 0).all()
+
+
+def test_googlenets_initialisation_is_that_of_the_caffe_model():
+    torch.manual_seed(0)
+    net = GoogLeNet(10, image_size=32, init="paper")
+    classifiers = [net.classifier[-1], *(head.classifier for head in net.aux_heads.values())]
+    for layer in of_type(net, nn.Conv2d, nn.Linear):
+        fan_in = layer.weight[0].numel()
+        assert layer.weight.var().item() == pytest.approx(1 / fan_in, rel=0.15)
+        assert layer.weight.abs().max().item() <= (3 / fan_in) ** 0.5
+        assert layer.bias.unique().tolist() == pytest.approx([0.0 if layer in classifiers else 0.2])
+
+
 def test_alexnet_in_one_tower_has_no_local_response_norm():
     assert "LocalResponseNorm" not in str(on_meta(AlexNet, towers=1))
 

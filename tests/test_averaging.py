@@ -1,0 +1,122 @@
+"""The moving average of the weights: what it is, and that it is what a run validates, selects and tests."""
+
+import lightning as L
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from bench import train
+from bench.averaging import MovingAverage
+from bench.callbacks import quiet
+from bench.checkpoint import loader_of
+from bench.config import ConfigError, check
+from bench.record import run_id
+from bench.store import Store
+
+
+class Given(L.LightningModule):
+    """Its one weight and one buffer take the given values, a step each."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = values
+        self.weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        self.register_buffer("steps", torch.tensor(0))
+
+    def training_step(self, batch, batch_idx):
+        return self.weight.sum()
+
+    def optimizer_step(self, epoch, batch_idx, optimizer, closure):
+        closure()
+        self.weight.data.fill_(self.values[batch_idx])
+        self.steps += 1
+        optimizer.step()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+@settings(max_examples=20)
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30), st.floats(0.01, 0.999))
+def test_it_is_the_exponential_moving_average(values, decay):
+    average = MovingAverage(decay, torch.device("cpu"))
+    module = Given(values)
+    with quiet():
+        trainer = L.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            callbacks=[average],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module, DataLoader(range(len(values)), batch_size=1))
+    wanted = values[0]
+    for t, value in enumerate(values[1:], start=2):
+        d = min(decay, t / (9 + t))
+        wanted = d * wanted + (1 - d) * value
+    assert average.state()["weight"].item() == pytest.approx(wanted, abs=1e-9)
+    assert average.state()["steps"].item() == len(values)
+
+
+class Watch(L.Callback):
+    """Averages the module's state itself, after each step."""
+
+    def __init__(self, decay):
+        self.decay, self.steps, self.epochs, self.raw = decay, 0, [], {}
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.steps += 1
+        d = min(self.decay, self.steps / (9 + self.steps)) if self.steps > 1 else 0.0
+        now = {name: value.double().clone() for name, value in pl_module.state_dict().items()}
+        self.raw = {name: d * self.raw[name] + (1 - d) * value for name, value in now.items()} if self.raw else now
+        if batch_idx + 1 == len(loader_of(trainer)):
+            self.epochs.append(self.raw)
+
+
+def test_a_run_selects_validates_and_tests_the_average(composed, tmp_path):
+    cfg = composed("model=lenet", "data=digits", "trainer.max_epochs=3", "trainer.ema=0.9", "progress=none")
+    watch = Watch(0.9)
+    record = train.run(cfg, watchers=[watch])
+    folder = Store(tmp_path / "results").path(record.run_id)
+    state = torch.load(folder / "checkpoints/selected.ckpt", weights_only=True)["state_dict"]
+    for name, value in watch.epochs[record.selected_epoch - 1].items():
+        torch.testing.assert_close(state[name].double(), value, rtol=1e-4, atol=1e-5)
+    again = by_hand(cfg, state)
+    assert again["loss"] == pytest.approx(record.metrics["val"]["loss"], abs=1e-2)
+    assert again["top1"] == record.metrics["val"]["top1"]
+    assert again["test"] == record.metrics["test"]["top1"]
+
+
+def by_hand(cfg, state):
+    """Validation metrics and test top-1 of a state."""
+    from bench.assemble import build, prepare_machine
+
+    resolved = check(cfg)
+    data, module = build(cfg, resolved, prepare_machine(resolved))
+    module.load_state_dict(state)
+    module.eval()
+    with torch.inference_mode():
+        for batch in data.val_dataloader():
+            with torch.autocast("cpu", dtype=data.dtype, enabled=data.dtype != torch.float32):
+                module.validation_step(batch, 0)
+        for batch in data.test_dataloader():
+            module.test_step(batch, 0)
+    return module.val_metrics.compute() | {"test": module.test_metrics.compute()["top1"]}
+
+
+def test_none_is_as_before(composed):
+    cfg = composed("model=lenet")
+    resolved = check(cfg)
+    assert resolved["trainer"].pop("ema") is None
+    assert run_id(resolved) == run_id(check(cfg))
+    assert run_id(check(composed("model=lenet", "trainer.ema=0.99"))) != run_id(resolved)
+
+
+@pytest.mark.parametrize("value", ["0", "1", "1.5", "-0.1", "yes"])
+def test_a_decay_that_is_none_is_refused(composed, value):
+    with pytest.raises(ConfigError, match=r"^trainer\.ema=.*: must be null or a number between 0 and 1$"):
+        check(composed(f"trainer.ema={value}"))
