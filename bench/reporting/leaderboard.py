@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -51,6 +51,9 @@ class Table:
     ranked_by: str
     rows: tuple[Row, ...]
 
+
+CHOICES = ("augment.", "optimizer.", "scheduler.")
+"""Groups of settings of which other choices have others."""
 
 STARTED_FROM = ("model.pretrained", "model.freeze")
 """Settings of runs that did not start from random weights, which a table always tells."""
@@ -128,21 +131,26 @@ def _stats(group: Sequence[RunRecord]) -> dict[str, Stat]:
 def _variant(record: RunRecord, groups: Sequence[Sequence[RunRecord]]) -> str:
     """The settings that tell ``record`` from other rows, ``key=value`` each.
 
-    All in which it differs from another configuration of its model; and from those of other models all but what a
-    model brings along, its network and its learning rate. Always that it did not start from random weights.
+    All in which it differs from another configuration of its model. Of those in which it differs from other models,
+    what is not the usual value of the table, most rows'; but not what a model brings along, its network and its
+    learning rate. Always that it did not start from random weights.
     """
-    own = settings_of(record)
-    differing = set()
-    for group in groups:
-        other = settings_of(group[0])
-        for key in own.keys() | other.keys():
-            brought = key.startswith("model.") or key == "optimizer.lr"
-            if key.startswith("augment.") and not (key in own and key in other):
-                continue  # the list of augmentations tells
-            if own.get(key) != other.get(key) and (group[0].model == record.model or not brought):
-                differing.add(key)
-    differing |= {key for key in STARTED_FROM if own.get(key) is not None}
-    return " ".join(f"{key}={own[key]}" for key in sorted(differing & own.keys()))
+    own, others = settings_of(record), [(group[0].model, settings_of(group[0])) for group in groups]
+    told = {key for key in STARTED_FROM if own.get(key) is not None}
+    for key in own:
+        # what others have not is of an augmentation, optimizer or schedule that they have not, whose name tells
+        there = [(model, values) for model, values in others if key in values or not key.startswith(CHOICES)]
+        brought = key.startswith("model.") or key == "optimizer.lr"
+        of_model = any(model == record.model and values.get(key) != own[key] for model, values in there)
+        if of_model or (not brought and not _usual(own[key], [values.get(key) for _, values in there])):
+            told.add(key)
+    return " ".join(f"{key}={own[key]}" for key in sorted(told & own.keys()))
+
+
+def _usual(value: Any, values: Sequence[Any]) -> bool:
+    """Whether ``value`` occurs more often in ``values`` than any other."""
+    counts = Counter(map(repr, values))  # some are lists
+    return all(n < counts[repr(value)] for other, n in counts.items() if other != repr(value))
 
 
 def settings_of(record: RunRecord) -> dict[str, Any]:
@@ -154,8 +162,13 @@ def settings_of(record: RunRecord) -> dict[str, Any]:
     for name in ("num_classes", "in_channels", "image_size"):  # told by data
         leaves.pop(f"model.net.{name}", None)
     leaves.pop("augment.normalize._target_", None)
+    leaves.pop("trainer.precision", None)  # what came of it tells
     names = ",".join(name for name in augment if name != "normalize")
-    return leaves | {"augment": f"[{names}]", "augment/normalize": normalize, "precision": record.precision}
+    leaves |= {"augment": f"[{names}]", "augment/normalize": normalize, "precision": record.precision}
+    for name in ("optimizer", "scheduler"):
+        if (target := leaves.pop(f"{name}._target_", None)) is not None:
+            leaves[name] = target.rpartition(".")[2].lower()
+    return leaves
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -114,6 +114,27 @@ def test_augmentations_are_told_as_they_are_asked_for(make_record):
     assert variants(config(), config(side=64)) == {"data.image_size=32", "data.image_size=64"}
 
 
+def test_of_other_networks_a_row_tells_what_is_not_usual(make_record):
+    def record(model, epochs, optimizer="AdamW", **more):
+        own = {"_target_": f"torch.optim.{optimizer}", "lr": len(model), **more}
+        return make_record(model, config={"model": {"name": model}, "epochs": epochs, "seed": 0, "optimizer": own})
+
+    others = [record("nin", 30, betas=[0.9, 0.95]), record("vgg16", 30, betas=[0.9, 0.95])]
+    (table,) = leaderboard.tables([record("lenet", 90, "SGD", momentum=0.9), *others])
+    variants = {row.model: row.variant for row in table.rows}
+    assert variants == {"lenet": "epochs=90 optimizer=sgd", "nin": "", "vgg16": ""}
+    (table,) = leaderboard.tables([record("lenet", 90), others[0]])
+    assert {row.variant for row in table.rows} == {"epochs=90", "epochs=30"}
+
+
+def test_the_precision_is_told_once(make_record):
+    def record(asked, had):
+        return make_record(config={"model": {"name": "lenet"}, "seed": 0, "trainer": {"precision": asked}}, precision=had)
+
+    (table,) = leaderboard.tables([record("auto", "bf16-mixed"), record("32-true", "32-true")])
+    assert {row.variant for row in table.rows} == {"precision=bf16-mixed", "precision=32-true"}
+
+
 @pytest.mark.parametrize("status", ["failed", "interrupted"])
 def test_cells_that_are_not_ok_are_left_out(make_record, status):
     assert leaderboard.tables([make_record(status=status, metrics={})]) == []
