@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ def build(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device) ->
     settings = resolved["data"]
     with cli.mistakes():
         model = make_model(cfg, resolved)  # first: what it refuses should not wait for images to be decoded
+        if settings["train_image_size"] != settings["image_size"]:
+            try_size(model, resolved)
         data = make_data(cfg, resolved, device)
         if resolved["trainer"]["channels_last"]:
             model = model.to(memory_format=torch.channels_last)
@@ -83,6 +86,20 @@ def make_model(cfg: DictConfig, resolved: Mapping[str, Any]) -> torch.nn.Module:
     return model
 
 
+def try_size(model: torch.nn.Module, resolved: Mapping[str, Any]) -> None:
+    """Raises ValueError where the network does not train on images of ``data.train_image_size``."""
+    side, settings = resolved["data"]["train_image_size"], resolved["data"]
+    images = torch.empty(2, settings["in_channels"], side, side, device="meta")
+    try:
+        copy.deepcopy(model).to("meta").train()(images)
+    except RuntimeError as error:
+        name = resolved["model"]["name"]
+        raise ValueError(
+            f"data.train_image_size={side}: {name} made for {settings['image_size']}×{settings['image_size']} images "
+            "does not take them; leave it out"
+        ) from error
+
+
 def make_data(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device) -> ImageData:
     """The data that the configuration describes, in batches on ``device``.
 
@@ -113,7 +130,7 @@ def make_data(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device
         storage=settings["device"],
         dtype=torch.bfloat16 if bf16 else torch.float32,
         batch_size=settings["batch_size"] // resolved["trainer"]["devices"],  # the processes share a batch
-        **{key: settings[key] for key in ("image_size", "num_classes", "val_size")},
+        **{key: settings[key] for key in ("image_size", "train_image_size", "num_classes", "val_size")},
     )
 
 

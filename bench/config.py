@@ -66,6 +66,7 @@ RULES: dict[str, Rule] = {
     "sweep.fail_fast": _choice(True, False),
     "progress": _choice("auto", "bar", "lines", "none"),
     "data.image_size": _whole(8),
+    "data.train_image_size": _whole(8),
     "data.in_channels": _choice(1, 3),
     "data.num_classes": _whole(2),
     "data.decode_size": _whole(8),

@@ -84,6 +84,12 @@ def test_the_machine_does_not_change_the_name(change):
     assert run_id(CONFIG | {"trainer": trainer | {"compile": "default"}}) != run_id(CONFIG | {"trainer": trainer})
 
 
+def test_a_size_of_training_images_counts_where_it_is_one_of_its_own():
+    data = CONFIG["data"] | {"image_size": 32}
+    assert run_id(CONFIG | {"data": data | {"train_image_size": 32}}) == run_id(CONFIG | {"data": data})
+    assert run_id(CONFIG | {"data": data | {"train_image_size": 24}}) != run_id(CONFIG | {"data": data})
+
+
 def test_a_setting_of_the_network_counts_whatever_its_name():
     models = [{"name": "lenet", "net": {"download": n}} for n in (1, 2)]
     assert run_id(CONFIG | {"model": models[0]}) != run_id(CONFIG | {"model": models[1]})

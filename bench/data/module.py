@@ -26,6 +26,7 @@ class ImageData(L.LightningDataModule):
         source: gives the data set for a decoder.
         decoder: of images to the size they are stored at.
         image_size: side of the images in batches; larger stored ones are cropped.
+        train_image_size: of the training images; None for the same.
         num_classes: what the data set must have.
         val_size: validation samples held out of the training samples, stratified, 0 for none; None for the source's
             own validation images, or none where it has none.
@@ -54,6 +55,7 @@ class ImageData(L.LightningDataModule):
         seed: int,
         device: torch.device | str = "cpu",
         storage: str = "auto",
+        train_image_size: int | None = None,
         dtype: torch.dtype = torch.float32,
     ):
         super().__init__()
@@ -72,7 +74,7 @@ class ImageData(L.LightningDataModule):
         for transform in transforms:
             transform.fit(dataset.pixels, self.train)
         self.plain = Pipeline(image_size, normalize)
-        self.augmented = Pipeline(image_size, normalize, transforms)
+        self.augmented = Pipeline(train_image_size or image_size, normalize, transforms)
         self._try_out()
         self.batch_size, self.seed, self.num_classes = batch_size, seed, num_classes
         self.storage = storage

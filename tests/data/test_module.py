@@ -191,7 +191,7 @@ def test_evaluation_takes_the_centre_of_larger_stored_images():
 @pytest.mark.parametrize(
     ("augment", "said"),
     [
-        ([RandomCrop(6)], "makes images of 6×6, but data.image_size is 8"),
+        ([RandomCrop(6)], "makes images of 6×6, but data.train_image_size is 8"),
         ([RandomCrop(8, 8)], "padding=8: reflecting 8×8 images allows at most 7"),
         ([RandomCrop(20, 2)], "size=20: images of 8×8 padded by 2 are smaller"),
         ([Mixup(), CutMix()], "Mixup and CutMix exclude each other"),
@@ -267,3 +267,9 @@ def test_a_constant_channel_is_only_centred():
     assert images.eq(0).all()
     images, _ = collect(data.test_dataloader())
     assert 0 < images.abs().max() <= 255
+
+
+def test_training_images_may_be_of_another_size_than_the_others():
+    data = make(augment=[RandomResizedCrop(6)], train_image_size=6)
+    sides = [collect(loader)[0].shape[-1] for loader in (data.train_dataloader(), data.val_dataloader())]
+    assert sides == [6, 8]
