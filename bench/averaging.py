@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import lightning as L
 import torch
@@ -34,7 +34,7 @@ class MovingAverage(WeightAveraging):
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
     @torch.no_grad()
-    def _update(self, averages: Sequence[Tensor], weights: Sequence[Tensor], _: Tensor | int) -> None:
+    def _update(self, averages: list[Tensor], weights: list[Tensor], _: Tensor | int) -> None:
         assert self._average_model is not None
         t = int(self._average_model.n_averaged) + 1
         if averages[0].is_floating_point():

@@ -6,7 +6,7 @@ Writes leaderboard.md, leaderboard.csv, report.html, a page to explore that open
 SVG and PNG, of all runs into the folder, and prints the tables of those that data, protocol, model and seed choose, one
 value each or several with commas. sort: rank (by validation top-1, the default), test_top1, params, macs, fit_seconds
 and others; ranks stay. readme=FILE: puts each table between the lines <!-- leaderboard: DATA PROTOCOL --> and
-<!-- end --> of that file.
+<!-- end --> of that file, and what single choices buy between <!-- ablations: DATA PROTOCOL --> and <!-- end -->.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from bench import console
 from bench.record import RunRecord
-from bench.reporting import leaderboard, predictions, render
+from bench.reporting import ablations, leaderboard, predictions, render
 from bench.reporting.predictions import Predictions
 from bench.store import DEFAULT_RESULTS, Store, StoreError, check_writable, write_atomically
 
@@ -34,9 +34,11 @@ def build(store: Store, show: Sequence[RunRecord] | None = None) -> list[leaderb
     or all.
     """
     records = store.load_all()
-    tables = leaderboard.tables(records, predictions_of(store, records))
+    told = predictions_of(store, records)
+    tables = leaderboard.tables(records, told)
     if tables:
-        write_atomically(store.root / "leaderboard.md", render.to_markdown(tables))
+        effects = [ablations.effects(table, records, told) for table in tables]
+        write_atomically(store.root / "leaderboard.md", render.to_markdown(tables, effects))
         write_atomically(store.root / "leaderboard.csv", render.to_csv(tables))
     wanted = None if show is None else {(record.dataset, record.protocol) for record in show}
     for table in tables:
@@ -91,11 +93,12 @@ def main() -> None:
     for table in leaderboard.tables(chosen, predictions_of(store, chosen)):
         console.out.print(render.to_rich(leaderboard.in_order(table, key)))
     if readme is not None:
-        text = readme.read_text()
-        if not render.marked(text, tables):
-            there = ", ".join(f"<!-- leaderboard: {table.dataset} {table.protocol} -->" for table in tables)
+        text, told = readme.read_text(), predictions_of(store, records)
+        made = render.sections(tables, [ablations.effects(table, records, told) for table in tables])
+        if not render.marked(text, made):
+            there = ", ".join(f"<!-- {' '.join((f'{kind}:', *names))} -->" for kind, *names in made)
             _refuse(f"readme={readme}: has no place for a table; write {there} and <!-- end --> into it")
-        write_atomically(readme, render.inject(text, tables))
+        write_atomically(readme, render.inject(text, made))
     written = [results / "leaderboard.md", results / "leaderboard.csv", *([readme] if readme else [])]
     for package, what, write in (("plotly", "report.html", write_page), ("matplotlib", "figures", write_figures)):
         if importlib.util.find_spec(package) is None:

@@ -245,7 +245,9 @@ def test_a_network_of_any_size_trains_on_smaller_images(composed, tmp_path):
     sizes = ("data.image_size=32", "data.train_image_size=24", "augment=resized_crop")
     record = train.run(composed("model=nin_bn", *QUIET, *sizes, "trainer.max_epochs=1"))
     assert record.status == "ok"
-    with pytest.raises(ConfigError, match=r"^data\.train_image_size=24: lenet made for 32×32 images does not take them"):
+    with pytest.raises(
+        ConfigError, match=r"^data\.train_image_size=24: lenet made for 32×32 images does not take them"
+    ):
         train.run(composed("model=lenet", *QUIET, *sizes))
 
 

@@ -36,7 +36,7 @@ class NiN(nn.Module):
     ReLU behind the last 1×1 convolution: with it the class maps die early and the network stays at chance; batch norm
     (behind every convolution but the last) if asked for; Kaiming initialisation by default.
 
-    ``init=paper``: weights from N(0, 0.05²), biases 0, as in the authors' Caffe model for CIFAR-10; the paper gives none.
+    ``init=paper``: weights from N(0, 0.05²), biases 0, as in the authors' Caffe model; the paper gives none.
 
     Raises:
         ValueError: ``init`` is not one of those allowed.

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from bench.models.layers import FitTo, Init, Output, check_init, conv, fully_connected, geometry, init_kaiming, init_normal
+from bench.models.layers import (
+    FitTo,
+    Init,
+    Output,
+    check_init,
+    conv,
+    fully_connected,
+    geometry,
+    init_kaiming,
+    init_normal,
+)
 
 # table 1 of the paper: channels of the 3×3 convolutions, block by block; a 2×2 max pooling ends each block
 BLOCKS: dict[int, tuple[tuple[int, ...], ...]] = {

@@ -1,4 +1,4 @@
-"""Pairs of a leaderboard's rows that differ in one thing alone, and what it buys."""
+"""Pairs of a leaderboard's rows that differ in one choice alone, and what it buys."""
 
 from __future__ import annotations
 
@@ -9,38 +9,94 @@ import numpy as np
 
 from bench.record import RunRecord
 from bench.reporting import stats
-from bench.reporting.leaderboard import Row, Table, settings_of
+from bench.reporting.leaderboard import CHOICES, Row, Table, settings_of
 from bench.reporting.predictions import Predictions, same_samples
+from bench.reporting.stats import Interval
 
+BATCH_NORM, HEADS = "batch norm", "auxiliary heads"
 AUX_HEADS = "model.net.aux_heads"
 UNTOLD = ("model.name", "model.twin", "model.net.batch_norm")
 """Settings in which a network and its form with batch norm differ."""
 
 
 class Pair(NamedTuple):
-    """``what`` is ``batch norm`` or ``auxiliary heads``."""
+    """``what`` is ``batch norm``, ``auxiliary heads``, or a setting and its two values."""
 
     what: str
     without: Row
     with_it: Row
 
 
+class Effect(NamedTuple):
+    """Of a pair: the ``difference`` of mean test top-1, a fraction; its bootstrap ``interval`` over seeds and samples,
+    and ``p``, of there being none, Holm-corrected over the table; both None where the predictions are not there.
+    """
+
+    pair: Pair
+    difference: float
+    interval: Interval | None
+    p: float | None
+
+
+def effects(table: Table, records: Sequence[RunRecord], predictions: Mapping[str, Predictions]) -> list[Effect]:
+    """What each pair's choice buys, in the order of :func:`pairs`."""
+    found = pairs(table, records)
+    answers = [_answers(pair, predictions) for pair in found]
+    tested = [i for i, both in enumerate(answers) if both is not None]
+    p_values = dict(zip(tested, stats.holm([stats.compare(*answers[i]) for i in tested]), strict=True))  # type: ignore[misc]
+    return [
+        Effect(
+            pair,
+            pair.with_it.stats["test_top1"].mean - pair.without.stats["test_top1"].mean,
+            None if both is None else stats.difference(*both),
+            p_values.get(i),
+        )
+        for i, (pair, both) in enumerate(zip(found, answers, strict=True))
+    ]
+
+
+def _answers(pair: Pair, predictions: Mapping[str, Predictions]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Which samples were got right, (seeds, samples) booleans, with it and without it; of the same samples."""
+    names = [*pair.with_it.run_ids, *pair.without.run_ids]
+    there = [predictions[name] for name in names if name in predictions]
+    if len(there) < len(names) or not same_samples(there):
+        return None
+    correct = np.stack([one.correct for one in there])
+    return correct[: pair.with_it.n], correct[pair.with_it.n :]
+
+
 def pairs(table: Table, records: Sequence[RunRecord]) -> list[Pair]:
-    """The rows ``x`` and ``x_bn`` with the same recipe, and such as differ in having auxiliary heads, by rank.
+    """By rank: the rows ``x`` and ``x_bn`` with the same recipe; such as differ in having auxiliary heads; and each
+    network's first row beside those that differ from it in one choice, which validation data have decided.
 
     With batch norm a network may have another learning rate, if both have that of their configuration.
     """
     by_id = {record.run_id: record for record in records}
     settings = [settings_of(by_id[row.run_ids[0]]) for row in table.rows]
+    first = {row.model: i for i, row in reversed(list(enumerate(table.rows)))}
     found = []
     for i, without in enumerate(table.rows):
         for j, with_it in enumerate(table.rows):
             if settings[i].get(AUX_HEADS) is False and settings[j].get(AUX_HEADS) is True:
                 if _apart(settings[i], AUX_HEADS) == _apart(settings[j], AUX_HEADS):
-                    found.append(Pair("auxiliary heads", without, with_it))
+                    found.append(Pair(HEADS, without, with_it))
             elif with_it.model == f"{without.model}_bn" and _recipe(settings[i]) == _recipe(settings[j]):
-                found.append(Pair("batch norm", without, with_it))
+                found.append(Pair(BATCH_NORM, without, with_it))
+            elif i != j and j == first[without.model] and (what := _choice(settings[i], settings[j])) is not None:
+                found.append(Pair(what, without, with_it))
     return found
+
+
+def _choice(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
+    """The one choice in which settings differ, ``optimizer=sgd → adamw``; None where there are more."""
+    differing = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+    for group in CHOICES:
+        if group.rstrip(".") in differing:  # then its settings are others, too
+            differing = {key for key in differing if not key.startswith(group)}
+    if len(differing) != 1 or AUX_HEADS in differing:
+        return None
+    (key,) = differing
+    return f"{key}={before.get(key)} → {after.get(key)}"
 
 
 def _apart(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -52,17 +108,3 @@ def _recipe(settings: Mapping[str, Any]) -> dict[str, Any]:
     rates = [value for key, value in settings.items() if key.startswith("model.lr.")]
     told = {key: value for key, value in settings.items() if key not in UNTOLD and not key.startswith("model.lr.")}
     return _apart(told, "optimizer.lr") if settings.get("optimizer.lr") in rates else told
-
-
-def difference(pair: Pair, predictions: Mapping[str, Predictions]) -> tuple[float | None, float, float | None]:
-    """The difference of mean test top-1, a fraction, between the ends of its bootstrap interval over seeds and
-    samples, which are None where the predictions are not there.
-    """
-    middle = pair.with_it.stats["test_top1"].mean - pair.without.stats["test_top1"].mean
-    names = [*pair.with_it.run_ids, *pair.without.run_ids]
-    there = [predictions[name] for name in names if name in predictions]
-    if len(there) < len(names) or not same_samples(there):
-        return None, middle, None
-    correct = np.stack([one.correct for one in there])
-    low, high = stats.difference(correct[: pair.with_it.n], correct[pair.with_it.n :])
-    return low, middle, high

@@ -142,19 +142,22 @@ def reliabilities(table: Table, predictions: Mapping[str, Predictions]) -> Figur
 
 
 def ablation(table: Table, records: Sequence[RunRecord], predictions: Mapping[str, Predictions]) -> Figure | None:
-    """What batch norm and auxiliary heads buy: differences of test top-1, with intervals over seeds and samples."""
-    found = ablations.pairs(table, records)
+    """What single choices buy: differences of test top-1, with intervals over seeds and samples."""
+    found = ablations.effects(table, records, predictions)
     if not found:
         return None
     figure = Figure(figsize=(6, 0.9 + 0.32 * len(found)), layout="constrained")
     panel = figure.subplots()
     panel.axvline(0, color=GREY, linewidth=1)
-    for place, pair in enumerate(found):
-        color, marker = {"batch norm": (COLORS[0], "o"), "auxiliary heads": (COLORS[3], "s")}[pair.what]
-        low, middle, high = ablations.difference(pair, predictions)
-        reach = None if low is None or high is None else [[100 * (middle - low)], [100 * (high - middle)]]
+    looks = {ablations.BATCH_NORM: (COLORS[0], "o"), ablations.HEADS: (COLORS[3], "s")}
+    for place, (pair, middle, interval, _) in enumerate(found):
+        color, marker = looks.get(pair.what, (COLORS[5], "D"))
+        reach = None if interval is None else [[100 * (middle - interval.low)], [100 * (interval.high - middle)]]
         panel.errorbar(100 * middle, place, xerr=reach, color=color, marker=marker, markersize=5, capsize=3)
-    panel.set_yticks(range(len(found)), [f"{name_of(pair.without)}: {pair.what}" for pair in found])
+    names = [
+        f"{name_of(pair.without) if pair.what in looks else pair.with_it.model}: {pair.what}" for pair, *_ in found
+    ]
+    panel.set_yticks(range(len(found)), names)
     panel.set(xlabel="test top-1 with it minus without it, in percentage points; 95 % intervals", ylim=(-0.6, None))
     panel.set_title(title_of(table), fontsize=10)
     panel.invert_yaxis()

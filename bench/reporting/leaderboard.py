@@ -163,6 +163,7 @@ def settings_of(record: RunRecord) -> dict[str, Any]:
         leaves.pop(f"model.net.{name}", None)
     leaves.pop("augment.normalize._target_", None)
     leaves.pop("trainer.precision", None)  # what came of it tells
+    leaves.pop("data.epochs", None)  # trainer.max_epochs are those that were trained
     names = ",".join(name for name in augment if name != "normalize")
     leaves |= {"augment": f"[{names}]", "augment/normalize": normalize, "precision": record.precision}
     for name in ("optimizer", "scheduler"):

@@ -6,11 +6,13 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from bench.reporting.ablations import Effect
 from bench.reporting.leaderboard import MEASURES, Row, Table
 from bench.reporting.stats import LEVEL, Stat
 
@@ -86,11 +88,14 @@ def to_rich(table: Table) -> RichTable:
     return out
 
 
-def to_markdown(all_tables: Sequence[Table]) -> str:
-    """One section a table."""
+def to_markdown(all_tables: Sequence[Table], effects: Sequence[Sequence[Effect]] = ()) -> str:
+    """One section a table, with the ``effects`` found in it."""
     lines = ["# Leaderboard", ""]
-    for table in all_tables:
+    for table, found in zip_longest(all_tables, effects, fillvalue=()):
+        assert isinstance(table, Table)
         lines += [f"## {table.dataset} ({table.protocol})", "", section(table)]
+        if found:
+            lines += ["### What single choices buy", "", effects_section(found)]
     return "\n".join(lines)
 
 
@@ -103,23 +108,62 @@ def section(table: Table) -> str:
     return "\n".join([*lines, ""])
 
 
-MARKER = re.compile(r"(<!-- leaderboard: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-"""``<!-- leaderboard: <data set> <protocol> -->`` and ``<!-- end -->``, between which a table goes."""
+EFFECTS = ("model", "what", "test top-1 without", "with", "difference", "95 % interval", "p")
 
 
-def marked(text: str, all_tables: Sequence[Table]) -> bool:
-    """Whether ``text`` has markers for one of the tables."""
-    named = {(table.dataset, table.protocol) for table in all_tables}
-    return any((match[2], match[3]) in named for match in MARKER.finditer(text))
+def effects_section(effects: Sequence[Effect]) -> str:
+    """A table in Markdown, with what its numbers are."""
+    lines = [
+        "Test top-1 in %, differences in percentage points, with bootstrap intervals over seeds and images; p of no "
+        "difference, by McNemar's exact test between single runs, else by a paired bootstrap, Holm-corrected over the "
+        "table. Settings are those of the network's first row beside others that differ in one alone.",
+        "",
+        "| " + " | ".join(EFFECTS) + " |",
+        "|---|---|" + "--:|" * (len(EFFECTS) - 2),
+    ]
+    named = [(pair.without.model, pair.what) for pair, *_ in effects]
+    for pair, difference, interval, p in effects:
+        alone = named.count((pair.without.model, pair.what)) == 1
+        cells = [
+            pair.without.model if alone else f"{pair.without.model}<br>{pair.without.variant}",
+            pair.what,
+            percent(pair.without.stats["test_top1"]),
+            percent(pair.with_it.stats["test_top1"]),
+            f"{100 * difference:+.1f}",
+            "–" if interval is None else f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}",
+            "–" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
 
 
-def inject(text: str, all_tables: Sequence[Table]) -> str:
-    """``text`` with the tables between the markers that name them; those of other data sets are left alone."""
-    named = {(table.dataset, table.protocol): table for table in all_tables}
+MARKER = re.compile(r"(<!-- (leaderboard|ablations): (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+"""``<!-- leaderboard: <data set> <protocol> -->`` or ``ablations``, and ``<!-- end -->``; between goes a table."""
+
+Sections = dict[tuple[str, str, str], str]
+"""(``leaderboard`` or ``ablations``, data set, protocol) → Markdown."""
+
+
+def sections(all_tables: Sequence[Table], effects: Sequence[Sequence[Effect]]) -> Sections:
+    """What may go between markers."""
+    return {
+        (kind, table.dataset, table.protocol): text
+        for table, found in zip(all_tables, effects, strict=True)
+        for kind, text in (("leaderboard", section(table)), ("ablations", effects_section(found)))
+    }
+
+
+def marked(text: str, made: Sections) -> bool:
+    """Whether ``text`` has markers for one of the sections."""
+    return any((match[2], match[3], match[4]) in made for match in MARKER.finditer(text))
+
+
+def inject(text: str, made: Sections) -> str:
+    """``text`` with the sections between the markers that name them; those of other data sets are left alone."""
 
     def filled(match: re.Match[str]) -> str:
-        table = named.get((match[2], match[3]))
-        return match[0] if table is None else f"{match[1]}\n{section(table)}\n{match[4]}"
+        inside = made.get((match[2], match[3], match[4]))
+        return match[0] if inside is None else f"{match[1]}\n{inside}\n{match[5]}"
 
     return MARKER.sub(filled, text)
 

@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib")
 
 from conftest import record_of
 
-from bench.reporting import ablations, drawing, figures, leaderboard, stats, tradeoff
+from bench.reporting import ablations, drawing, figures, leaderboard, render, stats, tradeoff
 from bench.reporting.predictions import Predictions
 
 
@@ -240,15 +240,41 @@ def test_runs_of_other_numbers_of_classes_are_drawn_each_with_its_own(told):
 def test_what_is_bought_is_drawn_with_its_interval(told):
     (table,), records, predictions, _ = told
     panel = figures.ablation(table, records, predictions).axes[0]
-    pair = ablations.pairs(table, records)[0]
-    low, middle, high = ablations.difference(pair, predictions)
+    pair, middle, (low, high), p = ablations.effects(table, records, predictions)[0]
     both = [np.stack([predictions[name].correct for name in row.run_ids]) for row in (pair.with_it, pair.without)]
     assert (low, high) == stats.difference(*both)
+    assert p == pytest.approx(min(1, 3 * stats.compare(*both)))  # the least of three
     assert low < middle < high
     line, _, (segments,) = panel.containers[0].lines
     assert line.get_xdata()[0] == pytest.approx(100 * middle)
     assert segments.get_segments()[0][:, 0] == pytest.approx([100 * low, 100 * high])
-    assert ablations.difference(pair, {}) == (None, middle, None)
+    assert ablations.effects(table, records, {})[0][1:] == (middle, None, None)
+
+
+def test_a_single_choice_is_told_beside_the_networks_first_row(make_record):
+    def record(val, **changes):
+        optimizer = {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9}
+        config = {"model": {"name": "nin"}, "seed": 0, "optimizer": optimizer, "augment": {"flip": {"p": 0.5}}}
+        name = f"digits-nin-s0-{round(100 * val):010d}"
+        return make_record("nin", val=val, config=config | changes, run_id=name)
+
+    adam = {"_target_": "torch.optim.AdamW", "lr": 0.01, "betas": [0.9, 0.95]}
+    records = [
+        record(0.9),
+        record(0.8, optimizer=adam),
+        record(0.7, augment={}),
+        record(0.6, loss={"label_smoothing": 0.1}),
+        record(0.5, augment={}, optimizer=adam),  # two choices
+    ]
+    (table,) = leaderboard.tables(records)
+    assert [(pair.what, pair.without.rank, pair.with_it.rank) for pair in ablations.pairs(table, records)] == [
+        ("optimizer=adamw → sgd", 2, 1),
+        ("augment=[] → [flip]", 3, 1),
+        ("loss.label_smoothing=0.1 → None", 4, 1),
+    ]
+    text = render.effects_section(ablations.effects(table, records, {}))
+    assert "| nin | optimizer=adamw → sgd | 80.0 | 80.0 | +0.0 | – | – |" in text
+    assert figures.ablation(table, records, {}) is not None
 
 
 def test_what_is_missing_is_left_out(make_record, tmp_path):

@@ -129,7 +129,9 @@ def test_of_other_networks_a_row_tells_what_is_not_usual(make_record):
 
 def test_the_precision_is_told_once(make_record):
     def record(asked, had):
-        return make_record(config={"model": {"name": "lenet"}, "seed": 0, "trainer": {"precision": asked}}, precision=had)
+        return make_record(
+            config={"model": {"name": "lenet"}, "seed": 0, "trainer": {"precision": asked}}, precision=had
+        )
 
     (table,) = leaderboard.tables([record("auto", "bf16-mixed"), record("32-true", "32-true")])
     assert {row.variant for row in table.rows} == {"precision=bf16-mixed", "precision=32-true"}
@@ -251,14 +253,17 @@ def test_rows_are_sorted_by_a_key_and_keep_their_ranks(make_record):
 
 
 def test_tables_go_between_the_markers_that_name_them(make_record):
-    made = leaderboard.tables([make_record()])
+    tables = leaderboard.tables([make_record()])
+    made = render.sections(tables, [[]])
     text = "# Mine\n\n<!-- leaderboard: digits stratified -->\nold\n<!-- end -->\nafter\n"
+    text += "<!-- ablations: digits stratified -->\nold\n<!-- end -->\n"
     text += "<!-- leaderboard: cifar10 standard -->\nkept\n<!-- end -->\n"
     once = render.inject(text, made)
     assert "old" not in once
     assert "| lenet |" in once
+    assert "| difference |" in once
     assert once.startswith("# Mine\n")
-    assert once.endswith("after\n<!-- leaderboard: cifar10 standard -->\nkept\n<!-- end -->\n")
+    assert once.endswith("<!-- end -->\n<!-- leaderboard: cifar10 standard -->\nkept\n<!-- end -->\n")
     assert render.inject(once, made) == once
     assert render.marked(text, made)
     assert not render.marked("no marker", made)
