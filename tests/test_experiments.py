@@ -13,12 +13,20 @@ ALL = sorted(
     str(file.relative_to(config.CONF / "experiment"))[:-5] for file in config.CONF.glob("experiment/**/*.yaml")
 )
 PADDLE = ("alexnet", "vgg13", "vgg16", "vgg19", "timm/resnet50", "googlenet")
-SMALLER = {"paper/nin": 16}
-"""Sides of images, where 112 pixels, which have the papers' geometry, too, would take a while: for the whitening."""
+
+
+def side_of(name):
+    """Of the images a recipe is tried on: its own for those of small images, smaller for NiN's whitening; for others
+    112 pixels, which have the papers' geometry, too.
+    """
+    if name == "paper/nin":
+        return 16
+    return {"cifar10": 32, "flowers102": 64}.get(name.partition("/")[0], 112)
 
 
 def on_random_images(tmp_path, name, *settings):
     """The recipe on six smaller images, in batches of two."""
+    side = side_of(name)
     own = ["data.num_classes=10", "data.batch_size=2", "trainer.max_epochs=1", "data.val_size=null"]
     cfg = cli.composed(
         [
@@ -26,8 +34,8 @@ def on_random_images(tmp_path, name, *settings):
             *(f"paths.{key}={tmp_path}/{key}" for key in ("data", "results", "cache")),
             "trainer.accelerator=cpu",
             *own,
-            f"data.image_size={SMALLER.get(name, 112)}",
-            f"data.decode_size={SMALLER.get(name, 128)}",
+            f"data.image_size={side}",
+            f"data.decode_size={side + 16 * (side == 112)}",
             *settings,
         ]
     )
@@ -97,6 +105,14 @@ def test_rates_are_the_published_ones(name, epochs, expected):
     cfg = cli.composed([f"experiment={name}"])
     assert rates(cfg, epochs) == pytest.approx(list(expected))
     assert (cfg.optimizer.momentum, cfg.optimizer.nesterov) == (0.9, False)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if not name.startswith("paper/")])
+def test_a_recipe_is_of_the_network_and_the_data_that_it_is_called_after(name):
+    cfg = cli.composed([f"experiment={name}"])
+    data, _, model = name.partition("/")
+    assert (cfg.data.name, cfg.model.name) == (data, model)
+    assert f"bench experiment={name}" in (config.CONF / "experiment" / f"{name}.yaml").read_text()
 
 
 def test_a_setting_beside_a_recipe_takes_its_place():
