@@ -34,8 +34,8 @@ sweep: $(READY) ## run a named sweep of conf/sweep: make sweep SWEEP=five DATA=c
 status: $(READY) ## how far the last sweep is: done, running, failed, waiting, time left
 	$(BIN)/bench-status 'paths.results=$(RESULTS)'
 
-report: $(READY) ## rebuild the leaderboard, report.html and figures from the records
-	$(BIN)/bench-report 'paths.results=$(RESULTS)'
+report: $(READY) ## rebuild leaderboard, report.html and figures from the records; ARGS=readme=FILE a page, too
+	$(BIN)/bench-report 'paths.results=$(RESULTS)' $(ARGS)
 
 speed: $(READY) ## training speed of the networks beside a bare loop and a plain stack: 25 minutes
 	$(BIN)/bench-speed train 'paths.results=$(RESULTS)' $(ARGS)

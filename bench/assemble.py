@@ -93,10 +93,9 @@ def try_size(model: torch.nn.Module, resolved: Mapping[str, Any]) -> None:
     try:
         copy.deepcopy(model).to("meta").train()(images)
     except RuntimeError as error:
-        name = resolved["model"]["name"]
         raise ValueError(
-            f"data.train_image_size={side}: {name} made for {settings['image_size']}×{settings['image_size']} images "
-            "does not take them; leave it out"
+            f"data.train_image_size={side}: {resolved['model']['name']} trains on images of one size alone; "
+            f"it must be data.image_size, which is {settings['image_size']}"
         ) from error
 
 

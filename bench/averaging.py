@@ -3,54 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
+
+from bench.data.loader import Batch
 
 
 class MovingAverage(WeightAveraging):
     """Exponential moving average of the weights and of batch norm's statistics.
 
-    After step t, counted from 1, average ← d · average + (1 − d) · weights with d = min(``decay``, t / (9 + t)), so
-    that the random weights of the beginning are soon forgotten. Polyak, Juditsky, "Acceleration of stochastic
-    approximation by averaging", 1992, which GoogLeNet uses (Szegedy et al. 2015, section 6), take the plain mean,
-    which keeps them.
+    After step t, counted from 1, average ← d · average + (1 − d) · weights with d = min(``decay``, (t − 1) / (t + 9)):
+    it begins with the weights of the first step, and forgets the beginning soon. Polyak, Juditsky, "Acceleration of
+    stochastic approximation by averaging", 1992, which GoogLeNet uses (Szegedy et al. 2015, section 6), take the mean
+    of all steps, the beginning included.
 
     Args:
-        decay: in (0, 1); the average is of about the last 1 / (1 − decay) steps.
-        device: where the average is kept: where the network trains.
+        decay: in (0, 1); in the end the average is of about the last 1 / (1 − decay) steps.
     """
 
-    def __init__(self, decay: float, device: torch.device):
-        super().__init__(device=device, multi_avg_fn=self._update)
+    def __init__(self, decay: float):
+        super().__init__()
         self.decay = decay
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if self._average_model is not None:
-            # asked in each step, which on a GPU would wait for its queue
-            self._average_model.n_averaged = self._average_model.n_averaged.cpu()
+    def average(self) -> nn.Module:
+        """The module that holds the averages, once the fit has begun."""
+        assert self._average_model is not None
+        return self._average_model.module
 
     @torch.no_grad()
-    def _update(self, averages: list[Tensor], weights: list[Tensor], _: Tensor | int) -> None:
-        assert self._average_model is not None
-        t = int(self._average_model.n_averaged) + 1
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, weights, 1 - min(self.decay, t / (9 + t)))
-        else:  # batch norm's count of batches
-            torch._foreach_copy_(averages, weights)
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Update it; here because PyTorch's AveragedModel asks a tensor for the step, and a GPU would be waited for."""
+        t = trainer.global_step
+        if t == self._latest_update_step:
+            return
+        self._latest_update_step = t
+        pairs = list(zip(_tensors(self.average()), _tensors(pl_module), strict=True))
+        averages, weights = zip(*((a, w) for a, w in pairs if a.is_floating_point()), strict=True)
+        torch._foreach_lerp_(averages, weights, 1 - min(self.decay, (t - 1) / (t + 9)))
+        for a, w in pairs:
+            if not a.is_floating_point():  # batch norm's count of batches
+                a.copy_(w)
 
-    def state(self) -> Mapping[str, Tensor]:
-        """The averages under the names that the weights have in the module's state."""
-        assert self._average_model is not None
-        return self._average_model.module.state_dict()
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Validate the average; its buffers are the first process's, as in training, where DDP sees to it."""
+        if trainer.world_size > 1:
+            for buffer in self.average().buffers():
+                torch.distributed.broadcast(buffer, 0)
+        super().on_validation_epoch_start(trainer, pl_module)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 def weights_to_use(trainer: L.Trainer, pl_module: L.LightningModule) -> Mapping[str, Tensor]:
     """The module's state, or its average where the trainer keeps one."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined] # Lightning's own mixin
         if isinstance(callback, MovingAverage):
-            return callback.state()
+            return callback.average().state_dict()
     return pl_module.state_dict()

@@ -46,10 +46,10 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
             for key, value in kept.items()
         }
 
-    trainer, data = config.get("trainer", {}), config.get("data", {})
-    if any(setting in USUAL for setting in trainer.items()):
-        config = {**config, "trainer": {k: v for k, v in trainer.items() if (k, v) not in USUAL}}
-    if data.get("train_image_size") == data.get("image_size"):  # as usual, too
+    if "trainer" in config:
+        config = {**config, "trainer": {k: v for k, v in config["trainer"].items() if (k, v) not in USUAL}}
+    data = config.get("data", {})
+    if "train_image_size" in data and data["train_image_size"] == data["image_size"]:  # the usual, too
         config = {**config, "data": {k: v for k, v in data.items() if k != "train_image_size"}}
     kept = what({key: value for key, value in config.items() if key not in NOT_IDENTITY}, "")
     if "augment" in kept:  # their order decides, too, and would be lost when keys are sorted

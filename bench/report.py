@@ -16,7 +16,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from bench import console
 from bench.record import RunRecord
@@ -29,22 +29,31 @@ FILTERS = {"data": "dataset", "protocol": "protocol", "model": "model", "seed": 
 SETTINGS = ("paths.results", *FILTERS, "sort", "readme")
 
 
-def build(store: Store, show: Sequence[RunRecord] | None = None) -> list[leaderboard.Table]:
-    """Write the leaderboard of all records, and return its tables; print those that the records ``show`` belong to,
-    or all.
+class Made(NamedTuple):
+    """Of a results folder: all records, the predictions by run id, the tables of the ok ones, and of each table what
+    single choices buy.
     """
+
+    records: list[RunRecord]
+    predictions: dict[str, Predictions]
+    tables: list[leaderboard.Table]
+    effects: list[list[ablations.Effect]]
+
+
+def build(store: Store, show: Sequence[RunRecord] | None = None) -> Made:
+    """Write the leaderboard of all records; print the tables that the records ``show`` belong to, or all."""
     records = store.load_all()
     told = predictions_of(store, records)
     tables = leaderboard.tables(records, told)
+    effects = [ablations.effects(table, records, told) for table in tables]
     if tables:
-        effects = [ablations.effects(table, records, told) for table in tables]
         write_atomically(store.root / "leaderboard.md", render.to_markdown(tables, effects))
         write_atomically(store.root / "leaderboard.csv", render.to_csv(tables))
     wanted = None if show is None else {(record.dataset, record.protocol) for record in show}
     for table in tables:
         if wanted is None or (table.dataset, table.protocol) in wanted:
             console.out.print(render.to_rich(table))
-    return tables
+    return Made(records, told, tables, effects)
 
 
 def predictions_of(store: Store, records: Iterable[RunRecord]) -> dict[str, Predictions]:
@@ -89,43 +98,40 @@ def main() -> None:
         check_writable(results)
     except StoreError as error:
         _refuse(str(error))
-    tables = build(store, show=[])
-    for table in leaderboard.tables(chosen, predictions_of(store, chosen)):
+    made = build(store, show=[])
+    for table in leaderboard.tables(chosen, made.predictions):
         console.out.print(render.to_rich(leaderboard.in_order(table, key)))
     if readme is not None:
-        text, told = readme.read_text(), predictions_of(store, records)
-        made = render.sections(tables, [ablations.effects(table, records, told) for table in tables])
-        if not render.marked(text, made):
-            there = ", ".join(f"<!-- {' '.join((f'{kind}:', *names))} -->" for kind, *names in made)
+        text, sections = readme.read_text(), render.sections(made.tables, made.effects)
+        if not render.marked(text, sections):
+            there = ", ".join(f"<!-- {' '.join((f'{kind}:', *names))} -->" for kind, *names in sections)
             _refuse(f"readme={readme}: has no place for a table; write {there} and <!-- end --> into it")
-        write_atomically(readme, render.inject(text, made))
+        write_atomically(readme, render.inject(text, sections))
     written = [results / "leaderboard.md", results / "leaderboard.csv", *([readme] if readme else [])]
     for package, what, write in (("plotly", "report.html", write_page), ("matplotlib", "figures", write_figures)):
         if importlib.util.find_spec(package) is None:
             console.say(f"no {what}: needs {package}; pip install 'convbench[report]'")
         else:
-            written.append(write(store, tables))
+            written.append(write(store, made))
     console.say(f"written: {', '.join(map(str, written))}")
 
 
-def write_page(store: Store, tables: Sequence[leaderboard.Table]) -> Path:
+def write_page(store: Store, made: Made) -> Path:
     """Write report.html; returns its path."""
     from bench.reporting import page  # only now: needs plotly
 
-    records = store.load_all()
     file = store.root / "report.html"
-    write_atomically(file, page.build(tables, records, predictions_of(store, records), store.root / "runs"))
+    write_atomically(file, page.build(made.tables, made.records, made.predictions, store.root / "runs"))
     return file
 
 
-def write_figures(store: Store, tables: Sequence[leaderboard.Table]) -> Path:
+def write_figures(store: Store, made: Made) -> Path:
     """Write figures/; returns its path."""
     from bench.reporting import figures  # only now: needs matplotlib
 
-    records = store.load_all()
     folder = store.root / "figures"
     folder.mkdir(exist_ok=True)
-    for name, content in figures.draw(tables, records, predictions_of(store, records), store.root / "runs").items():
+    for name, content in figures.draw(made.tables, made.records, made.predictions, store.root / "runs").items():
         write_atomically(folder / name, content)
     return folder
 

@@ -160,7 +160,7 @@ def train(
         logger = make_logger(cfg, resolved, work, sweep) if rank == 0 else None
         loggers.watch(logger, resolved, module.model, steps=len(data.train_dataloader()))
         decay = resolved["trainer"]["ema"]
-        average = [] if decay is None else [MovingAverage(decay, device)]
+        average = [] if decay is None else [MovingAverage(decay)]
         watching = [meter, *bar, *average, table, checkpoints, *watchers]
         trainer = make_trainer(resolved, device, data, logger, watching, processes)
         last = work / LAST

@@ -54,6 +54,6 @@ def center_crop(images: Tensor, size: int) -> Tensor:
     """The middle of images that are larger: (B, D, D, C) → (B, size, size, C), a view."""
     side = images.shape[1]
     if side < size:
-        raise ValueError(f"augment: makes images of {side}×{side}, but data.train_image_size is {size}")
+        raise ValueError(f"data.train_image_size={size}: the augmentations make images of {side}×{side}")
     begin = (side - size) // 2
     return images[:, begin : begin + size, begin : begin + size]

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 
 from bench.models.kernels import LocalResponseNorm
-from bench.models.layers import FitTo, Init, Output, check_init, conv, fully_connected, geometry, init_kaiming
+from bench.models.layers import FitTo, Output, check_init, conv, fully_connected, geometry, init_kaiming
 
 # channels of conv1 … conv5
 TWO_TOWERS = (96, 256, 384, 384, 256)  # Krizhevsky et al. 2012, figure 2, both towers together
@@ -62,14 +62,14 @@ class AlexNet(nn.Module):
         towers: Literal[1, 2] = 2,
         batch_norm: bool = False,
         dropout: float = 0.5,
-        init: Init = "kaiming",
+        init: Literal["kaiming", "paper"] = "kaiming",
     ):
         super().__init__()
         if image_size < 15:
             raise ValueError(f"image_size={image_size}: AlexNet needs at least 15 pixels")
         if isinstance(towers, bool) or towers not in (1, 2):
             raise ValueError(f"towers={towers}: choose one of 1, 2")
-        check_init(init)
+        check_init(init, "paper")
         shape = PAPER if geometry(image_size) == "paper" else SMALL
         c1, c2, c3, c4, c5 = TWO_TOWERS if towers == 2 else ONE_TOWER
         padding = 0 if towers == 2 and image_size >= 227 else 2

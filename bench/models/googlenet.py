@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from bench.models.kernels import Dropout, LocalResponseNorm
-from bench.models.layers import FitTo, GlobalAveragePool, Init, Output, check_init, conv, geometry, init_kaiming
+from bench.models.layers import FitTo, GlobalAveragePool, Output, check_init, conv, geometry, init_kaiming
 
 # table 1 of the paper: #1×1, #3×3 reduce, #3×3, #5×5 reduce, #5×5, pool proj
 INCEPTION: dict[str, tuple[int, int, int, int, int, int]] = {
@@ -93,8 +95,8 @@ class GoogLeNet(nn.Module):
     5×5 branch, 2×2 pooling behind 4e, heads that pool maps of any size to 4×4 (2×2 in the small geometry), ε = 1e-3
     in batch norm; 6,624,904 parameters. ``naive=true`` has Inception blocks without dimension reduction.
 
-    ``init=paper``: as in the Caffe model that was made with the authors' help, where the paper gives none: Glorot's
-    uniform weights of variance 1/fan_in; biases 0.2, but of the classifiers 0.
+    ``init=caffe``: as in the Caffe model that was made with the authors' help, uniform weights of variance 1/fan_in,
+    biases 0.2, of the classifiers 0. The paper gives none; the authors' was Gaussian, as that model's notes say.
 
     Deviations: Kaiming initialisation by default; batch norm behind every convolution in place of
     local response normalisation if asked for; k=1, n=5, α=1e-4, β=0.75 as in the authors' Caffe model.
@@ -115,10 +117,10 @@ class GoogLeNet(nn.Module):
         aux_dropout: float = 0.7,
         naive: bool = False,
         torchvision: bool = False,
-        init: Init = "kaiming",
+        init: Literal["kaiming", "caffe"] = "kaiming",
     ):
         super().__init__()
-        check_init(init)
+        check_init(init, "caffe")
         paper = geometry(image_size) == "paper"
         if torchvision and (naive or not batch_norm):
             raise ValueError("torchvision=true: needs batch_norm=true and naive=false")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from bench.models.kernels import Dropout
-from bench.models.layers import GlobalAveragePool, Init, Output, check_init, conv, geometry, init_kaiming, init_normal
+from bench.models.layers import GlobalAveragePool, Output, check_init, conv, geometry, init_kaiming, init_normal
 
 # one row a mlpconv block: kernel, stride, padding, then the channels of its convolution and of its two 1×1
 # convolutions; None stands for the number of classes. A 3×3/2 max pooling and dropout stand between blocks.
@@ -36,7 +38,8 @@ class NiN(nn.Module):
     ReLU behind the last 1×1 convolution: with it the class maps die early and the network stays at chance; batch norm
     (behind every convolution but the last) if asked for; Kaiming initialisation by default.
 
-    ``init=paper``: weights from N(0, 0.05²), biases 0, as in the authors' Caffe model; the paper gives none.
+    ``init=caffe``: weights from N(0, 0.05²), biases 0, as in the authors' Caffe model for CIFAR-10, whatever the
+    geometry; the paper gives none.
 
     Raises:
         ValueError: ``init`` is not one of those allowed.
@@ -49,10 +52,10 @@ class NiN(nn.Module):
         image_size: int = 224,
         batch_norm: bool = False,
         dropout: float = 0.5,
-        init: Init = "kaiming",
+        init: Literal["kaiming", "caffe"] = "kaiming",
     ):
         super().__init__()
-        check_init(init)
+        check_init(init, "caffe")
         layers: list[nn.Module] = []
         c = in_channels
         for kernel, stride, padding, width, mlp1, mlp2 in PAPER if geometry(image_size) == "paper" else SMALL:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from bench.models.layers import (
     FitTo,
-    Init,
     Output,
     check_init,
     conv,
@@ -36,9 +37,9 @@ class VGG(nn.Module):
     Geometries: the five blocks are the same in both; ``paper`` has the 7×7×512 → 4096 → 4096 head, ``small`` a
     1×1×512 → 512 → 512 head. Other sizes are average pooled to 7×7 or 1×1.
 
-    ``init=paper``: weights from N(0, 0.01²), biases 0 (section 3.1), as A began; the paper writes a variance of 10⁻²,
-    which would make the maps grow fivefold with each layer. The authors began the deeper networks with layers of a
-    trained A, and found afterwards that Glorot's initialisation would have done.
+    ``init=paper``: weights from N(0, 0.01²), biases 0, as A began. Section 3.1 has 10⁻² as the variance, here read as
+    the standard deviation: the other would make values grow up to fivefold with each convolution. The authors began
+    the deeper networks with layers of a trained A, and found afterwards that Glorot's initialisation would have done.
 
     Deviations: Kaiming initialisation by default; batch norm (which the paper has not) behind every convolution if
     asked for.
@@ -56,14 +57,14 @@ class VGG(nn.Module):
         image_size: int = 224,
         batch_norm: bool = False,
         dropout: float = 0.5,
-        init: Init = "kaiming",
+        init: Literal["kaiming", "paper"] = "kaiming",
     ):
         super().__init__()
         if depth not in BLOCKS:
             raise ValueError(f"depth={depth}: choose one of {', '.join(map(str, BLOCKS))}")
         if image_size < 32:
             raise ValueError(f"image_size={image_size}: VGG needs at least 32 pixels")
-        check_init(init)
+        check_init(init, "paper")
         shape = PAPER if geometry(image_size) == "paper" else SMALL
         layers: list[nn.Module] = []
         c = in_channels

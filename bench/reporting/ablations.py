@@ -9,8 +9,9 @@ import numpy as np
 
 from bench.record import RunRecord
 from bench.reporting import stats
-from bench.reporting.leaderboard import CHOICES, Row, Table, settings_of
+from bench.reporting.leaderboard import Row, Table
 from bench.reporting.predictions import Predictions, same_samples
+from bench.reporting.settings import Settings, settings_of, shown
 from bench.reporting.stats import Interval
 
 BATCH_NORM, HEADS = "batch norm", "auxiliary heads"
@@ -28,8 +29,8 @@ class Pair(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """Of a pair: the ``difference`` of mean test top-1, a fraction; its bootstrap ``interval`` over seeds and samples,
-    and ``p``, of there being none, Holm-corrected over the table; both None where the predictions are not there.
+    """Of a pair: the ``difference`` of mean test top-1, a fraction; its bootstrap ``interval`` over seeds and samples;
+    ``p``, by :func:`stats.compare`, Holm-corrected over the table. Both are None where the predictions are not there.
     """
 
     pair: Pair
@@ -87,16 +88,24 @@ def pairs(table: Table, records: Sequence[RunRecord]) -> list[Pair]:
     return found
 
 
-def _choice(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
-    """The one choice in which settings differ, ``optimizer=sgd → adamw``; None where there are more."""
+def _choice(before: Settings, after: Settings) -> str | None:
+    """The one choice in which settings differ, ``loss.label_smoothing=0.0 → 0.1``; None where there are more.
+
+    One augmentation more, less or for another is one, with its settings; an optimizer and a schedule come with theirs.
+    """
     differing = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
-    for group in CHOICES:
-        if group.rstrip(".") in differing:  # then its settings are others, too
-            differing = {key for key in differing if not key.startswith(group)}
+    if "augment" in differing:
+        gone, new = (set(one["augment"]) - set(other["augment"]) for one, other in ((before, after), (after, before)))
+        if max(len(gone), len(new)) > 1:
+            return None
+        differing = {key for key in differing if not key.startswith(tuple(f"augment.{name}." for name in gone | new))}
+    for name in ("optimizer", "scheduler"):
+        if name in differing:
+            differing = {key for key in differing if not key.startswith(f"{name}.")}
     if len(differing) != 1 or AUX_HEADS in differing:
         return None
     (key,) = differing
-    return f"{key}={before.get(key)} → {after.get(key)}"
+    return f"{key}={shown(before.get(key))} → {shown(after.get(key))}"
 
 
 def _apart(settings: Mapping[str, Any], name: str) -> dict[str, Any]:

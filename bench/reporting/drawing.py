@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import math
-import textwrap
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,8 @@ LINES = ("-", "--", "-.", ":")
 GREY = "#B8B8B8"
 NAMED = 8
 """So many curves have a colour and a name of their own; of more points those on the Pareto front have names."""
+SHORT = 32
+"""Characters of settings that a figure has room for."""
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "text.parse_math": False,  # a class may be called $a_$
@@ -58,8 +59,10 @@ def title_of(table: Table) -> str:
 
 
 def name_of(row: Row) -> str:
-    """The network, and if need be the settings that tell it from others, in lines of 40 characters or a setting."""
-    return textwrap.fill(f"{row.model} {row.variant}".strip(), 40, break_long_words=False, break_on_hyphens=False)
+    """The network, and if need be the settings that tell it from others, or, where those are long, its place in the
+    leaderboard, which has them.
+    """
+    return f"{row.model} #{row.place}" if len(row.variant) > SHORT else f"{row.model} {row.variant}".strip()
 
 
 def grid(table: Table, count: int, side: float) -> tuple[Figure, list[Axes]]:

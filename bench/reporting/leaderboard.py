@@ -10,21 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from bench.record import RunRecord, identity
+from bench.record import RunRecord
 from bench.reporting import stats
 from bench.reporting.predictions import Predictions, same_samples
+from bench.reporting.settings import settings_of, told_apart
 from bench.reporting.stats import LEVEL, Interval, Stat
 
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration over its seeds. ``variant``: the settings that tell it from others of the same model.
+    """One configuration over its seeds, in its ``place``, from 1; rows of one validation top-1 share a ``rank``.
+    ``variant``: the settings that tell it from others, see :func:`told_apart`.
 
     ``stats`` holds, where every record has them, ``{val,test}_{top1,top5}`` (fractions), ``train_images_per_s``,
     ``fit_seconds`` and ``peak_memory_bytes``. Of the predictions, None where they are not there: ``interval``, of the
     test top-1; ``p``, of its being that of the first row, Holm-corrected over the table.
     """
 
+    place: int
     rank: int
     model: str
     variant: str
@@ -44,19 +47,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of one data set and protocol, by rank; ``ranked_by`` is ``val_top1``, or else ``test_top1``."""
+    """The rows of one data set and protocol, by rank; ``ranked_by`` is ``val_top1``, or else ``test_top1``.
+
+    ``usual``: settings that hold where a row tells no others. ``machine``: what all were trained on, empty where that
+    is not one thing.
+    """
 
     dataset: str
     protocol: str
     ranked_by: str
     rows: tuple[Row, ...]
+    usual: str = ""
+    machine: str = ""
 
-
-CHOICES = ("augment.", "optimizer.", "scheduler.")
-"""Groups of settings of which other choices have others."""
-
-STARTED_FROM = ("model.pretrained", "model.freeze")
-"""Settings of runs that did not start from random weights, which a table always tells."""
 
 MEASURES = ("train_images_per_s", "fit_seconds", "peak_memory_bytes")
 
@@ -75,20 +78,37 @@ def tables(records: Iterable[RunRecord], predictions: Mapping[str, Predictions] 
 
 
 def _table(dataset: str, protocol: str, records: Sequence[RunRecord], predictions: Mapping[str, Predictions]) -> Table:
-    cells: dict[str, list[RunRecord]] = defaultdict(list)
+    cells: dict[str, dict[int, RunRecord]] = defaultdict(dict)
     for record in sorted(records, key=lambda record: record.run_id):  # the bootstrap draws in this order
-        cells[json.dumps(settings_of(record), sort_keys=True)].append(record)
-    groups = list(cells.values())
+        # a seed counts once: settings that make no difference make other runs, too
+        cells[json.dumps(settings_of(record), sort_keys=True)].setdefault(record.seed, record)
+    groups = [list(cell.values()) for cell in cells.values()]
+    variants, usual = told_apart([(group[0].model, settings_of(group[0])) for group in groups])
     ranked_by = "val_top1" if all("val" in record.metrics for record in records) else "test_top1"
-    measured = [(group[0].model, _stats(group), _variant(group[0], groups), group) for group in groups]
+    measured = [(group[0].model, _stats(group), text, group) for group, text in zip(groups, variants, strict=True)]
     measured.sort(key=lambda row: (-row[1][ranked_by].mean, row[0], row[2]))
     rows: list[Row] = []
-    for position, (model, numbers, variant, group) in enumerate(measured):
-        equal = position > 0 and numbers[ranked_by].mean == rows[-1].stats[ranked_by].mean
-        rank = rows[-1].rank if equal else position + 1
+    for place, (model, numbers, variant, group) in enumerate(measured, start=1):
+        equal = place > 1 and numbers[ranked_by].mean == rows[-1].stats[ranked_by].mean
+        rank = rows[-1].rank if equal else place
         names = tuple(record.run_id for record in group)
-        rows.append(Row(rank, model, variant, len(group), group[0].params, group[0].macs, numbers, names))
-    return Table(dataset, protocol, ranked_by, tuple(_tested(rows, predictions)))
+        rows.append(Row(place, rank, model, variant, len(group), group[0].params, group[0].macs, numbers, names))
+    return Table(dataset, protocol, ranked_by, tuple(_tested(rows, predictions)), usual, _machine(records))
+
+
+def _machine(records: Sequence[RunRecord]) -> str:
+    """``2 cores of AMD EPYC, PyTorch 2.14.1, bf16-mixed``, where that is so of all the records."""
+
+    def told(record: RunRecord) -> tuple[str, ...]:
+        gpus = Counter(record.hardware.get("gpus") or ())
+        cores = f"{record.hardware.get('cores')} cores of {record.hardware.get('cpu')}"
+        named = [f"{n} × {name}" for name, n in gpus.items()]
+        return (cores, *named, f"PyTorch {record.versions.get('torch')}", str(record.precision))
+
+    if not all("cpu" in record.hardware and "torch" in record.versions for record in records):
+        return ""
+    first, *others = {told(record) for record in records}
+    return "" if others else ", ".join(first)
 
 
 def _tested(rows: Sequence[Row], predictions: Mapping[str, Predictions]) -> list[Row]:
@@ -111,10 +131,6 @@ def _tested(rows: Sequence[Row], predictions: Mapping[str, Predictions]) -> list
     ]
 
 
-def _apart_from_seed(record: RunRecord) -> dict[str, Any]:
-    return {key: value for key, value in identity(record.config).items() if key != "seed"}
-
-
 def _stats(group: Sequence[RunRecord]) -> dict[str, Stat]:
     values: dict[str, list[float]] = defaultdict(list)
     for record in group:
@@ -126,58 +142,6 @@ def _stats(group: Sequence[RunRecord]) -> dict[str, Stat]:
             if (value := getattr(record, name)) is not None:
                 values[name].append(value)
     return {name: stats.mean_std(v) for name, v in values.items() if len(v) == len(group)}
-
-
-def _variant(record: RunRecord, groups: Sequence[Sequence[RunRecord]]) -> str:
-    """The settings that tell ``record`` from other rows, ``key=value`` each.
-
-    All in which it differs from another configuration of its model. Of those in which it differs from other models,
-    what is not the usual value of the table, most rows'; but not what a model brings along, its network and its
-    learning rate. Always that it did not start from random weights.
-    """
-    own, others = settings_of(record), [(group[0].model, settings_of(group[0])) for group in groups]
-    told = {key for key in STARTED_FROM if own.get(key) is not None}
-    for key in own:
-        # what others have not is of an augmentation, optimizer or schedule that they have not, whose name tells
-        there = [(model, values) for model, values in others if key in values or not key.startswith(CHOICES)]
-        brought = key.startswith("model.") or key == "optimizer.lr"
-        of_model = any(model == record.model and values.get(key) != own[key] for model, values in there)
-        if of_model or (not brought and not _usual(own[key], [values.get(key) for _, values in there])):
-            told.add(key)
-    return " ".join(f"{key}={own[key]}" for key in sorted(told & own.keys()))
-
-
-def _usual(value: Any, values: Sequence[Any]) -> bool:
-    """Whether ``value`` occurs more often in ``values`` than any other."""
-    counts = Counter(map(repr, values))  # some are lists
-    return all(n < counts[repr(value)] for other, n in counts.items() if other != repr(value))
-
-
-def settings_of(record: RunRecord) -> dict[str, Any]:
-    """The settings that decide a result, by dotted name, and the precision that ``auto`` chose."""
-    settings = _apart_from_seed(record)
-    augment = dict(settings.pop("augment", []))
-    normalize = augment.get("normalize", {}).get("_target_", "").rpartition(".")[2]
-    leaves = dict(_leaves(settings | {"augment": augment}))
-    for name in ("num_classes", "in_channels", "image_size"):  # told by data
-        leaves.pop(f"model.net.{name}", None)
-    leaves.pop("augment.normalize._target_", None)
-    leaves.pop("trainer.precision", None)  # what came of it tells
-    leaves.pop("data.epochs", None)  # trainer.max_epochs are those that were trained
-    names = ",".join(name for name in augment if name != "normalize")
-    leaves |= {"augment": f"[{names}]", "augment/normalize": normalize, "precision": record.precision}
-    for name in ("optimizer", "scheduler"):
-        if (target := leaves.pop(f"{name}._target_", None)) is not None:
-            leaves[name] = target.rpartition(".")[2].lower()
-    return leaves
-
-
-def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else key)
-    else:
-        yield prefix, node
 
 
 ASCENDING = ("model", "params", "macs", "fit_seconds", "peak_memory_bytes")

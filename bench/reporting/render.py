@@ -6,7 +6,6 @@ import csv
 import io
 import re
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Any
 
 from rich.markup import escape
@@ -71,7 +70,8 @@ def caption(table: Table) -> str:
         text += (
             f"; {LIKE_BEST} test top-1 not distinguishable from the first row's (p > {1 - LEVEL:.2f}, Holm-corrected)"
         )
-    return text
+    text += f"; on {table.machine}" if table.machine else ""
+    return text + (f"; unless told: {table.usual}" if table.usual else "")
 
 
 def to_rich(table: Table) -> RichTable:
@@ -88,11 +88,10 @@ def to_rich(table: Table) -> RichTable:
     return out
 
 
-def to_markdown(all_tables: Sequence[Table], effects: Sequence[Sequence[Effect]] = ()) -> str:
+def to_markdown(all_tables: Sequence[Table], effects: Sequence[Sequence[Effect]]) -> str:
     """One section a table, with the ``effects`` found in it."""
     lines = ["# Leaderboard", ""]
-    for table, found in zip_longest(all_tables, effects, fillvalue=()):
-        assert isinstance(table, Table)
+    for table, found in zip(all_tables, effects, strict=True):
         lines += [f"## {table.dataset} ({table.protocol})", "", section(table)]
         if found:
             lines += ["### What single choices buy", "", effects_section(found)]
@@ -108,25 +107,30 @@ def section(table: Table) -> str:
     return "\n".join([*lines, ""])
 
 
-EFFECTS = ("model", "what", "test top-1 without", "with", "difference", "95 % interval", "p")
+EFFECTS = ("model", "what", "n", "test top-1 without", "with", "difference", "95 % interval", "p")
+EFFECTS_NOTE = (
+    "Test top-1 in %; differences in percentage points, with bootstrap intervals over seeds and images, each for "
+    "itself. p: how likely so large a difference would be if there were none, corrected after Holm for the number of "
+    "rows; by a paired bootstrap, but between single runs (n 1) by McNemar's exact test, which compares these two "
+    "trained networks and, like the interval, knows nothing of other seeds. Settings: each network's first row by "
+    "validation top-1 beside those that differ from it in one choice; an optimizer comes with the rate and the decay "
+    "it ran with."
+)
 
 
 def effects_section(effects: Sequence[Effect]) -> str:
     """A table in Markdown, with what its numbers are."""
-    lines = [
-        "Test top-1 in %, differences in percentage points, with bootstrap intervals over seeds and images; p of no "
-        "difference, by McNemar's exact test between single runs, else by a paired bootstrap, Holm-corrected over the "
-        "table. Settings are those of the network's first row beside others that differ in one alone.",
-        "",
-        "| " + " | ".join(EFFECTS) + " |",
-        "|---|---|" + "--:|" * (len(EFFECTS) - 2),
-    ]
+    if not effects:
+        return "No two rows differ in one choice alone.\n"
+    lines = [EFFECTS_NOTE, "", "| " + " | ".join(EFFECTS) + " |", "|---|---|" + "--:|" * (len(EFFECTS) - 2)]
     named = [(pair.without.model, pair.what) for pair, *_ in effects]
     for pair, difference, interval, p in effects:
         alone = named.count((pair.without.model, pair.what)) == 1
+        sizes = {pair.without.n, pair.with_it.n}
         cells = [
             pair.without.model if alone else f"{pair.without.model}<br>{pair.without.variant}",
             pair.what,
+            ", ".join(map(str, sorted(sizes))),
             percent(pair.without.stats["test_top1"]),
             percent(pair.with_it.stats["test_top1"]),
             f"{100 * difference:+.1f}",

@@ -191,7 +191,7 @@ def test_evaluation_takes_the_centre_of_larger_stored_images():
 @pytest.mark.parametrize(
     ("augment", "said"),
     [
-        ([RandomCrop(6)], "makes images of 6×6, but data.train_image_size is 8"),
+        ([RandomCrop(6)], "data.train_image_size=8: the augmentations make images of 6×6"),
         ([RandomCrop(8, 8)], "padding=8: reflecting 8×8 images allows at most 7"),
         ([RandomCrop(20, 2)], "size=20: images of 8×8 padded by 2 are smaller"),
         ([Mixup(), CutMix()], "Mixup and CutMix exclude each other"),

@@ -81,17 +81,17 @@ def test_alexnets_published_initialisation(towers):
         assert abs(layer.weight.mean().item()) < 1e-3
 
 
-@pytest.mark.parametrize(("make", "std"), [(NiN, 0.05), (VGG, 0.01)])
-def test_published_initialisations_of_one_spread(make, std):
+@pytest.mark.parametrize(("make", "init", "std"), [(NiN, "caffe", 0.05), (VGG, "paper", 0.01)])
+def test_published_initialisations_of_one_spread(make, init, std):
     torch.manual_seed(0)
-    for layer in of_type(make(num_classes=10, image_size=32, init="paper"), nn.Conv2d, nn.Linear):
+    for layer in of_type(make(num_classes=10, image_size=32, init=init), nn.Conv2d, nn.Linear):
         assert layer.weight.std().item() == pytest.approx(std, rel=0.1)
         assert (layer.bias == 0).all()
 
 
 def test_googlenets_initialisation_is_that_of_the_caffe_model():
     torch.manual_seed(0)
-    net = GoogLeNet(10, image_size=32, init="paper")
+    net = GoogLeNet(10, image_size=32, init="caffe")
     classifiers = [net.classifier[-1], *(head.classifier for head in net.aux_heads.values())]
     for layer in of_type(net, nn.Conv2d, nn.Linear):
         fan_in = layer.weight[0].numel()

@@ -251,6 +251,44 @@ def test_what_is_bought_is_drawn_with_its_interval(told):
     assert ablations.effects(table, records, {})[0][1:] == (middle, None, None)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "what"),
+    [
+        ({"crop": 2, "flip": 0}, {"crop": 2, "mirror": 0}, "augment=[crop,flip] → [crop,mirror]"),
+        ({"crop": 2}, {"crop": 2, "flip": 0}, "augment=[crop] → [crop,flip]"),
+        ({"crop": 2, "flip": 0}, {"flip": 0, "crop": 2}, "augment=[crop,flip] → [flip,crop]"),
+        ({"crop": 2}, {"crop": 4}, "augment.crop.padding=2 → 4"),
+        ({"crop": 2, "flip": 0}, {"crop": 4, "mirror": 0}, None),
+        ({}, {"crop": 2, "flip": 0}, None),
+    ],
+)
+def test_changes_of_augmentations_that_are_one_choice(make_record, before, after, what):
+    records = []
+    for i, augment in enumerate((before, after)):
+        told = {name: {"padding": padding} for name, padding in augment.items()}
+        config = {"model": {"name": "nin"}, "seed": 0, "augment": told}
+        records.append(make_record("nin", val=0.8 + 0.1 * i, config=config, run_id=f"digits-nin-s0-{i:010d}"))
+    (table,) = leaderboard.tables(records)
+    assert [pair.what for pair in ablations.pairs(table, records)] == ([] if what is None else [what])
+
+
+def test_a_size_of_training_images_is_one_choice(make_record):
+    records = []
+    for i, side in enumerate((32, 24)):
+        config = {"model": {"name": "nin"}, "seed": 0, "augment": {"crop": {"size": side}}}
+        config["data"] = {"image_size": 32} | ({"train_image_size": side} if side != 32 else {})
+        records.append(make_record("nin", val=0.8 + 0.1 * i, config=config, run_id=f"digits-nin-s0-{i:010d}"))
+    (table,) = leaderboard.tables(records)
+    assert [pair.what for pair in ablations.pairs(table, records)] == ["data.train_image_size=${data.image_size} → 24"]
+
+
+def test_rows_of_one_rank_have_names_of_their_own(make_record):
+    long = [{"model": {"name": "nin"}, "seed": 0, "optimizer": {"some_setting": f"{'x' * 40}{i}"}} for i in (1, 2)]
+    records = [make_record("nin", config=one, run_id=f"digits-nin-s0-{i:010d}") for i, one in enumerate(long)]
+    (table,) = leaderboard.tables(records)
+    assert [(row.rank, drawing.name_of(row)) for row in table.rows] == [(1, "nin #1"), (1, "nin #2")]
+
+
 def test_a_single_choice_is_told_beside_the_networks_first_row(make_record):
     def record(val, **changes):
         optimizer = {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9}
@@ -270,10 +308,10 @@ def test_a_single_choice_is_told_beside_the_networks_first_row(make_record):
     assert [(pair.what, pair.without.rank, pair.with_it.rank) for pair in ablations.pairs(table, records)] == [
         ("optimizer=adamw → sgd", 2, 1),
         ("augment=[] → [flip]", 3, 1),
-        ("loss.label_smoothing=0.1 → None", 4, 1),
+        ("loss.label_smoothing=0.1 → null", 4, 1),
     ]
     text = render.effects_section(ablations.effects(table, records, {}))
-    assert "| nin | optimizer=adamw → sgd | 80.0 | 80.0 | +0.0 | – | – |" in text
+    assert "| nin | optimizer=adamw → sgd | 1 | 80.0 | 80.0 | +0.0 | – | – |" in text
     assert figures.ablation(table, records, {}) is not None
 
 
