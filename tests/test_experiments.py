@@ -112,7 +112,7 @@ def test_a_recipe_is_of_the_network_and_the_data_that_it_is_called_after(name):
     cfg = cli.composed([f"experiment={name}"])
     data, _, model = name.partition("/")
     assert (cfg.data.name, cfg.model.name) == (data, model)
-    assert f"bench experiment={name}" in (config.CONF / "experiment" / f"{name}.yaml").read_text()
+    assert f"experiment={name}" in (config.CONF / "experiment" / f"{name}.yaml").read_text()
 
 
 def test_a_setting_beside_a_recipe_takes_its_place():

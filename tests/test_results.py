@@ -1,0 +1,85 @@
+"""What is published: records that anyone can check, pages made of them alone, recipes that tell what they reached."""
+
+import functools
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+
+from bench import cli, config, report
+from bench.record import run_id
+from bench.reporting import ablations, leaderboard, predictions, render
+from bench.store import Store
+
+ROOT = config.PACKAGE.parent
+RESULTS = ROOT / "results"
+STORES = sorted(f.parent for f in RESULTS.glob("**/runs") if f.relative_to(RESULTS).parts[0] != "local")
+RECORDS = [(store, record) for store in STORES for record in Store(store).load_all()]
+RECIPES = sorted(
+    str(file.relative_to(config.CONF / "experiment"))[:-5]
+    for file in config.CONF.glob("experiment/*/*.yaml")
+    if file.parent.name != "paper"
+)
+REACHED = re.compile(r"test top-1 ([\d.]+) %(?: \(mean of (\d+) seeds\))?")
+
+
+def named(value):
+    return value.name if isinstance(value, Path) else getattr(value, "run_id", None)
+
+
+@functools.cache
+def made(store):
+    """The tables of a folder's records, and what single choices buy in each."""
+    records = Store(store).load_all()
+    told = report.predictions_of(Store(store), records)
+    tables = leaderboard.tables(records, told)
+    return tables, [ablations.effects(table, records, told) for table in tables]
+
+
+@pytest.mark.parametrize(("store", "record"), RECORDS, ids=named)
+def test_a_published_record_is_whole_and_can_be_run_again(store, record):
+    assert record.status == "ok"
+    assert record.run_id == run_id(record.config)
+    assert re.fullmatch("[0-9a-f]{40}", record.git_sha)  # all of it was committed
+    assert not any(Path(place).is_absolute() for place in record.config["paths"].values())
+    told = predictions.load(Store(store).path(record.run_id))
+    assert len(told.labels) == record.test_size
+    assert told.correct.mean() == pytest.approx(record.metrics["test"]["top1"], abs=1e-6)
+
+
+def test_what_is_published_stays_small():
+    assert sum(file.stat().st_size for store in STORES for file in store.glob("runs/*/*.npz")) < 40e6
+
+
+@pytest.mark.parametrize("store", STORES, ids=named)
+def test_leaderboards_are_made_of_the_records(store):
+    assert (store / "leaderboard.md").read_text() == render.to_markdown(*made(store))
+
+
+@pytest.mark.skipif(not STORES, reason="an installed package comes without")
+def test_the_tables_of_the_page_are_made_of_the_records():
+    text, sections = (RESULTS / "README.md").read_text(), {}
+    for store in STORES:
+        if store.parent == RESULTS:
+            sections |= render.sections(*made(store))
+    assert render.marked(text, sections)
+    assert render.inject(text, sections) == text
+
+
+@pytest.mark.skipif(not STORES, reason="an installed package comes without")
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_tells_what_its_records_say(recipe):
+    header = (config.CONF / "experiment" / f"{recipe}.yaml").read_text().partition("defaults:")[0]
+    reached = REACHED.search(header)
+    if reached is None:
+        assert "Not run yet" in header
+        return
+    store, found = Store(RESULTS / recipe.partition("/")[0]), []
+    for seed in range(int(reached[2] or 1)):
+        resolved = config.resolved(cli.composed([f"experiment={recipe}", f"seed={seed}"]))
+        found.append(store.ok(run_id(resolved)))
+    assert all(found)
+    assert max(record.fit_seconds for record in found) < (600 if recipe == "cifar10/lenet" else 3600)
+    top1 = [record.metrics["test"]["top1"] for record in found]
+    assert f"{100 * statistics.fmean(top1):.1f}" == reached[1]
