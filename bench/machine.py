@@ -43,8 +43,9 @@ def keep_freed_pages() -> bool:
 
 def release_freed_pages() -> None:
     """Give the pages of an earlier cell back, so that its memory does not count for the next one."""
+    gc.unfreeze()  # what the last run has left belongs to cycles with objects that were frozen then
     gc.collect()
-    gc.freeze()  # the next collection need not look at the modules again, which takes a fifth of a second
+    gc.freeze()  # collections within the cell need not look at the modules, which takes a fifth of a second
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None

@@ -4,9 +4,10 @@
 
 Writes leaderboard.md, leaderboard.csv, report.html, a page to explore that opens without a network, and figures/, as
 SVG and PNG, of all runs into the folder, and prints the tables of those that data, protocol, model and seed choose, one
-value each or several with commas. sort: rank (by validation top-1, the default), test_top1, params, macs, fit_seconds
-and others; ranks stay. readme=FILE: puts each table between the lines <!-- leaderboard: DATA PROTOCOL --> and
-<!-- end --> of that file, and what single choices buy between <!-- ablations: DATA PROTOCOL --> and <!-- end -->.
+value each or several with commas; they are ranked anew. sort: rank (by validation top-1, the default), test_top1,
+params, macs, fit_seconds and others; ranks stay. readme=FILE: puts each table between the lines
+<!-- leaderboard: DATA PROTOCOL --> and <!-- end --> of that file, and what single choices buy between
+<!-- ablations: DATA PROTOCOL --> and <!-- end -->.
 """
 
 from __future__ import annotations

@@ -10,8 +10,10 @@ import psutil
 import pytest
 import torch
 from common import SHORT, one_line
+from omegaconf import OmegaConf
 from processes import finish, start
 
+from bench.assemble import build
 from bench.store import Store
 
 # in 32 bits, without dropout, with a last batch of 5 that two processes cannot share out evenly
@@ -48,6 +50,22 @@ def test_two_processes_train_as_one_does_with_the_same_batch_and_test_every_imag
     np.testing.assert_allclose(predicted["logits"].astype(float), alone_predicted["logits"].astype(float), atol=5e-3)
     assert both.metrics["test"]["loss"] == pytest.approx(alone.metrics["test"]["loss"], rel=1e-5)
     assert both.metrics["test"]["top1"] == alone.metrics["test"]["top1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ema", ["null", "0.9"])
+def test_what_two_processes_validate_is_what_is_kept(tmp_path, ema):
+    # each has seen its own half of every batch, from which batch norm's statistics come
+    network = ("model=nin_bn", "data.image_size=20", f"trainer.ema={ema}")
+    record, *_, weights = run(tmp_path / "both", *network, "trainer=ddp", "trainer.accelerator=cpu")
+    cfg = OmegaConf.create(record.config)
+    data, module = build(cfg, record.config, torch.device("cpu"))
+    module.load_state_dict(weights)
+    module.eval()
+    with torch.inference_mode():
+        for batch in data.val_dataloader():
+            module.validation_step(batch, 0)
+    assert module.val_metrics.compute() == pytest.approx(record.metrics["val"], rel=1e-4)
 
 
 @pytest.mark.slow

@@ -83,3 +83,12 @@ def test_a_recipe_tells_what_its_records_say(recipe):
     assert max(record.fit_seconds for record in found) < (600 if recipe == "cifar10/lenet" else 3600)
     top1 = [record.metrics["test"]["top1"] for record in found]
     assert f"{100 * statistics.fmean(top1):.1f}" == reached[1]
+
+
+@pytest.mark.skipif(not STORES, reason="an installed package comes without")
+@pytest.mark.parametrize("page", ["README.md", "results/README.md"])
+def test_links_lead_to_files_that_are_there(page):
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / page).read_text())
+    assert links
+    for link in links:
+        assert (ROOT / page).parent.joinpath(link).exists(), link

@@ -2,6 +2,7 @@ import csv
 import json
 import math
 import shutil
+import weakref
 from pathlib import Path
 
 import lightning as L
@@ -14,6 +15,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from bench import train
+from bench.assemble import build
 from bench.config import ConfigError
 from bench.data.loader import BatchLoader
 from bench.data.module import ImageData
@@ -249,6 +251,20 @@ def test_a_network_of_any_size_trains_on_smaller_images(composed, tmp_path):
         ConfigError, match=r"^data\.train_image_size=24: lenet trains on images of one size alone; it must be"
     ):
         train.run(composed("model=lenet", *QUIET, *sizes))
+
+
+def test_a_run_leaves_no_images_in_memory_for_the_next_one(composed, monkeypatch):
+    made = []
+
+    def noted(*arguments):
+        data, module = build(*arguments)
+        made.append(weakref.ref(data))
+        return data, module
+
+    monkeypatch.setattr(train, "build", noted)
+    for seed in (0, 1):
+        train.run(composed("model=lenet", *QUIET, f"seed={seed}"))
+    assert [data() is None for data in made] == [True, False]
 
 
 def test_a_refused_configuration_leaves_nothing(composed, tmp_path):

@@ -59,10 +59,10 @@ def title_of(table: Table) -> str:
 
 
 def name_of(row: Row) -> str:
-    """The network, and if need be the settings that tell it from others, or, where those are long, its place in the
-    leaderboard, which has them.
+    """The network, and if need be the settings that tell it from others, or, where those are long, its number in
+    the leaderboard, which has them.
     """
-    return f"{row.model} #{row.place}" if len(row.variant) > SHORT else f"{row.model} {row.variant}".strip()
+    return f"{row.model} #{row.number}" if len(row.variant) > SHORT else f"{row.model} {row.variant}".strip()
 
 
 def grid(table: Table, count: int, side: float) -> tuple[Figure, list[Axes]]:

@@ -19,16 +19,16 @@ from bench.reporting.stats import LEVEL, Interval, Stat
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration over its seeds, in its ``place``, from 1; rows of one validation top-1 share a ``rank``.
-    ``variant``: the settings that tell it from others, see :func:`told_apart`.
+    """One configuration over its seeds. Rows of equal validation top-1 share a ``rank``, and have a letter behind it in
+    their ``number``: 4a, 4b. ``variant``: the settings that tell it from others, see :func:`told_apart`.
 
     ``stats`` holds, where every record has them, ``{val,test}_{top1,top5}`` (fractions), ``train_images_per_s``,
     ``fit_seconds`` and ``peak_memory_bytes``. Of the predictions, None where they are not there: ``interval``, of the
     test top-1; ``p``, of its being that of the first row, Holm-corrected over the table.
     """
 
-    place: int
     rank: int
+    number: str
     model: str
     variant: str
     n: int
@@ -87,13 +87,19 @@ def _table(dataset: str, protocol: str, records: Sequence[RunRecord], prediction
     ranked_by = "val_top1" if all("val" in record.metrics for record in records) else "test_top1"
     measured = [(group[0].model, _stats(group), text, group) for group, text in zip(groups, variants, strict=True)]
     measured.sort(key=lambda row: (-row[1][ranked_by].mean, row[0], row[2]))
+    means = [numbers[ranked_by].mean for _, numbers, *_ in measured]
     rows: list[Row] = []
-    for place, (model, numbers, variant, group) in enumerate(measured, start=1):
-        equal = place > 1 and numbers[ranked_by].mean == rows[-1].stats[ranked_by].mean
-        rank = rows[-1].rank if equal else place
+    for i, (model, numbers, variant, group) in enumerate(measured):
+        rank, equals = 1 + means.index(means[i]), means.count(means[i])
+        number = f"{rank}{_letters(i + 1 - rank)}" if equals > 1 else f"{rank}"
         names = tuple(record.run_id for record in group)
-        rows.append(Row(place, rank, model, variant, len(group), group[0].params, group[0].macs, numbers, names))
+        rows.append(Row(rank, number, model, variant, len(group), group[0].params, group[0].macs, numbers, names))
     return Table(dataset, protocol, ranked_by, tuple(_tested(rows, predictions)), usual, _machine(records))
+
+
+def _letters(i: int) -> str:
+    """a, b, …, z, aa, ab, …"""
+    return (_letters(i // 26 - 1) if i >= 26 else "") + chr(ord("a") + i % 26)
 
 
 def _machine(records: Sequence[RunRecord]) -> str:
@@ -101,7 +107,8 @@ def _machine(records: Sequence[RunRecord]) -> str:
 
     def told(record: RunRecord) -> tuple[str, ...]:
         gpus = Counter(record.hardware.get("gpus") or ())
-        cores = f"{record.hardware.get('cores')} cores of {record.hardware.get('cpu')}"
+        threads = record.hardware.get("threads", record.hardware.get("cores"))
+        cores = f"{threads} core{'s' * (threads != 1)} of {record.hardware.get('cpu')}"
         named = [f"{n} × {name}" for name, n in gpus.items()]
         return (cores, *named, f"PyTorch {record.versions.get('torch')}", str(record.precision))
 

@@ -56,7 +56,7 @@ def build(
 def _table(table: Table) -> dict[str, Any]:
     rows = [
         {
-            **{name: getattr(row, name) for name in ("rank", "model", "variant", "n", "params", "macs", "p")},
+            **{name: getattr(row, name) for name in ("rank", "number", "model", "variant", "n", "params", "macs", "p")},
             "runs": row.run_ids,
             "interval": row.interval and [round(value, DIGITS) for value in row.interval],
             "like_best": row.like_best,

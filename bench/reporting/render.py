@@ -45,7 +45,7 @@ def _cells(row: Row) -> list[str]:
     stats = row.stats
     rate, seconds, memory = (stats[name].mean if name in stats else None for name in MEASURES)
     return [
-        str(row.rank),
+        row.number,
         row.model + (f" {LIKE_BEST}" if row.like_best else "") + (f"\n{row.variant}" if row.variant else ""),
         str(row.n),
         percent(stats.get("val_top1")),
@@ -70,14 +70,16 @@ def caption(table: Table) -> str:
         text += (
             f"; {LIKE_BEST} test top-1 not distinguishable from the first row's (p > {1 - LEVEL:.2f}, Holm-corrected)"
         )
+    if any(row.interval is not None and row.n == 1 for row in table.rows):
+        text += "; with n = 1 the interval knows of the images alone"
     text += f"; on {table.machine}" if table.machine else ""
-    return text + (f"; unless told: {table.usual}" if table.usual else "")
+    return text + (f"; settings of rows that tell no others: {table.usual}" if table.usual else "")
 
 
 def to_rich(table: Table) -> RichTable:
     """For the terminal; fits 80 columns, without top-5."""
     title = f"{table.dataset} ({table.protocol})"
-    out = RichTable(title=title, caption=caption(table), box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    out = RichTable(title=title, caption=escape(caption(table)), box=None, padding=(0, 1, 0, 0), pad_edge=False)
     shown = [i for i, name in enumerate(COLUMNS) if not name.endswith("top-5")]
     for name in (COLUMNS[i] for i in shown):
         heading = name.replace("95 %", "95%").replace(" ", "\n").replace("/", "\n/")
@@ -107,7 +109,7 @@ def section(table: Table) -> str:
     return "\n".join([*lines, ""])
 
 
-EFFECTS = ("model", "what", "n", "test top-1 without", "with", "difference", "95 % interval", "p")
+EFFECTS = ("model", "what", "n", "test top-1 before", "after", "difference", "95 % interval", "p")
 EFFECTS_NOTE = (
     "Test top-1 in %; differences in percentage points, with bootstrap intervals over seeds and images, each for "
     "itself. p: how likely so large a difference would be if there were none, corrected after Holm for the number of "
@@ -135,7 +137,7 @@ def effects_section(effects: Sequence[Effect]) -> str:
             percent(pair.with_it.stats["test_top1"]),
             f"{100 * difference:+.1f}",
             "–" if interval is None else f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}",
-            "–" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001",
+            "–" if p is None else f"{p:.2f}" if p >= 0.1 else f"{p:.4f}" if p >= 0.0001 else "< 0.0001",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])

@@ -65,22 +65,22 @@ def told_apart(rows: Sequence[tuple[str, Settings]]) -> tuple[list[str], str]:
     """Of each row, a model and its settings, those that tell it from the others, ``key=value`` each; and the values of
     such settings in the rows that tell none.
 
-    A row tells all in which it differs from another of its model. Of those in which it differs from other models, what
-    is not the table's most frequent value; but not what a model brings along, its network and its learning rate. Always
-    that it did not start from random weights.
+    A row tells what is not the table's most frequent value. Of what a model brings along, its network and its learning
+    rate, it tells that in which it differs from another row of its model. Always that it did not start from random
+    weights.
     """
-    told, usual = [], {}
+    told: list[str] = []
+    usual: Settings = {}
     for model, own in rows:
         keys = {key for key in STARTED_FROM if own.get(key) is not None}
         for key, value in own.items():
             # what others have not is of a choice that they have not made, whose name tells
             there = [(name, other) for name, other in rows if key in other or not key.startswith(CHOICES)]
-            frequent = _frequent([other.get(key) for _, other in there])
-            brought = key.startswith("model.") or key == "optimizer.lr"
-            of_model = any(name == model and other.get(key) != value for name, other in there)
-            if of_model or (not brought and frequent != [value]):
+            if key.startswith("model.") or key == "optimizer.lr":
+                keys |= {key for name, other in there if name == model and other.get(key) != value}
+            elif (frequent := _frequent([other.get(key) for _, other in there])) != [value]:
                 keys.add(key)
-                if not brought and frequent:
+                if frequent:
                     usual[key] = frequent[0]
         told.append(_line({key: own[key] for key in keys & own.keys()}))
     return told, _line(usual)

@@ -31,7 +31,7 @@ function count(value) {
 const mean = (row, name) => (Array.isArray(row[name]) ? row[name][0] : row[name] ?? null);
 
 const COLUMNS = [
-  ["#", "rank", (row) => row.rank],
+  ["#", "rank", (row) => row.number],
   ["model", "model", null],
   ["n", "n", (row) => row.n],
   ["val top-1", "val_top1", (row) => withStd(row.val_top1)],
