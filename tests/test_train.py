@@ -3,7 +3,6 @@ import json
 import math
 import shutil
 import weakref
-from pathlib import Path
 
 import lightning as L
 import numpy as np
@@ -11,13 +10,11 @@ import pytest
 import torch
 from common import SHORT
 from omegaconf import OmegaConf
-from PIL import Image
 from torch.nn import functional as F
 
 from bench import train
 from bench.assemble import build
 from bench.config import ConfigError
-from bench.data.loader import BatchLoader
 from bench.data.module import ImageData
 from bench.interrupt import Interrupted
 from bench.models.googlenet import GoogLeNet
@@ -163,75 +160,6 @@ def test_test_images_are_judged_in_32_bits(composed, tmp_path):
     assert (logits != as_bf16).mean() > 0.5
 
 
-def test_cifar10_from_an_image_folder_tree_is_trained_with_its_augmentation(composed, tmp_path):
-    rng = np.random.default_rng(0)
-    for split, n in (("train", 4), ("test", 2)):
-        for label in range(10):
-            folder = tmp_path / "images/cifar10" / split / f"class{label}"
-            folder.mkdir(parents=True)
-            for i in range(n):
-                Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    cfg = composed(
-        "data=cifar10", "data.source.sizes=[40,20]", "data.val_size=10", f"paths.data={tmp_path / 'images'}",
-        "trainer.max_epochs=2", "trainer.accelerator=cpu", "progress=none",
-    )  # fmt: skip
-    record = train.run(cfg)
-    assert record.status == "ok", record.error
-    assert (record.train_size, record.val_size, record.test_size) == (30, 10, 20)
-    assert record.protocol == "official-val10"
-    assert record.skipped_images == 0
-    ids = np.load(tmp_path / "results/runs" / record.run_id / "predictions.npz")["ids"]
-    assert ids[0] == "test/class0/0"
-
-
-@pytest.fixture
-def flowers(tmp_path) -> Path:
-    """A folder of images of 2 kinds, 12 each, one of which cannot be read."""
-    rng = np.random.default_rng(0)
-    for kind, base in (("daisy", 0), ("rose", 100)):
-        (tmp_path / "flowers/train" / kind).mkdir(parents=True)
-        for i in range(12):
-            pixels = rng.integers(base, base + 100, (70, 50, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / f"flowers/train/{kind}/{i}.jpg")
-    (tmp_path / "flowers/train/rose/7.jpg").write_bytes(b"no image")
-    return tmp_path
-
-
-def test_a_folder_of_images_is_trained_on_and_broken_ones_are_counted(composed, flowers):
-    overrides = (
-        "data=folder", "data.name=flowers", f"paths.data={flowers}", "data.image_size=32", "trainer.max_epochs=1",
-        "trainer.accelerator=cpu", "progress=none", "augment=[resized_crop,flip,color_jitter,cutout,mixup]",
-    )  # fmt: skip
-    with pytest.raises(ConfigError, match=r"flowers/train/rose/7\.jpg: not a readable image"):
-        train.run(composed(*overrides))
-    record = train.run(composed(*overrides, "data.on_error=skip"))
-    assert record.status == "ok", record.error
-    assert (record.train_size, record.val_size, record.test_size, record.skipped_images) == (16, 2, 5, 1)
-    assert record.dataset == "flowers"
-    assert record.config["data"]["num_classes"] == 2
-
-
-@pytest.mark.parametrize("augment", ["mixup", "cutmix", "[crop,alternating_flip,lighting]", "[color_jitter,cutout]"])
-@pytest.mark.parametrize("normalize", ["channel", "pixel_mean", "zca"])
-def test_every_augmentation_and_normalisation_trains(composed, augment, normalize):
-    overrides = (f"augment={augment}", f"augment/normalize={normalize}", "data.image_size=28", "data.in_channels=1")
-    record = train.run(composed("model=lenet", *QUIET, *overrides))
-    assert record.status == "ok", record.error
-    assert math.isfinite(record.metrics["train"]["loss"])
-
-
-def test_each_epoch_has_its_own_draws_and_the_sanity_check_none(composed, monkeypatch):
-    drawn, draw = [], BatchLoader.draw
-
-    def watched(loader):
-        drawn.append(loader.sampler and loader.sampler.epoch)
-        return draw(loader)
-
-    monkeypatch.setattr(BatchLoader, "draw", watched)
-    train.run(composed("model=lenet", *QUIET, "trainer.max_epochs=3", "trainer.num_sanity_val_steps=1"))
-    assert [epoch for epoch in drawn if epoch is not None] == [0, 1, 2]
-
-
 def test_an_interrupted_cell_is_recorded_as_such(composed, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -241,16 +169,6 @@ def test_an_interrupted_cell_is_recorded_as_such(composed, tmp_path, monkeypatch
         train.run(composed("model=lenet", *QUIET))
     (record,) = Store(tmp_path / "results").load_all()
     assert (record.status, record.error) == ("interrupted", "stopped by Ctrl-C")
-
-
-def test_a_network_of_any_size_trains_on_smaller_images(composed, tmp_path):
-    sizes = ("data.image_size=32", "data.train_image_size=24", "augment=resized_crop")
-    record = train.run(composed("model=nin_bn", *QUIET, *sizes, "trainer.max_epochs=1"))
-    assert record.status == "ok"
-    with pytest.raises(
-        ConfigError, match=r"^data\.train_image_size=24: lenet trains on images of one size alone; it must be"
-    ):
-        train.run(composed("model=lenet", *QUIET, *sizes))
 
 
 def test_a_run_leaves_no_images_in_memory_for_the_next_one(composed, monkeypatch):
@@ -288,20 +206,6 @@ def test_every_optimizer_and_scheduler_trains(composed, optimizer, scheduler):
     record = train.run(composed("model=lenet", *QUIET, f"optimizer={optimizer}", f"scheduler={scheduler}"))
     assert record.status == "ok", record.error
     assert math.isfinite(record.metrics["train"]["loss"])
-
-
-def test_augmented_training_leaves_evaluation_alone(composed):
-    def build(augment):
-        cfg = composed(f"augment={augment}", *QUIET)
-        return train.build(cfg, train.config.check(cfg), torch.device("cpu"))[0]
-
-    data, plain = build("crop_flip"), build("none")
-    for loader in ("val_dataloader", "test_dataloader"):
-        for ours, theirs in zip(getattr(data, loader)(), getattr(plain, loader)(), strict=True):
-            assert torch.equal(ours.images, theirs.images)
-    ours, theirs = (next(iter(part.train_dataloader())) for part in (data, plain))
-    assert torch.equal(ours.labels, theirs.labels)
-    assert not torch.equal(ours.images, theirs.images)
 
 
 def test_the_selected_weights_are_those_of_the_network_that_is_used(composed, tmp_path):

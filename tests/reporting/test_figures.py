@@ -1,7 +1,6 @@
 """Figures: what they show is what the records say."""
 
 import xml.etree.ElementTree as ET
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,61 +10,16 @@ from hypothesis import strategies as st
 
 pytest.importorskip("matplotlib")
 
-from conftest import record_of
+from cells import ablated, answers
 
-from bench.reporting import ablations, drawing, figures, leaderboard, render, stats, tradeoff
+from bench.reporting import ablations, drawing, figures, leaderboard, stats, tradeoff
 from bench.reporting.predictions import Predictions
-
-
-def settings(model, **net):
-    normed, lr = model.endswith("_bn"), 0.1 if model.endswith("_bn") else 0.01
-    net = {"_target_": f"bench.{model.removesuffix('_bn')}", "batch_norm": normed, **net}
-    return {
-        "model": {"name": model, "net": net, "lr": {"sgd": lr}},
-        "data": {"name": "digits"},
-        "optimizer": {"lr": lr},
-        "loss": {"aux_weight": 0.3},
-    }
-
-
-def cell(model, seed, val, name="", loss=None, **net):
-    config = settings(model, **net) | {"seed": seed}
-    config["loss"] = loss or config["loss"]
-    costs = {"params": 1000 * len(model), "macs": 10**6, "fit_seconds": 10.0 + seed}
-    return record_of(
-        model,
-        seed,
-        val=val,
-        test=val - 0.1,
-        config=config,
-        run_id=f"digits-{name or model}-s{seed}-0123456789",
-        **costs,
-    )
-
-
-def answers(top1, seed):
-    rng = np.random.default_rng(seed)
-    labels = np.arange(400) % 4
-    predicted = np.where(rng.random(400) < top1, labels, (labels + 1) % 4)
-    logits = rng.normal(size=(400, 4)) + 5 * np.eye(4)[predicted]
-    return Predictions(
-        logits, logits.argmax(axis=1), labels, labels.astype(str), np.array(["ant", "bee", "cat", "dog"])
-    )
 
 
 @pytest.fixture
 def told(tmp_path):
     """Tables, records, predictions and runs of NiN and GoogLeNet, two seeds, with and without what ablations need."""
-    records = []
-    for seed in (0, 1):
-        records += [
-            cell("nin", seed, 0.80),
-            cell("nin_bn", seed, 0.90),
-            cell("googlenet", seed, 0.70, aux_heads=True),
-            cell("googlenet", seed, 0.65, name="googlenet-off", aux_heads=False),
-            cell("googlenet_bn", seed, 0.85, aux_heads=True),
-            cell("lenet", seed, 0.6),
-        ]
+    records = ablated()
     predictions = {record.run_id: answers(record.metrics["test"]["top1"], i) for i, record in enumerate(records)}
     for record in records:
         (tmp_path / record.run_id).mkdir()
@@ -185,46 +139,6 @@ def test_reliability_is_the_calibration_of_all_seeds(told):
     assert f"ECE {100 * made.ece:.1f} %" in panel.get_title()
 
 
-def test_pairs_are_such_as_differ_in_one_thing(told):
-    (table,), records, _, _ = told
-    found = {
-        (pair.what, *(row.run_ids[0].split("-s0")[0] for row in pair[1:])) for pair in ablations.pairs(table, records)
-    }
-    assert found == {
-        ("batch norm", "digits-nin", "digits-nin_bn"),
-        ("batch norm", "digits-googlenet", "digits-googlenet_bn"),
-        ("auxiliary heads", "digits-googlenet-off", "digits-googlenet"),
-    }
-
-
-def test_another_recipe_makes_no_pair(make_record):
-    records = [cell("nin", 0, 0.8), cell("nin_bn", 0, 0.9, loss={"aux_weight": 0.1})]
-    (table,) = leaderboard.tables(records)
-    assert ablations.pairs(table, records) == []
-    assert figures.ablation(table, records, {}) is None
-
-
-def test_what_differs_in_more_than_batch_norm_is_no_pair():
-    rates = {"adamw": 1e-3, "sgd": 0.1}
-    plain, normed = {"batch_norm": False}, {"batch_norm": True}
-
-    def paired(one: dict, other: dict) -> int:
-        records = [
-            replace(made, config=made.config | settings)
-            for made, settings in ((cell("nin", 0, 0.8), one), (cell("nin_bn", 0, 0.9), other))
-        ]
-        (table,) = leaderboard.tables(records)
-        return len(ablations.pairs(table, records))
-
-    def both(net: dict, lr: float) -> dict:
-        return {"model": {"net": net, "lr": rates}, "optimizer": {"lr": lr}}
-
-    assert paired(both(plain, 1e-3), both(normed, 0.1)) == 1  # each at its own rate
-    assert paired(both(plain, 0.01), both(normed, 0.01)) == 1
-    assert paired(both(plain, 0.01), both(normed, 0.02)) == 0
-    assert paired(both(plain | {"naive": True}, 0.1), both(normed | {"naive": False}, 0.1)) == 0
-
-
 def test_runs_of_other_numbers_of_classes_are_drawn_each_with_its_own(told):
     (table,), records, predictions, _ = told
     names = {record.run_id for record in records if record.model == "lenet"}
@@ -251,68 +165,11 @@ def test_what_is_bought_is_drawn_with_its_interval(told):
     assert ablations.effects(table, records, {})[0][1:] == (middle, None, None)
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "what"),
-    [
-        ({"crop": 2, "flip": 0}, {"crop": 2, "mirror": 0}, "augment=[crop,flip] → [crop,mirror]"),
-        ({"crop": 2}, {"crop": 2, "flip": 0}, "augment=[crop] → [crop,flip]"),
-        ({"crop": 2, "flip": 0}, {"flip": 0, "crop": 2}, "augment=[crop,flip] → [flip,crop]"),
-        ({"crop": 2}, {"crop": 4}, "augment.crop.padding=2 → 4"),
-        ({"crop": 2, "flip": 0}, {"crop": 4, "mirror": 0}, None),
-        ({}, {"crop": 2, "flip": 0}, None),
-    ],
-)
-def test_changes_of_augmentations_that_are_one_choice(make_record, before, after, what):
-    records = []
-    for i, augment in enumerate((before, after)):
-        told = {name: {"padding": padding} for name, padding in augment.items()}
-        config = {"model": {"name": "nin"}, "seed": 0, "augment": told}
-        records.append(make_record("nin", val=0.8 + 0.1 * i, config=config, run_id=f"digits-nin-s0-{i:010d}"))
-    (table,) = leaderboard.tables(records)
-    assert [pair.what for pair in ablations.pairs(table, records)] == ([] if what is None else [what])
-
-
-def test_a_size_of_training_images_is_one_choice(make_record):
-    records = []
-    for i, side in enumerate((32, 24)):
-        config = {"model": {"name": "nin"}, "seed": 0, "augment": {"crop": {"size": side}}}
-        config["data"] = {"image_size": 32} | ({"train_image_size": side} if side != 32 else {})
-        records.append(make_record("nin", val=0.8 + 0.1 * i, config=config, run_id=f"digits-nin-s0-{i:010d}"))
-    (table,) = leaderboard.tables(records)
-    assert [pair.what for pair in ablations.pairs(table, records)] == ["data.train_image_size=${data.image_size} → 24"]
-
-
 def test_rows_of_one_rank_have_names_of_their_own(make_record):
     long = [{"model": {"name": "nin"}, "seed": 0, "optimizer": {"some_setting": f"{'x' * 40}{i}"}} for i in (1, 2)]
     records = [make_record("nin", config=one, run_id=f"digits-nin-s0-{i:010d}") for i, one in enumerate(long)]
     (table,) = leaderboard.tables(records)
     assert [(row.rank, drawing.name_of(row)) for row in table.rows] == [(1, "nin #1a"), (1, "nin #1b")]
-
-
-def test_a_single_choice_is_told_beside_the_networks_first_row(make_record):
-    def record(val, **changes):
-        optimizer = {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9}
-        config = {"model": {"name": "nin"}, "seed": 0, "optimizer": optimizer, "augment": {"flip": {"p": 0.5}}}
-        name = f"digits-nin-s0-{round(100 * val):010d}"
-        return make_record("nin", val=val, config=config | changes, run_id=name)
-
-    adam = {"_target_": "torch.optim.AdamW", "lr": 0.01, "betas": [0.9, 0.95]}
-    records = [
-        record(0.9),
-        record(0.8, optimizer=adam),
-        record(0.7, augment={}),
-        record(0.6, loss={"label_smoothing": 0.1}),
-        record(0.5, augment={}, optimizer=adam),  # two choices
-    ]
-    (table,) = leaderboard.tables(records)
-    assert [(pair.what, pair.without.rank, pair.with_it.rank) for pair in ablations.pairs(table, records)] == [
-        ("optimizer=adamw → sgd", 2, 1),
-        ("augment=[] → [flip]", 3, 1),
-        ("loss.label_smoothing=0.1 → null", 4, 1),
-    ]
-    text = render.effects_section(ablations.effects(table, records, {}))
-    assert "| nin | optimizer=adamw → sgd | 1 | 80.0 | 80.0 | +0.0 | – | – |" in text
-    assert figures.ablation(table, records, {}) is not None
 
 
 def test_what_is_missing_is_left_out(make_record, tmp_path):
