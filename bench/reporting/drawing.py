@@ -15,7 +15,7 @@ from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from bench.reporting.leaderboard import Row, Table
+from bench.reporting.leaderboard import Table
 from bench.reporting.render import count
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8C6D1F")
@@ -24,8 +24,6 @@ LINES = ("-", "--", "-.", ":")
 GREY = "#B8B8B8"
 NAMED = 8
 """So many curves have a colour and a name of their own; of more points those on the Pareto front have names."""
-SHORT = 32
-"""Characters of settings that a figure has room for."""
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "text.parse_math": False,  # a class may be called $a_$
@@ -56,13 +54,6 @@ def plain_log(axis: XAxis | YAxis) -> None:
 
 def title_of(table: Table) -> str:
     return f"{table.dataset} ({table.protocol})"
-
-
-def name_of(row: Row) -> str:
-    """The network, and if need be the settings that tell it from others, or, where those are long, its number in
-    the leaderboard, which has them.
-    """
-    return f"{row.model} #{row.number}" if len(row.variant) > SHORT else f"{row.model} {row.variant}".strip()
 
 
 def grid(table: Table, count: int, side: float) -> tuple[Figure, list[Axes]]:

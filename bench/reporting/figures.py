@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from bench.record import RunRecord
 from bench.reporting import ablations, stats
 from bench.reporting.curves import curves
-from bench.reporting.drawing import COLORS, GREY, LINES, NAMED, STYLE, grid, name_of, rendered, title_of
+from bench.reporting.drawing import COLORS, GREY, LINES, NAMED, STYLE, grid, rendered, title_of
 from bench.reporting.leaderboard import Row, Table
 from bench.reporting.predictions import Predictions, same_samples
 from bench.reporting.tradeoff import cost
@@ -64,7 +64,7 @@ def learning(table: Table, runs: Path) -> Figure | None:
             own = place < NAMED
             color, style = (COLORS[place], LINES[place % len(LINES)]) if own else (GREY, "-")
             dot = "o" if len(mean) == 1 else None
-            label = name_of(row) if own else "_other"
+            label = row.name if own else "_other"
             panel.plot(epochs, mean, style, color=color, linewidth=1.2, marker=dot, markersize=4, label=label)
             if own and len(values) > 1:
                 panel.fill_between(epochs, low, high, color=color, alpha=0.2, linewidth=0)
@@ -108,7 +108,7 @@ def confusions(table: Table, predictions: Mapping[str, Predictions]) -> Figure |
         matrix = sum(stats.confusion(one.labels, one.predicted, count) for one in several)
         share = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)  # type: ignore[union-attr]
         image = panel.imshow(share, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
-        panel.set(title=name_of(row), xlabel="predicted", ylabel="class")
+        panel.set(title=row.name, xlabel="predicted", ylabel="class")
         panel.spines[:].set_visible(False)
         if count <= 20:
             names = [str(name) for name in several[0].classes]
@@ -136,7 +136,7 @@ def reliabilities(table: Table, predictions: Mapping[str, Predictions]) -> Figur
         height = np.nan_to_num(calibration.accuracy)
         panel.bar(edges[:-1], height, 1 / stats.BINS, align="edge", color=COLORS[5], edgecolor="white", linewidth=0.5)
         panel.plot([0, 1], [0, 1], "--", color="black", linewidth=0.8)
-        panel.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=f"{name_of(row)}\nECE {100 * calibration.ece:.1f} %")
+        panel.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=f"{row.name}\nECE {100 * calibration.ece:.1f} %")
         panel.set(xlabel="confidence", ylabel="accuracy")
     return figure
 
@@ -154,9 +154,7 @@ def ablation(table: Table, records: Sequence[RunRecord], predictions: Mapping[st
         color, marker = looks.get(pair.what, (COLORS[5], "D"))
         reach = None if interval is None else [[100 * (middle - interval.low)], [100 * (interval.high - middle)]]
         panel.errorbar(100 * middle, place, xerr=reach, color=color, marker=marker, markersize=5, capsize=3)
-    names = [
-        f"{name_of(pair.without) if pair.what in looks else pair.with_it.model}: {pair.what}" for pair, *_ in found
-    ]
+    names = [f"{pair.without.name if pair.what in looks else pair.with_it.model}: {pair.what}" for pair, *_ in found]
     panel.set_yticks(range(len(found)), names)
     panel.set(xlabel="test top-1 with it minus without it, in percentage points; 95 % intervals", ylim=(-0.6, None))
     panel.set_title(title_of(table), fontsize=10)

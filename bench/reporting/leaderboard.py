@@ -13,14 +13,15 @@ import numpy as np
 from bench.record import RunRecord
 from bench.reporting import stats
 from bench.reporting.predictions import Predictions, same_samples
-from bench.reporting.settings import settings_of, told_apart
+from bench.reporting.settings import STARTED_FROM, settings_of, told_apart
 from bench.reporting.stats import LEVEL, Interval, Stat
 
 
 @dataclass(frozen=True)
 class Row:
     """One configuration over its seeds. Rows of equal validation top-1 share a ``rank``, and have a letter behind it in
-    their ``number``: 4a, 4b. ``variant``: the settings that tell it from others, see :func:`told_apart`.
+    their ``number``: 4a, 4b. ``variant``: the settings that tell it from others, see :func:`told_apart`. ``name``: what
+    figures call it: the network, and where that is not enough its settings, or, where those are long, its number.
 
     ``stats`` holds, where every record has them, ``{val,test}_{top1,top5}`` (fractions), ``train_images_per_s``,
     ``fit_seconds`` and ``peak_memory_bytes``. Of the predictions, None where they are not there: ``interval``, of the
@@ -31,6 +32,7 @@ class Row:
     number: str
     model: str
     variant: str
+    name: str
     n: int
     params: int | None
     macs: int | None
@@ -61,6 +63,9 @@ class Table:
     machine: str = ""
 
 
+SHORT = 32
+"""Characters of settings that a figure has room for."""
+
 MEASURES = ("train_images_per_s", "fit_seconds", "peak_memory_bytes")
 
 
@@ -86,15 +91,23 @@ def _table(dataset: str, protocol: str, records: Sequence[RunRecord], prediction
     variants, usual = told_apart([(group[0].model, settings_of(group[0])) for group in groups])
     ranked_by = "val_top1" if all("val" in record.metrics for record in records) else "test_top1"
     measured = [(group[0].model, _stats(group), text, group) for group, text in zip(groups, variants, strict=True)]
+    networks = Counter(model for model, *_ in measured)
     measured.sort(key=lambda row: (-row[1][ranked_by].mean, row[0], row[2]))
     means = [numbers[ranked_by].mean for _, numbers, *_ in measured]
     rows: list[Row] = []
     for i, (model, numbers, variant, group) in enumerate(measured):
         rank, equals = 1 + means.index(means[i]), means.count(means[i])
         number = f"{rank}{_letters(i + 1 - rank)}" if equals > 1 else f"{rank}"
-        names = tuple(record.run_id for record in group)
-        rows.append(Row(rank, number, model, variant, len(group), group[0].params, group[0].macs, numbers, names))
+        started = settings_of(group[0])
+        alone = networks[model] == 1 and not any(started.get(key) for key in STARTED_FROM)
+        name = model if alone else _name(model, number, variant)
+        runs = tuple(record.run_id for record in group)
+        rows.append(Row(rank, number, model, variant, name, len(group), group[0].params, group[0].macs, numbers, runs))
     return Table(dataset, protocol, ranked_by, tuple(_tested(rows, predictions)), usual, _machine(records))
+
+
+def _name(model: str, number: str, variant: str) -> str:
+    return f"{model} #{number}" if len(variant) > SHORT else f"{model} {variant}".strip()
 
 
 def _letters(i: int) -> str:

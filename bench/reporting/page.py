@@ -22,6 +22,8 @@ from bench.reporting.leaderboard import Table
 from bench.reporting.predictions import MISTAKES, Predictions
 from bench.reporting.render import caption
 
+FIELDS = ("rank", "number", "model", "variant", "name", "n", "params", "macs", "p")
+"""Of a row, what the page has as it is."""
 DIGITS = 4
 """Of fractions in the page: a hundredth of a percent."""
 
@@ -56,7 +58,7 @@ def build(
 def _table(table: Table) -> dict[str, Any]:
     rows = [
         {
-            **{name: getattr(row, name) for name in ("rank", "number", "model", "variant", "n", "params", "macs", "p")},
+            **{name: getattr(row, name) for name in FIELDS},
             "runs": row.run_ids,
             "interval": row.interval and [round(value, DIGITS) for value in row.interval],
             "like_best": row.like_best,

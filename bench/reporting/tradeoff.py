@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bench.reporting.drawing import COLORS, GREY, MARKERS, NAMED, name_of, plain_log, title_of
+from bench.reporting.drawing import COLORS, GREY, MARKERS, NAMED, plain_log, title_of
 from bench.reporting.leaderboard import Row, Table
 
 AROUND = (
@@ -85,11 +85,11 @@ def cost(table: Table) -> Figure | None:
             )
         panel.margins(y=0.15)
         named = list(points) if few else front
-        place_labels(panel, bars, {name_of(table.rows[place]): points[place] for place in named})
+        place_labels(panel, bars, {table.rows[place].name: points[place] for place in named})
     for panel in panels[:, 0]:
         panel.set_ylabel("test top-1 in %")
     if handles and not few:
-        names = [name_of(table.rows[place]) for place in sorted(handles)]
+        names = [table.rows[place].name for place in sorted(handles)]
         columns = 4 if max(map(len, names)) < 24 else 1
         figure.legend(
             [handles[place] for place in sorted(handles)], names, loc="outside lower center", ncols=columns,

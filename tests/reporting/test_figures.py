@@ -169,7 +169,7 @@ def test_rows_of_one_rank_have_names_of_their_own(make_record):
     long = [{"model": {"name": "nin"}, "seed": 0, "optimizer": {"some_setting": f"{'x' * 40}{i}"}} for i in (1, 2)]
     records = [make_record("nin", config=one, run_id=f"digits-nin-s0-{i:010d}") for i, one in enumerate(long)]
     (table,) = leaderboard.tables(records)
-    assert [(row.rank, drawing.name_of(row)) for row in table.rows] == [(1, "nin #1a"), (1, "nin #1b")]
+    assert [(row.rank, row.name) for row in table.rows] == [(1, "nin #1a"), (1, "nin #1b")]
 
 
 def test_what_is_missing_is_left_out(make_record, tmp_path):

@@ -26,6 +26,28 @@ def test_seeds_are_grouped_with_mean_and_sample_deviation(make_record):
     assert "93.0±3.6" in printed(table)
 
 
+def test_figures_call_a_network_by_its_name_where_that_is_enough(make_record):
+    def names(*configs):
+        records = [
+            make_record(model, seed, config=config, run_id=f"digits-{model}-s{seed}-0123456789")
+            for seed, (model, config) in enumerate(configs)
+        ]
+        (table,) = leaderboard.tables(records)
+        return {row.name for row in table.rows}
+
+    def net(model, rate, **of_model):
+        return model, {"model": {"name": model, **of_model}, "optimizer": {"lr": rate}, "trainer": {"epochs": rate}}
+
+    assert names(net("nin", 1), net("lenet", 2)) == {"nin", "lenet"}
+    assert names(net("nin", 1), net("nin", 2), net("lenet", 2)) == {
+        "nin optimizer.lr=1 trainer.epochs=1",
+        "nin optimizer.lr=2",
+        "lenet",
+    }
+    tuned = net("vgg16", 1, pretrained="imagenet")
+    assert names(tuned, net("lenet", 1)) == {"vgg16 model.pretrained=imagenet", "lenet"}
+
+
 def test_one_seed_has_no_deviation(make_record):
     (table,) = leaderboard.tables([make_record(test=0.9)])
     assert table.rows[0].stats["test_top1"].std is None

@@ -30,9 +30,6 @@ function count(value) {
 }
 const mean = (row, name) => (Array.isArray(row[name]) ? row[name][0] : row[name] ?? null);
 
-// as in the figures: long settings are the table's to tell
-const nameOf = (row) => (row.variant.length > 32 ? `${row.model} #${row.number}` : `${row.model} ${row.variant}`.trim());
-
 const COLUMNS = [
   ["#", "rank", (row) => row.number],
   ["model", "model", null],
@@ -107,7 +104,7 @@ const plot = (place, traces, more) => Plotly.react(place, traces, layout(more), 
 function drawCosts() {
   const cost = $("cost").value;
   const traces = shownRows().filter((row) => mean(row, cost) !== null && row.test_top1).map((row, i) => ({
-    type: "scatter", mode: "markers", name: nameOf(row),
+    type: "scatter", mode: "markers", name: row.name,
     x: [mean(row, cost)], y: [100 * row.test_top1[0]],
     error_y: { type: "data", array: [100 * (row.test_top1[1] ?? 0)], visible: row.test_top1[1] !== null },
     marker: { size: 11, color: COLORS[i % COLORS.length], symbol: SYMBOLS[Math.floor(i / COLORS.length + i) % SYMBOLS.length] },
@@ -123,7 +120,7 @@ function drawCurves() {
   const name = $("curve").value;
   const scale = name.endsWith("top1") ? 100 : 1;
   const traces = shownRows().flatMap((row, i) => row.runs.filter((id) => data.runs[id].curves[name]).map((id, k) => ({
-    type: "scatter", mode: "lines", name: nameOf(row), legendgroup: String(i), showlegend: k === 0,
+    type: "scatter", mode: "lines", name: row.name, legendgroup: String(i), showlegend: k === 0,
     x: data.runs[id].curves[name].map((_, epoch) => epoch + 1), y: data.runs[id].curves[name].map((v) => scale * v),
     line: { color: COLORS[i % COLORS.length], dash: DASHES[Math.floor(i / COLORS.length) % DASHES.length] },
     hovertemplate: `%{fullData.name}, seed ${data.runs[id].seed}<br>epoch %{x}: %{y:.2f}<extra></extra>`,
