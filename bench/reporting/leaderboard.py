@@ -13,7 +13,7 @@ import numpy as np
 from bench.record import RunRecord
 from bench.reporting import stats
 from bench.reporting.predictions import Predictions, same_samples
-from bench.reporting.settings import STARTED_FROM, settings_of, told_apart
+from bench.reporting.settings import line, settings_of, started_from, told_apart
 from bench.reporting.stats import LEVEL, Interval, Stat
 
 
@@ -21,7 +21,7 @@ from bench.reporting.stats import LEVEL, Interval, Stat
 class Row:
     """One configuration over its seeds. Rows of equal validation top-1 share a ``rank``, and have a letter behind it in
     their ``number``: 4a, 4b. ``variant``: the settings that tell it from others, see :func:`told_apart`. ``name``: what
-    figures call it: the network, and where that is not enough its settings, or, where those are long, its number.
+    figures call it, see :func:`_name`.
 
     ``stats`` holds, where every record has them, ``{val,test}_{top1,top5}`` (fractions), ``train_images_per_s``,
     ``fit_seconds`` and ``peak_memory_bytes``. Of the predictions, None where they are not there: ``interval``, of the
@@ -63,9 +63,6 @@ class Table:
     machine: str = ""
 
 
-SHORT = 32
-"""Characters of settings that a figure has room for."""
-
 MEASURES = ("train_images_per_s", "fit_seconds", "peak_memory_bytes")
 
 
@@ -88,26 +85,36 @@ def _table(dataset: str, protocol: str, records: Sequence[RunRecord], prediction
         # a seed counts once: settings that make no difference make other runs, too
         cells[json.dumps(settings_of(record), sort_keys=True)].setdefault(record.seed, record)
     groups = [list(cell.values()) for cell in cells.values()]
-    variants, usual = told_apart([(group[0].model, settings_of(group[0])) for group in groups])
+    settings = [settings_of(group[0]) for group in groups]
+    networks = Counter(group[0].model for group in groups)
+    variants, usual = told_apart([(group[0].model, own) for group, own in zip(groups, settings, strict=True)])
     ranked_by = "val_top1" if all("val" in record.metrics for record in records) else "test_top1"
-    measured = [(group[0].model, _stats(group), text, group) for group, text in zip(groups, variants, strict=True)]
-    networks = Counter(model for model, *_ in measured)
+    measured = [
+        (group[0].model, _stats(group), variant, own, group)
+        for group, variant, own in zip(groups, variants, settings, strict=True)
+    ]
     measured.sort(key=lambda row: (-row[1][ranked_by].mean, row[0], row[2]))
     means = [numbers[ranked_by].mean for _, numbers, *_ in measured]
     rows: list[Row] = []
-    for i, (model, numbers, variant, group) in enumerate(measured):
+    for i, (model, numbers, variant, own, group) in enumerate(measured):
         rank, equals = 1 + means.index(means[i]), means.count(means[i])
         number = f"{rank}{_letters(i + 1 - rank)}" if equals > 1 else f"{rank}"
-        started = settings_of(group[0])
-        alone = networks[model] == 1 and not any(started.get(key) for key in STARTED_FROM)
-        name = model if alone else _name(model, number, variant)
-        runs = tuple(record.run_id for record in group)
-        rows.append(Row(rank, number, model, variant, name, len(group), group[0].params, group[0].macs, numbers, runs))
+        name = _name(model, number, line(started_from(own)) if networks[model] == 1 else variant)
+        names = tuple(record.run_id for record in group)
+        rows.append(Row(rank, number, model, variant, name, len(group), group[0].params, group[0].macs, numbers, names))
     return Table(dataset, protocol, ranked_by, tuple(_tested(rows, predictions)), usual, _machine(records))
 
 
-def _name(model: str, number: str, variant: str) -> str:
-    return f"{model} #{number}" if len(variant) > SHORT else f"{model} {variant}".strip()
+ROOM = 32
+"""Characters of settings that a figure has room for."""
+
+
+def _name(model: str, number: str, told: str) -> str:
+    """The network and the settings ``told``, or, where those are long, its number in the leaderboard, which has them.
+
+    Told of a network with one row is only that it did not start from random weights.
+    """
+    return f"{model} #{number}" if len(told) > ROOM else f"{model} {told}".strip()
 
 
 def _letters(i: int) -> str:

@@ -22,8 +22,8 @@ from bench.reporting.leaderboard import Table
 from bench.reporting.predictions import MISTAKES, Predictions
 from bench.reporting.render import caption
 
-FIELDS = ("rank", "number", "model", "variant", "name", "n", "params", "macs", "p")
-"""Of a row, what the page has as it is."""
+AS_IS = ("rank", "number", "model", "variant", "name", "n", "params", "macs", "p")
+"""The fields of a row that go into the page unchanged."""
 DIGITS = 4
 """Of fractions in the page: a hundredth of a percent."""
 
@@ -58,7 +58,7 @@ def build(
 def _table(table: Table) -> dict[str, Any]:
     rows = [
         {
-            **{name: getattr(row, name) for name in FIELDS},
+            **{name: getattr(row, name) for name in AS_IS},
             "runs": row.run_ids,
             "interval": row.interval and [round(value, DIGITS) for value in row.interval],
             "like_best": row.like_best,

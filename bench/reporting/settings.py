@@ -61,6 +61,11 @@ def shown(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def started_from(settings: Settings) -> Settings:
+    """Of settings, those of a run that did not start from random weights; else none."""
+    return {key: settings[key] for key in STARTED_FROM if settings.get(key) is not None}
+
+
 def told_apart(rows: Sequence[tuple[str, Settings]]) -> tuple[list[str], str]:
     """Of each row, a model and its settings, those that tell it from the others, ``key=value`` each; and the values of
     such settings in the rows that tell none.
@@ -72,7 +77,7 @@ def told_apart(rows: Sequence[tuple[str, Settings]]) -> tuple[list[str], str]:
     told: list[str] = []
     usual: Settings = {}
     for model, own in rows:
-        keys = {key for key in STARTED_FROM if own.get(key) is not None}
+        keys = set(started_from(own))
         for key, value in own.items():
             # what others have not is of a choice that they have not made, whose name tells
             there = [(name, other) for name, other in rows if key in other or not key.startswith(CHOICES)]
@@ -82,11 +87,12 @@ def told_apart(rows: Sequence[tuple[str, Settings]]) -> tuple[list[str], str]:
                 keys.add(key)
                 if frequent:
                     usual[key] = frequent[0]
-        told.append(_line({key: own[key] for key in keys & own.keys()}))
-    return told, _line(usual)
+        told.append(line({key: own[key] for key in keys & own.keys()}))
+    return told, line(usual)
 
 
-def _line(settings: Settings) -> str:
+def line(settings: Settings) -> str:
+    """``key=value`` each, by name."""
     return " ".join(f"{key}={shown(value)}" for key, value in sorted(settings.items()))
 
 

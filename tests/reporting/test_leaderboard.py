@@ -26,26 +26,50 @@ def test_seeds_are_grouped_with_mean_and_sample_deviation(make_record):
     assert "93.0±3.6" in printed(table)
 
 
-def test_figures_call_a_network_by_its_name_where_that_is_enough(make_record):
-    def names(*configs):
-        records = [
-            make_record(model, seed, config=config, run_id=f"digits-{model}-s{seed}-0123456789")
-            for seed, (model, config) in enumerate(configs)
-        ]
-        (table,) = leaderboard.tables(records)
-        return {row.name for row in table.rows}
+def names(make_record, *cells):
+    """Of the rows, in their order, what figures call them; a cell is a network and its settings."""
+    records = [
+        make_record(
+            model,
+            val=0.9 - i / 100,
+            config={"model": {"name": model}, "seed": 0} | config,
+            run_id=f"digits-{model}-s0-{i:010d}",
+        )
+        for i, (model, config) in enumerate(cells)
+    ]
+    (table,) = leaderboard.tables(records)
+    return [row.name for row in table.rows]
 
-    def net(model, rate, **of_model):
-        return model, {"model": {"name": model, **of_model}, "optimizer": {"lr": rate}, "trainer": {"epochs": rate}}
 
-    assert names(net("nin", 1), net("lenet", 2)) == {"nin", "lenet"}
-    assert names(net("nin", 1), net("nin", 2), net("lenet", 2)) == {
-        "nin optimizer.lr=1 trainer.epochs=1",
-        "nin optimizer.lr=2",
-        "lenet",
-    }
-    tuned = net("vgg16", 1, pretrained="imagenet")
-    assert names(tuned, net("lenet", 1)) == {"vgg16 model.pretrained=imagenet", "lenet"}
+def test_figures_call_a_network_of_one_row_by_its_name_alone(make_record):
+    fast, slow = {"optimizer": {"lr": 1}}, {"optimizer": {"lr": 2}}
+    assert names(make_record, ("nin", fast), ("lenet", slow)) == ["nin", "lenet"]
+    told = ["nin optimizer.lr=1", "nin optimizer.lr=2", "lenet"]
+    assert names(make_record, ("nin", fast), ("nin", slow), ("lenet", slow)) == told
+
+
+def test_figures_tell_of_a_network_that_it_did_not_start_from_random_weights(make_record):
+    tuned = {"name": "vgg16", "pretrained": "imagenet"}
+    lenet = ("lenet", {"optimizer": {"lr": 1}})
+    cells = ("vgg16", {"model": tuned, "optimizer": {"lr": 2}, "trainer": {"max_epochs": 5}}), lenet
+    assert names(make_record, *cells) == ["vgg16 model.pretrained=imagenet", "lenet"]
+    cells = lenet, ("vgg16", {"model": tuned | {"freeze": "backbone"}})
+    assert names(make_record, *cells) == ["lenet", "vgg16 #2"]
+
+
+@pytest.mark.parametrize(("length", "told"), [(leaderboard.ROOM, True), (leaderboard.ROOM + 1, False)])
+def test_figures_call_rows_with_long_settings_by_their_number(make_record, length, told):
+    of = "optimizer.name="
+    values = [letter * (length - len(of)) for letter in "ab"]
+    expected = [f"nin {of}{value}" for value in values] if told else ["nin #1", "nin #2"]
+    assert names(make_record, *(("nin", {"optimizer": {"name": value}}) for value in values)) == expected
+
+
+def test_rows_of_one_rank_have_names_of_their_own(make_record):
+    long = [{"model": {"name": "nin"}, "seed": 0, "optimizer": {"some_setting": f"{'x' * 40}{i}"}} for i in (1, 2)]
+    records = [make_record("nin", config=one, run_id=f"digits-nin-s0-{i:010d}") for i, one in enumerate(long)]
+    (table,) = leaderboard.tables(records)
+    assert [(row.rank, row.name) for row in table.rows] == [(1, "nin #1a"), (1, "nin #1b")]
 
 
 def test_one_seed_has_no_deviation(make_record):

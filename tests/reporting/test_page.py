@@ -84,6 +84,8 @@ def test_the_page_holds_every_run_and_equal_records_give_equal_bytes(store):
     assert [(table["dataset"], table["protocol"], len(table["rows"])) for table in data["tables"]] == [
         ("digits", "other", 1), ("digits", "stratified", 3),
     ]  # fmt: skip
+    names = [[row["name"] for row in table["rows"]] for table in data["tables"]]  # of curves and marks
+    assert names == [[row.name for row in table.rows] for table in tables(store.load_all())]
     assert "https://" not in re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
 
 
