@@ -24,8 +24,10 @@ class Row:
     figures call it, see :func:`_name`.
 
     ``stats`` holds, where every record has them, ``{val,test}_{top1,top5}`` (fractions), ``train_images_per_s``,
-    ``fit_seconds`` and ``peak_memory_bytes``. Of the predictions, None where they are not there: ``interval``, of the
-    test top-1; ``p``, of its being that of the first row, Holm-corrected over the table.
+    ``fit_seconds`` and ``peak_memory_bytes``, and ``test_class_mean``, the mean of the classes' top-1, where all have
+    predictions, of classes that differ in their number of test images: elsewhere it is the test top-1. Of the
+    predictions, None where they are not there: ``interval``, of the test top-1; ``p``, of its being that of the first
+    row, Holm-corrected over the table.
     """
 
     rank: int
@@ -90,7 +92,7 @@ def _table(dataset: str, protocol: str, records: Sequence[RunRecord], prediction
     variants, usual = told_apart([(group[0].model, own) for group, own in zip(groups, settings, strict=True)])
     ranked_by = "val_top1" if all("val" in record.metrics for record in records) else "test_top1"
     measured = [
-        (group[0].model, _stats(group), variant, own, group)
+        (group[0].model, _stats(group, predictions), variant, own, group)
         for group, variant, own in zip(groups, variants, settings, strict=True)
     ]
     measured.sort(key=lambda row: (-row[1][ranked_by].mean, row[0], row[2]))
@@ -158,7 +160,7 @@ def _tested(rows: Sequence[Row], predictions: Mapping[str, Predictions]) -> list
     ]
 
 
-def _stats(group: Sequence[RunRecord]) -> dict[str, Stat]:
+def _stats(group: Sequence[RunRecord], predictions: Mapping[str, Predictions]) -> dict[str, Stat]:
     values: dict[str, list[float]] = defaultdict(list)
     for record in group:
         for split in ("val", "test"):
@@ -168,11 +170,22 @@ def _stats(group: Sequence[RunRecord]) -> dict[str, Stat]:
         for name in MEASURES:
             if (value := getattr(record, name)) is not None:
                 values[name].append(value)
+        if record.run_id in predictions and (mean := _class_mean(predictions[record.run_id])) is not None:
+            values["test_class_mean"].append(mean)
     return {name: stats.mean_std(v) for name, v in values.items() if len(v) == len(group)}
 
 
+def _class_mean(told: Predictions) -> float | None:
+    """The mean of the classes' top-1, of those that have test images; None where all have equally many."""
+    matrix = stats.confusion(told.labels, told.predicted, len(told.classes))
+    if len(np.unique(matrix.sum(axis=1))) == 1:
+        return None
+    return float(np.nanmean(stats.per_class(matrix)))
+
+
 ASCENDING = ("model", "params", "macs", "fit_seconds", "peak_memory_bytes")
-SORT_KEYS = ("rank", *ASCENDING, "n", "val_top1", "val_top5", "test_top1", "test_top5", "train_images_per_s")
+DESCENDING = ("n", "val_top1", "val_top5", "test_top1", "test_class_mean", "test_top5", "train_images_per_s")
+SORT_KEYS = ("rank", *ASCENDING, *DESCENDING)
 
 
 def in_order(table: Table, key: str) -> Table:
@@ -187,5 +200,5 @@ def in_order(table: Table, key: str) -> Table:
             return row.stats[key].mean
         return getattr(row, key, None)
 
-    known = sorted((row for row in table.rows if value(row) is not None), key=value, reverse=key not in ASCENDING)
+    known = sorted((row for row in table.rows if value(row) is not None), key=value, reverse=key in DESCENDING)
     return replace(table, rows=(*known, *(row for row in table.rows if value(row) is None)))

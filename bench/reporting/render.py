@@ -33,32 +33,41 @@ def count(value: float | None) -> str:
     return f"{value:.0f}"
 
 
-COLUMNS = (
-    *("#", "model", "n", "val top-1", "val top-5", "test top-1", "95 % interval", "test top-5"),
-    *("params", "MACs", "images/s", "fit s", "peak MiB"),
-)
 LIKE_BEST = "≈"
 """Marks rows whose test top-1 cannot be told from the first row's."""
+CLASS_MEAN = "test class mean"
+"""The column that only tables have whose classes differ in their number of test images."""
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row) -> dict[str, str]:
+    """Column → text."""
     stats = row.stats
     rate, seconds, memory = (stats[name].mean if name in stats else None for name in MEASURES)
-    return [
-        row.number,
-        row.model + (f" {LIKE_BEST}" if row.like_best else "") + (f"\n{row.variant}" if row.variant else ""),
-        str(row.n),
-        percent(stats.get("val_top1")),
-        percent(stats.get("val_top5"), spread=False),
-        percent(stats.get("test_top1")),
-        "–" if row.interval is None else f"{100 * row.interval.low:.1f}–{100 * row.interval.high:.1f}",
-        percent(stats.get("test_top5"), spread=False),
-        count(row.params),
-        count(row.macs),
-        "–" if rate is None else f"{rate:,.0f}",
-        "–" if seconds is None else f"{seconds:,.0f}",
-        "–" if memory is None else f"{memory / 2**20:,.0f}",
-    ]
+    return {
+        "#": row.number,
+        "model": row.model + (f" {LIKE_BEST}" if row.like_best else "") + (f"\n{row.variant}" if row.variant else ""),
+        "n": str(row.n),
+        "val top-1": percent(stats.get("val_top1")),
+        "val top-5": percent(stats.get("val_top5"), spread=False),
+        "test top-1": percent(stats.get("test_top1")),
+        "95 % interval": "–" if row.interval is None else f"{100 * row.interval.low:.1f}–{100 * row.interval.high:.1f}",
+        CLASS_MEAN: percent(stats.get("test_class_mean")),
+        "test top-5": percent(stats.get("test_top5"), spread=False),
+        "params": count(row.params),
+        "MACs": count(row.macs),
+        "images/s": "–" if rate is None else f"{rate:,.0f}",
+        "fit s": "–" if seconds is None else f"{seconds:,.0f}",
+        "peak MiB": "–" if memory is None else f"{memory / 2**20:,.0f}",
+    }
+
+
+def _lines(table: Table) -> list[dict[str, str]]:
+    """Of each row column → text, of the columns that the table has."""
+    lines = [_cells(row) for row in table.rows]
+    if not any("test_class_mean" in row.stats for row in table.rows):
+        for line in lines:
+            del line[CLASS_MEAN]
+    return lines
 
 
 def caption(table: Table) -> str:
@@ -77,16 +86,16 @@ def caption(table: Table) -> str:
 
 
 def to_rich(table: Table) -> RichTable:
-    """For the terminal; fits 80 columns, without top-5."""
+    """For the terminal; fits 80 columns, without top-5 and without the mean over classes."""
     title = f"{table.dataset} ({table.protocol})"
     out = RichTable(title=title, caption=escape(caption(table)), box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    shown = [i for i, name in enumerate(COLUMNS) if not name.endswith("top-5")]
-    for name in (COLUMNS[i] for i in shown):
+    lines = _lines(table)
+    shown = [name for name in lines[0] if not name.endswith("top-5") and name != CLASS_MEAN]
+    for name in shown:
         heading = name.replace("95 %", "95%").replace(" ", "\n").replace("/", "\n/")
         out.add_column(heading, justify="left" if name == "model" else "right", overflow="fold")
-    for row in table.rows:
-        cells = _cells(row)
-        out.add_row(*(escape(cells[i]) for i in shown))  # augment=[flip] is no markup
+    for line in lines:
+        out.add_row(*(escape(line[name]) for name in shown))  # augment=[flip] is no markup
     return out
 
 
@@ -102,10 +111,10 @@ def to_markdown(all_tables: Sequence[Table], effects: Sequence[Sequence[Effect]]
 
 def section(table: Table) -> str:
     """A table in Markdown, with what its numbers are."""
-    text = caption(table)
-    lines = [f"{text[0].upper()}{text[1:]}.", "", "| " + " | ".join(COLUMNS) + " |"]
-    lines.append("|" + "|".join("---" if name == "model" else "--:" for name in COLUMNS) + "|")
-    lines += ["| " + " | ".join(cell.replace("\n", "<br>") for cell in _cells(row)) + " |" for row in table.rows]
+    text, cells = caption(table), _lines(table)
+    lines = [f"{text[0].upper()}{text[1:]}.", "", "| " + " | ".join(cells[0]) + " |"]
+    lines.append("|" + "|".join("---" if name == "model" else "--:" for name in cells[0]) + "|")
+    lines += ["| " + " | ".join(cell.replace("\n", "<br>") for cell in line.values()) + " |" for line in cells]
     return "\n".join([*lines, ""])
 
 
@@ -176,7 +185,7 @@ def inject(text: str, made: Sections) -> str:
 
 def to_csv(all_tables: Sequence[Table]) -> str:
     """One line a row of any table, numbers in full: accuracies as fractions, memory in bytes."""
-    names = [f"{split}_{name}" for split in ("val", "test") for name in ("top1", "top5")] + list(MEASURES)
+    names = ["val_top1", "val_top5", "test_top1", "test_top5", "test_class_mean", *MEASURES]
     header = ["dataset", "protocol", "rank", "model", "variant", "n", "params", "macs"]
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")

@@ -37,6 +37,7 @@ const COLUMNS = [
   ["val top-1", "val_top1", (row) => withStd(row.val_top1)],
   ["test top-1", "test_top1", (row) => withStd(row.test_top1)],
   ["95 % interval", "interval", (row) => (row.interval ? row.interval.map((v) => percent(v)).join("–") : "–")],
+  ["test class mean", "test_class_mean", (row) => withStd(row.test_class_mean)], // where classes differ in their size
   ["test top-5", "test_top5", (row) => percent(mean(row, "test_top5"))],
   ["params", "params", (row) => count(row.params)],
   ["MACs", "macs", (row) => count(row.macs)],
@@ -64,13 +65,14 @@ function drawRows() {
     const order = a < b ? -1 : a > b ? 1 : 0;
     return state.down ? -order : order;
   });
-  const head = make("tr", {}, ...COLUMNS.map(([title, key]) => {
+  const columns = COLUMNS.filter(([, key]) => key !== "test_class_mean" || table().rows.some((row) => row[key]));
+  const head = make("tr", {}, ...columns.map(([title, key]) => {
     const sorted = key === state.key;
     const arrow = sorted ? (state.down ? " ▼" : " ▲") : "";
     const button = make("button", { type: "button", "data-key": key, onclick: () => sortBy(key) }, title + arrow);
     return make("th", { scope: "col", "aria-sort": sorted ? (state.down ? "descending" : "ascending") : "none" }, button);
   }));
-  const body = rows.map((row) => make("tr", {}, ...COLUMNS.map(([, key, text]) => {
+  const body = rows.map((row) => make("tr", {}, ...columns.map(([, key, text]) => {
     if (key !== "model") return make("td", {}, text(row));
     const links = row.runs.map((id) => make("a", { href: "#" + id, title: id, onclick: () => open(id) }, row.runs.length > 1 ? `s${data.runs[id].seed}` : row.model));
     const name = row.runs.length > 1 ? [row.model, " ", ...links.flatMap((link) => [link, " "])] : links;
