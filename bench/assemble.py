@@ -170,6 +170,7 @@ def make_trainer(
         log_every_n_steps=max(1, len(data.train) // resolved["data"]["batch_size"]),  # nothing is logged more often
         use_distributed_sampler=False,  # the loader shares out its epoch itself
         limit_val_batches=1.0 if len(data.val) else 0,
+        check_val_every_n_epoch=options["check_val_every_n_epoch"],
         num_sanity_val_steps=options["num_sanity_val_steps"],
         enable_progress_bar=any(isinstance(watcher, ProgressBar) for watcher in watchers),
         enable_model_summary=False,

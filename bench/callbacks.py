@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 
 from bench import console
+from bench.checkpoint import validates
 from bench.data.loader import Batch
 from bench.machine import PeakMemory
 from bench.store import write_atomically
@@ -84,8 +85,8 @@ class EpochTable(Checkpoint):
     """One row an epoch: ``rows`` in memory and a CSV file on disk.
 
     Columns: ``epoch`` (from 1), ``seconds`` of training so far, and all that was logged in the epoch, in alphabetical
-    order, ``/`` as ``_``. A Checkpoint because Lightning calls those when all is logged, and placed before the one that
-    saves, so that a checkpoint has its own epoch's row.
+    order, ``/`` as ``_``; those of validation are empty in epochs without one. A Checkpoint because Lightning calls
+    those when all is logged, and placed before the one that saves, so that a checkpoint has its own epoch's row.
     """
 
     def __init__(self, path: Path, meter: Meter, on_row: Callable[[Row], None] = lambda row: None):
@@ -99,13 +100,14 @@ class EpochTable(Checkpoint):
         self.rows = state_dict["rows"]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        logged = sorted((name.replace("/", "_"), float(value)) for name, value in trainer.callback_metrics.items())
-        head = {"epoch": trainer.current_epoch + 1, "seconds": round(self.meter.seconds(), 3)}
-        self.rows.append(head | dict(logged))
+        logged = {name.replace("/", "_"): float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        if not validates(trainer):
+            logged = {name: value for name, value in logged.items() if not name.startswith("val_")}
+        self.rows.append({"epoch": trainer.current_epoch + 1, "seconds": round(self.meter.seconds(), 3)} | logged)
         if not trainer.is_global_zero:
             return
         text = io.StringIO()
-        table = csv.DictWriter(text, fieldnames=self.rows[0].keys())
+        table = csv.DictWriter(text, fieldnames=max(self.rows, key=len).keys())
         table.writeheader()
         table.writerows(self.rows)
         write_atomically(self.path, text.getvalue())

@@ -89,7 +89,7 @@ def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
 
 
 class Checkpoints(Checkpoint):
-    """Keeps the weights of the epoch with the best validation top-1 (the first of equals), or of the last epoch
+    """Keeps the weights of the validated epoch with the best top-1 (the first of equals), or of the last epoch
     without validation, and after each epoch, and every ``minutes`` within one, the whole state in ``last.ckpt``.
 
     The selected weights lie in ``selected-<epoch>.ckpt`` until :meth:`finish`: those that ``last.ckpt`` speaks of are
@@ -150,7 +150,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch, previous = trainer.current_epoch, self.best_epoch
-        top1 = float(trainer.callback_metrics["val/top1"]) if self.validated else self.best_top1
+        measured = self.validated and validates(trainer)
+        top1 = float(trainer.callback_metrics["val/top1"]) if measured else self.best_top1
         if top1 > self.best_top1 if self.validated else epoch + 1 == trainer.max_epochs:
             self.best_epoch, self.best_top1 = epoch + 1, top1
             if trainer.is_global_zero:
@@ -189,6 +190,13 @@ class Checkpoints(Checkpoint):
         if batch_idx % 10:
             return None, False
         return trainer.strategy.broadcast((stop, due))
+
+
+def validates(trainer: L.Trainer) -> bool:
+    """Whether validation is due in this epoch: elsewhere Lightning's metrics still have that of an earlier one."""
+    every = trainer.check_val_every_n_epoch
+    assert every is not None
+    return (trainer.current_epoch + 1) % every == 0
 
 
 def loader_of(trainer: L.Trainer) -> BatchLoader:

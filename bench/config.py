@@ -79,6 +79,7 @@ RULES: dict[str, Rule] = {
     "optimizer.lr": _number("a number above 0", lambda v: v > 0),
     "optimizer.weight_decay": _number("a number, 0 or more", lambda v: v >= 0),
     "trainer.max_epochs": _whole(1),
+    "trainer.check_val_every_n_epoch": _whole(1),
     "trainer.checkpoint_minutes": _number("a number above 0", lambda v: v > 0),
     "trainer.clip_norm": _or_null(_number("a number above 0", lambda v: v > 0)),
     "trainer.ema": _or_null(_number("a number between 0 and 1", lambda v: 0 < v < 1)),
@@ -123,6 +124,12 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         _check_pretrained(config)
     if (batch := config["data"]["batch_size"]) % (devices := config["trainer"]["devices"]):
         raise ConfigError(f"data.batch_size={batch}: must be a multiple of trainer.devices, which is {devices}")
+    every, epochs = (config["trainer"][name] for name in ("check_val_every_n_epoch", "max_epochs"))
+    if epochs % every:
+        raise ConfigError(
+            f"trainer.check_val_every_n_epoch={every}: must divide trainer.max_epochs, which is {epochs}, "
+            "so that the last epoch is validated"
+        )
     stored, wanted = config["data"]["decode_size"], config["data"]["image_size"]
     if stored < wanted:
         raise ConfigError(f"data.decode_size={stored}: must be data.image_size, which is {wanted}, or more")

@@ -30,7 +30,7 @@ NOT_DECISIVE = {
 """Settings further down that say where images lie or where a run takes place, not what it is."""
 
 
-USUAL = (("devices", 1), ("compile", "auto"), ("ema", None))
+USUAL = (("devices", 1), ("compile", "auto"), ("ema", None), ("check_val_every_n_epoch", 1))
 """Settings of the trainer that are left out where they have this value, as if they were not there. More devices are
 another run: each process draws its own dropout.
 """

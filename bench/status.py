@@ -218,14 +218,15 @@ def _table(name: str, cells: Sequence[CellState]) -> Table:
         table.add_column(column, justify="right")
     for cell in cells:
         record, row = cell.record, cell.rows[-1] if cell.rows else {}
-        val = record.metrics.get("val", {}).get("top1") if record is not None else float(row.get("val_top1", "nan"))
+        validated = [float(row["val_top1"]) for row in cell.rows if row.get("val_top1")]
+        val = record.metrics.get("val", {}).get("top1") if record is not None else validated[-1] if validated else None
         done = len(cell.rows) if record is None else record.epochs or 0
         seconds = record.fit_seconds if record is not None else float(row["seconds"]) if row else None
         table.add_row(
             cell.run_id,
             cell.state,
             f"{done}/{cell.epochs}",
-            "" if val is None or val != val else f"{val:.1%}",
+            "" if val is None else f"{val:.1%}",
             "" if seconds is None else duration(seconds),
         )
     return table

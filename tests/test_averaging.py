@@ -13,7 +13,6 @@ from bench.averaging import MovingAverage
 from bench.callbacks import quiet
 from bench.checkpoint import is_head, loader_of
 from bench.config import ConfigError, check
-from bench.record import run_id
 from bench.store import Store
 
 
@@ -115,14 +114,6 @@ def by_hand(cfg, state):
         for batch in data.test_dataloader():
             module.test_step(batch, 0)
     return {"loss": module.val_metrics.compute()["loss"], "test": module.test_metrics.compute()["top1"]}
-
-
-def test_none_is_as_before(composed):
-    cfg = composed("model=lenet")
-    resolved = check(cfg)
-    assert resolved["trainer"].pop("ema") is None
-    assert run_id(resolved) == run_id(check(cfg))
-    assert run_id(check(composed("model=lenet", "trainer.ema=0.99"))) != run_id(resolved)
 
 
 @pytest.mark.parametrize("value", ["0", "1", "1.5", "-0.1", "yes"])

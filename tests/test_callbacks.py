@@ -9,6 +9,7 @@ from bench import callbacks, console
 
 class Trainer(SimpleNamespace):
     world_size = 1
+    check_val_every_n_epoch = 1
 
 
 class Peak:
@@ -81,6 +82,20 @@ def test_the_table_has_a_row_an_epoch_and_goes_on_from_a_checkpoint(tmp_path):
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     assert lines[0] == "epoch,seconds,lr,train_top1,val_top1"
     assert [line.split(",")[3:] for line in lines[1:]] == [["0.25", "0.5"], ["0.5", "0.75"]]
+
+
+def test_the_table_is_empty_where_validation_was_not_due(tmp_path):
+    table = callbacks.EpochTable(tmp_path / "metrics.csv", callbacks.Meter(Peak(0)))
+    for number, val in enumerate((None, 0.5, 0.5, 0.75)):  # Lightning's metrics keep what was measured last
+        metrics = {"train/top1": torch.tensor(0.25)} | ({} if val is None else {"val/top1": torch.tensor(val)})
+        trainer = Trainer(
+            current_epoch=number, callback_metrics=metrics, is_global_zero=True, check_val_every_n_epoch=2
+        )
+        table.on_train_epoch_end(trainer, None)
+    assert ["val_top1" in row for row in table.rows] == [False, True, False, True]
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert lines[0] == "epoch,seconds,train_top1,val_top1"
+    assert [line.split(",")[2:] for line in lines[1:]] == [["0.25", val] for val in ("", "0.5", "", "0.75")]
 
 
 ROW = {"epoch": 2, "train_top1": 0.5, "val_top1": 0.25, "train_images_per_s": 1234.5}

@@ -22,6 +22,8 @@ from common import files, one_line
         ("model.net.in_channels=1", "data.in_channels, which is 3"),
         ("seed=1.5", "whole number"),
         ("data.batch_size=0", "1 or more"),
+        ("trainer.check_val_every_n_epoch=0", "1 or more"),
+        ("trainer.check_val_every_n_epoch=3", "must divide trainer.max_epochs, which is 5"),
         ("data.decode_size=24", "data.image_size, which is 32, or more"),
         ("data.val_size=-1", "null or a whole number, 0 or more"),
         ("data.on_error=ignore", "raise, skip"),

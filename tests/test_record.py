@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from bench.config import check
 from bench.record import SCHEMA_VERSION, RunRecord, identity, protocol, run_id
 
 CONFIG = {
@@ -82,6 +83,18 @@ def test_the_machine_does_not_change_the_name(change):
     assert run_id(CONFIG | {"trainer": trainer | change}) == run_id(CONFIG | {"trainer": trainer})
     assert run_id(CONFIG | {"trainer": trainer | {"devices": 2}}) != run_id(CONFIG | {"trainer": trainer})
     assert run_id(CONFIG | {"trainer": trainer | {"compile": "default"}}) != run_id(CONFIG | {"trainer": trainer})
+
+
+@pytest.mark.parametrize(
+    ("name", "usual", "other"),
+    [("devices", 1, 2), ("compile", "auto", "none"), ("ema", None, 0.9), ("check_val_every_n_epoch", 1, 5)],
+)
+def test_a_setting_that_came_later_counts_where_it_is_not_the_usual_one(composed, name, usual, other):
+    resolved = check(composed("model=lenet", "trainer.max_epochs=5"))
+    assert (name, resolved["trainer"].pop(name)) == (name, usual)
+    for value, same in ((usual, True), (other, False)):
+        named = run_id(resolved | {"trainer": resolved["trainer"] | {name: value}})
+        assert (named == run_id(resolved)) == same
 
 
 def test_a_size_of_training_images_counts_where_it_is_one_of_its_own():

@@ -19,6 +19,7 @@ from bench.data.module import ImageData
 from bench.interrupt import Interrupted
 from bench.models.googlenet import GoogLeNet
 from bench.models.lenet import LeNet
+from bench.module import Classifier
 from bench.store import Store, StoreError
 
 QUIET = (*SHORT, "progress=none")
@@ -100,6 +101,22 @@ def test_the_tested_weights_are_those_of_the_best_validation_epoch(composed, tmp
         predicted = torch.cat([model(batch.images).logits.argmax(1) for batch in data.test_dataloader()])
     labels = torch.as_tensor(data.dataset.labels[data.test])
     assert (predicted == labels).float().mean().item() == pytest.approx(record.metrics["test"]["top1"], abs=1e-6)
+
+
+def test_only_epochs_that_were_validated_are_selected(composed, tmp_path, monkeypatch):
+    states = []
+    step = Classifier.validation_step
+    monkeypatch.setattr(
+        Classifier, "validation_step", lambda self, *batch: (states.append(self.current_epoch), step(self, *batch))[1]
+    )
+    settings = ("trainer.max_epochs=6", "trainer.check_val_every_n_epoch=2", "scheduler=constant")
+    record = train.run(composed("model=lenet", *QUIET, *settings))
+    assert set(states) == {1, 3, 5}
+    rows = rows_of(tmp_path / "results/runs" / record.run_id)
+    val = {int(row["epoch"]): float(row["val_top1"]) for row in rows if row["val_top1"]}
+    assert set(val) == {2, 4, 6}
+    assert record.metrics["val"]["top1"] == val[record.selected_epoch] == max(val.values())
+    assert all(row["train_top1"] for row in rows)
 
 
 def test_test_images_are_read_once_and_after_training(composed, monkeypatch):

@@ -9,10 +9,12 @@ CURVES = ("train_top1", "val_top1", "train_loss", "val_loss")
 
 
 def curves(run: Path) -> dict[str, list[float]]:
-    """Of the CURVES that the run in this directory has, one value an epoch; empty where it has no table."""
+    """Of the CURVES that the run in this directory has, one value an epoch, NaN in epochs that were not validated;
+    empty where it has no table.
+    """
     file = run / "metrics.csv"
     if not file.exists():
         return {}
     with file.open() as lines:
         rows = list(csv.DictReader(lines))
-    return {name: [float(row[name]) for row in rows] for name in CURVES if rows and name in rows[0]}
+    return {name: [float(row[name] or "nan") for row in rows] for name in CURVES if rows and name in rows[0]}

@@ -60,7 +60,8 @@ def learning(table: Table, runs: Path) -> Figure | None:
                 continue
             drawn = True
             low, mean, high = band(values)
-            epochs = np.arange(1, len(mean) + 1)
+            epochs = np.flatnonzero(np.isfinite(mean)) + 1  # the others were not validated
+            low, mean, high = low[epochs - 1], mean[epochs - 1], high[epochs - 1]
             own = place < NAMED
             color, style = (COLORS[place], LINES[place % len(LINES)]) if own else (GREY, "-")
             dot = "o" if len(mean) == 1 else None

@@ -115,6 +115,17 @@ def test_curves_are_mean_and_range_over_the_seeds_that_have_the_epoch(told):
     assert len(left.collections) == len(tables[0].rows)
 
 
+def test_curves_leave_out_epochs_that_were_not_validated(told):
+    tables, records, _, runs = told
+    for record in records:
+        rows = "epoch,val_top1,train_loss\n1,,1\n2,0.5,0.9\n3,,0.8\n4,0.75,0.7\n"
+        (runs / record.run_id / "metrics.csv").write_text(rows)
+    left, right = figures.learning(tables[0], runs).axes
+    assert {tuple(line.get_xdata()) for line in left.get_lines()} == {(2, 4)}
+    assert {tuple(line.get_ydata()) for line in left.get_lines()} == {(50, 75)}
+    assert {tuple(line.get_xdata()) for line in right.get_lines()} == {(1, 2, 3, 4)}
+
+
 def test_confusion_is_that_of_all_seeds(told):
     (table,), _, predictions, _ = told
     figure = figures.confusions(table, predictions)

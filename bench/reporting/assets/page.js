@@ -123,7 +123,7 @@ function drawCurves() {
   const scale = name.endsWith("top1") ? 100 : 1;
   const traces = shownRows().flatMap((row, i) => row.runs.filter((id) => data.runs[id].curves[name]).map((id, k) => ({
     type: "scatter", mode: "lines", name: row.name, legendgroup: String(i), showlegend: k === 0,
-    x: data.runs[id].curves[name].map((_, epoch) => epoch + 1), y: data.runs[id].curves[name].map((v) => scale * v),
+    x: data.runs[id].curves[name].map((_, epoch) => epoch + 1), y: data.runs[id].curves[name].map((v) => v === null ? null : scale * v), connectgaps: true, // not validated
     line: { color: COLORS[i % COLORS.length], dash: DASHES[Math.floor(i / COLORS.length) % DASHES.length] },
     hovertemplate: `%{fullData.name}, seed ${data.runs[id].seed}<br>epoch %{x}: %{y:.2f}<extra></extra>`,
   })));
@@ -206,7 +206,7 @@ function fill(body, id) {
   const curves = ["train_top1", "val_top1"].filter((name) => run.curves[name]);
   if (curves.length) {
     chart("Learning curves", curves.map((name, i) => ({
-      type: "scatter", mode: "lines+markers", name: name === "val_top1" ? "validation" : "training", y: run.curves[name].map((v) => 100 * v),
+      type: "scatter", mode: "lines+markers", name: name === "val_top1" ? "validation" : "training", y: run.curves[name].map((v) => v === null ? null : 100 * v), connectgaps: true,
       x: run.curves[name].map((_, epoch) => epoch + 1), line: { color: COLORS[i], dash: DASHES[i] }, marker: { size: 4 },
     })), { xaxis: { title: { text: "epoch" } }, yaxis: { title: { text: "top-1, %" } } });
   }
