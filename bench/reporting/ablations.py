@@ -68,23 +68,25 @@ def _answers(pair: Pair, predictions: Mapping[str, Predictions]) -> tuple[np.nda
 
 def pairs(table: Table, records: Sequence[RunRecord]) -> list[Pair]:
     """By rank: the rows ``x`` and ``x_bn`` with the same recipe; such as differ in having auxiliary heads; and each
-    network's first row beside those that differ from it in one choice, which validation data have decided.
+    row beside the first of its network that differs from it in one choice, which validation data have decided.
 
     With batch norm a network may have another learning rate, if both have that of their configuration.
     """
     by_id = {record.run_id: record for record in records}
     settings = [settings_of(by_id[row.run_ids[0]]) for row in table.rows]
-    first = {row.model: i for i, row in reversed(list(enumerate(table.rows)))}
     found = []
     for i, without in enumerate(table.rows):
+        better = None
         for j, with_it in enumerate(table.rows):
             if settings[i].get(AUX_HEADS) is False and settings[j].get(AUX_HEADS) is True:
                 if _apart(settings[i], AUX_HEADS) == _apart(settings[j], AUX_HEADS):
                     found.append(Pair(HEADS, without, with_it))
             elif with_it.model == f"{without.model}_bn" and _recipe(settings[i]) == _recipe(settings[j]):
                 found.append(Pair(BATCH_NORM, without, with_it))
-            elif i != j and j == first[without.model] and (what := _choice(settings[i], settings[j])) is not None:
-                found.append(Pair(what, without, with_it))
+            elif better is None and j < i and with_it.model == without.model:
+                better = _choice(settings[i], settings[j])
+                if better is not None:
+                    found.append(Pair(better, without, with_it))
     return found
 
 

@@ -123,8 +123,8 @@ EFFECTS_NOTE = (
     "Test top-1 in %; differences in percentage points, with bootstrap intervals over seeds and images, each for "
     "itself. p: how likely so large a difference would be if there were none, corrected after Holm for the number of "
     "rows; by a paired bootstrap, but between single runs (n 1) by McNemar's exact test, which compares these two "
-    "trained networks and, like the interval, knows nothing of other seeds. Settings: each network's first row by "
-    "validation top-1 beside those that differ from it in one choice; an optimizer comes with the rate and the decay "
+    "trained networks and, like the interval, knows nothing of other seeds. Settings: each row beside the best of its "
+    "network, by validation top-1, that differs from it in one choice; an optimizer comes with the rate and the decay "
     "it ran with."
 )
 

@@ -80,7 +80,7 @@ def test_a_size_of_training_images_is_one_choice(make_record):
     assert [pair.what for pair in ablations.pairs(table, records)] == ["data.train_image_size=${data.image_size} → 24"]
 
 
-def test_a_single_choice_is_told_beside_the_networks_first_row(make_record):
+def test_a_single_choice_is_told_beside_the_best_row_that_differs_in_it(make_record):
     def record(val, **changes):
         optimizer = {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9}
         config = {"model": {"name": "nin"}, "seed": 0, "optimizer": optimizer, "augment": {"flip": {"p": 0.5}}}
@@ -93,13 +93,14 @@ def test_a_single_choice_is_told_beside_the_networks_first_row(make_record):
         record(0.8, optimizer=adam),
         record(0.7, augment={}),
         record(0.6, loss={"label_smoothing": 0.1}),
-        record(0.5, augment={}, optimizer=adam),  # two choices
+        record(0.5, augment={}, optimizer=adam),  # two choices from the first, one from the second and the third
     ]
     (table,) = leaderboard.tables(records)
     assert [(pair.what, pair.without.rank, pair.with_it.rank) for pair in ablations.pairs(table, records)] == [
         ("optimizer=adamw → sgd", 2, 1),
         ("augment=[] → [flip]", 3, 1),
         ("loss.label_smoothing=0.1 → null", 4, 1),
+        ("augment=[] → [flip]", 5, 2),
     ]
     text = render.effects_section(ablations.effects(table, records, {}))
     assert "| nin | optimizer=adamw → sgd | 1 | 80.0 | 80.0 | +0.0 | – | – |" in text
