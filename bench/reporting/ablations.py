@@ -11,7 +11,7 @@ from bench.record import RunRecord
 from bench.reporting import stats
 from bench.reporting.leaderboard import Row, Table
 from bench.reporting.predictions import Predictions, same_samples
-from bench.reporting.settings import Settings, settings_of, shown
+from bench.reporting.settings import Settings, settings_of, shown, value_of
 from bench.reporting.stats import Interval
 
 BATCH_NORM, HEADS = "batch norm", "auxiliary heads"
@@ -107,7 +107,7 @@ def _choice(before: Settings, after: Settings) -> str | None:
     if len(differing) != 1 or AUX_HEADS in differing:
         return None
     (key,) = differing
-    return f"{key}={shown(before.get(key))} → {shown(after.get(key))}"
+    return f"{key}={shown(value_of(before, key))} → {shown(value_of(after, key))}"
 
 
 def _apart(settings: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def grid(table: Table, count: int, side: float) -> tuple[Figure, list[Axes]]:
     """A figure with ``count`` square panels."""
     columns = min(3, count)
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(side * columns, side * rows + 0.3), layout="constrained")
+    figure = Figure(figsize=(side * columns, side * rows + 0.3), layout="compressed")
     figure.suptitle(title_of(table), fontsize=10)
     panels = list(np.atleast_1d(figure.subplots(rows, columns)).flatten())
     for panel in panels[count:]:

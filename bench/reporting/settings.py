@@ -10,6 +10,9 @@ from bench.record import USUAL, RunRecord, identity
 
 Settings = dict[str, Any]
 
+SAME_SIZE = "${data.image_size}"
+"""The size of training images where it is that of the others, whatever that is."""
+
 CHOICES = ("augment.", "optimizer.", "scheduler.")
 """What the settings of an augmentation, an optimizer and a schedule begin with: other choices have other settings."""
 
@@ -28,7 +31,7 @@ def settings_of(record: RunRecord) -> Settings:
     settings = dict(_leaves(nested | {"augment": augment}))
     for name, value in USUAL:  # which an identity leaves out
         settings.setdefault(f"trainer.{name}", value)
-    side = settings.setdefault("data.train_image_size", "${data.image_size}")
+    side = settings.setdefault("data.train_image_size", SAME_SIZE)
     for name in ("num_classes", "in_channels", "image_size"):  # told by data
         settings.pop(f"model.net.{name}", None)
     for name in augment:  # told by data, too
@@ -61,6 +64,12 @@ def shown(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def value_of(settings: Settings, key: str) -> Any:
+    """The value of a setting, SAME_SIZE as the number that it is; None where it is not set."""
+    value = settings.get(key)
+    return settings.get("data.image_size") if value == SAME_SIZE else value
+
+
 def started_from(settings: Settings) -> Settings:
     """Of settings, those of a run that did not start from random weights; else none."""
     return {key: settings[key] for key in STARTED_FROM if settings.get(key) is not None}
@@ -87,7 +96,7 @@ def told_apart(rows: Sequence[tuple[str, Settings]]) -> tuple[list[str], str]:
                 keys.add(key)
                 if frequent:
                     usual[key] = frequent[0]
-        told.append(line({key: own[key] for key in keys & own.keys()}))
+        told.append(line({key: value_of(own, key) for key in keys & own.keys()}))
     return told, line(usual)
 
 

@@ -77,7 +77,8 @@ def test_a_size_of_training_images_is_one_choice(make_record):
         config["data"] = {"image_size": 32} | ({"train_image_size": side} if side != 32 else {})
         records.append(make_record("nin", val=0.8 + 0.1 * i, config=config, run_id=f"digits-nin-s0-{i:010d}"))
     (table,) = leaderboard.tables(records)
-    assert [pair.what for pair in ablations.pairs(table, records)] == ["data.train_image_size=${data.image_size} → 24"]
+    assert [row.variant for row in table.rows] == ["data.train_image_size=24", "data.train_image_size=32"]
+    assert [pair.what for pair in ablations.pairs(table, records)] == ["data.train_image_size=32 → 24"]
 
 
 def test_a_single_choice_is_told_beside_the_best_row_that_differs_in_it(make_record):
