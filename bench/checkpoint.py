@@ -139,7 +139,7 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.is_last_batch:  # validation follows, then the epoch's end, which saves
+        if trainer.is_last_batch:  # validation follows, if it is due, then the epoch's end, which saves
             return
         due = time.monotonic() - self._saved > 60 * self.minutes
         stop, due = self._agree(trainer, batch_idx, self.interrupts.pending, due)
@@ -150,7 +150,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch, previous = trainer.current_epoch, self.best_epoch
-        measured = self.validated and validates(trainer)
+        measured = validates(trainer)
         top1 = float(trainer.callback_metrics["val/top1"]) if measured else self.best_top1
         if top1 > self.best_top1 if self.validated else epoch + 1 == trainer.max_epochs:
             self.best_epoch, self.best_top1 = epoch + 1, top1
@@ -193,10 +193,10 @@ class Checkpoints(Checkpoint):
 
 
 def validates(trainer: L.Trainer) -> bool:
-    """Whether validation is due in this epoch: elsewhere Lightning's metrics still have that of an earlier one."""
+    """Whether this epoch is validated; where it is not, Lightning's metrics still have those of an earlier one."""
     every = trainer.check_val_every_n_epoch
     assert every is not None
-    return (trainer.current_epoch + 1) % every == 0
+    return trainer.enable_validation and (trainer.current_epoch + 1) % every == 0
 
 
 def loader_of(trainer: L.Trainer) -> BatchLoader:

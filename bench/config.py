@@ -128,7 +128,7 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     if epochs % every:
         raise ConfigError(
             f"trainer.check_val_every_n_epoch={every}: must divide trainer.max_epochs, which is {epochs}, "
-            "so that the last epoch is validated"
+            "so that the last epoch is validated; 1 always does"
         )
     stored, wanted = config["data"]["decode_size"], config["data"]["image_size"]
     if stored < wanted:

@@ -61,6 +61,12 @@ class CellState:
     rows: list[dict[str, str]]
     epochs: int
 
+    def val_top1(self) -> float | None:
+        """Of the record, or else of the last epoch that was validated; None before there is one."""
+        if self.record is not None:
+            return self.record.metrics.get("val", {}).get("top1")
+        return next((float(row["val_top1"]) for row in reversed(self.rows) if row.get("val_top1")), None)
+
     def seconds_left(self) -> float | None:
         """Of a running cell, at its pace so far; None before its first epoch has ended."""
         if not self.rows:
@@ -218,8 +224,7 @@ def _table(name: str, cells: Sequence[CellState]) -> Table:
         table.add_column(column, justify="right")
     for cell in cells:
         record, row = cell.record, cell.rows[-1] if cell.rows else {}
-        validated = [float(row["val_top1"]) for row in cell.rows if row.get("val_top1")]
-        val = record.metrics.get("val", {}).get("top1") if record is not None else validated[-1] if validated else None
+        val = cell.val_top1()
         done = len(cell.rows) if record is None else record.epochs or 0
         seconds = record.fit_seconds if record is not None else float(row["seconds"]) if row else None
         table.add_row(

@@ -184,8 +184,8 @@ def suggest(trial: Trial, key: str, of: BaseDistribution) -> Any:
 
 
 def reporter(study: Study, trial: Trial) -> Callback:
-    """Tells the study of each epoch, once, when the next one begins: then the checkpoint of the last one is there, and
-    a trial in its last epoch is not stopped any more. Raises Pruned in the training if the study says so.
+    """Tells the study of each validated epoch, once, when the next one begins: then the checkpoint of the last one is
+    there, and a trial in its last epoch is not stopped any more. Raises Pruned in the training if the study says so.
     """
     from lightning.pytorch.callbacks import LambdaCallback
 
@@ -195,12 +195,12 @@ def reporter(study: Study, trial: Trial) -> Callback:
 
     def report(trainer: Trainer, module: LightningModule) -> None:
         (table,) = (watcher for watcher in trainer.callbacks if isinstance(watcher, EpochTable))  # type: ignore[attr-defined]
-        for row in table.rows:
-            if (epoch := int(row["epoch"])) not in told and "val_top1" in row:
-                trial.report(row["val_top1"], epoch)
-                told.add(epoch)
-        if told and trial.should_prune():
-            raise Pruned(max(told))
+        new = {int(row["epoch"]): row["val_top1"] for row in table.rows if "val_top1" in row}
+        for epoch in new.keys() - told:
+            trial.report(new[epoch], epoch)
+        if new.keys() > told and trial.should_prune():
+            raise Pruned(max(new))
+        told.update(new)
 
     return LambdaCallback(on_train_epoch_start=report)
 

@@ -9,7 +9,7 @@ from bench import callbacks, console
 
 class Trainer(SimpleNamespace):
     world_size = 1
-    check_val_every_n_epoch = 1
+    enable_validation, check_val_every_n_epoch = True, 1
 
 
 class Peak:

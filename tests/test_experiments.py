@@ -28,6 +28,7 @@ def on_random_images(tmp_path, name, *settings):
     """The recipe on six smaller images, in batches of two."""
     side = side_of(name)
     own = ["data.num_classes=10", "data.batch_size=2", "trainer.max_epochs=1", "data.val_size=null"]
+    own += ["trainer.check_val_every_n_epoch=1"]
     cfg = cli.composed(
         [
             f"experiment={name}",

@@ -142,11 +142,11 @@ def test_stopped_after_any_batch_a_run_ends_with_the_same_bits(
 
 
 @pytest.mark.parametrize("setting", ["trainer.ema=0.9", "trainer.check_val_every_n_epoch=2"])
-def test_so_does_a_run_with_other_settings(composed, noise, tmp_path, monkeypatch, setting):
+def test_an_average_and_rare_validation_go_on_with_the_same_bits(composed, noise, tmp_path, monkeypatch, setting):
     settings = (*CELL, noise, "progress=none", "trainer.checkpoint_minutes=60", setting)
     train.run(composed(*settings, f"paths.results={tmp_path / 'through'}"))
     cfg = composed(*settings)
-    for epoch, batch in ((1, 2), (2, 5)):  # within an epoch, and behind its last batch
+    for epoch, batch in ((1, 2), (2, 2), (2, 5)):  # within an epoch, and behind its last batch
         with monkeypatch.context() as once:
             stop_at(once, epoch, batch, lambda: os.kill(os.getpid(), signal.SIGTERM))
             with pytest.raises(Interrupted):

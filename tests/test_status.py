@@ -27,7 +27,7 @@ def sweep(tmp_path, make_record):
         store.publish(make_record(seed=seed, status=outcome, error=error, fit_seconds=8.0, epochs=4), work)
     for seed in (2, 3):
         work = store.workspace(names[seed])
-        (work.path / "metrics.csv").write_text("epoch,seconds,val_top1\n1,3.0,0.75\n2,6.0,\n")
+        (work.path / "metrics.csv").write_text("epoch,seconds,val_top1\n1,3.0,0.5\n2,6.0,0.75\n")
         if seed == 3:
             work.claim.release()
     return store, state
@@ -41,6 +41,13 @@ def test_the_states_of_cells_are_told_from_files_alone(sweep):
     assert status.remaining(cells) == pytest.approx(6 + 6 + 8)
     assert status.summary(cells) == "1 done, 1 running, 1 failed, 1 cut off, 1 waiting; about 20 s left"
     assert status.best(cells) == "lenet 90.0% on digits (stratified)"
+
+
+def test_a_cell_tells_of_the_last_epoch_that_was_validated():
+    rows = [{"epoch": "1", "val_top1": "0.75"}, {"epoch": "2", "val_top1": "0.5"}, {"epoch": "3", "val_top1": ""}]
+    assert status.CellState("a", "running", None, rows, 4).val_top1() == 0.5
+    assert status.CellState("a", "running", None, rows[2:], 4).val_top1() is None
+    assert status.CellState("a", "running", None, [{"epoch": "1"}], 4).val_top1() is None
 
 
 def test_the_time_left_is_shared_by_those_that_run(sweep, make_record):

@@ -24,10 +24,10 @@ class Row:
     figures call it, see :func:`_name`.
 
     ``stats`` holds, where every record has them, ``{val,test}_{top1,top5}`` (fractions), ``train_images_per_s``,
-    ``fit_seconds`` and ``peak_memory_bytes``, and ``test_class_mean``, the mean of the classes' top-1, where all have
-    predictions, of classes that differ in their number of test images: elsewhere it is the test top-1. Of the
-    predictions, None where they are not there: ``interval``, of the test top-1; ``p``, of its being that of the first
-    row, Holm-corrected over the table.
+    ``fit_seconds`` and ``peak_memory_bytes``. Of the predictions, where every record has them: ``test_class_mean``
+    among the ``stats``, the mean of the classes' top-1, where they differ in their number of test images (it is the
+    test top-1 where they do not); ``interval``, of the test top-1; ``p``, of its being that of the first row,
+    Holm-corrected over the table. The last two are None otherwise.
     """
 
     rank: int
@@ -176,11 +176,13 @@ def _stats(group: Sequence[RunRecord], predictions: Mapping[str, Predictions]) -
 
 
 def _class_mean(told: Predictions) -> float | None:
-    """The mean of the classes' top-1, of those that have test images; None where all have equally many."""
-    matrix = stats.confusion(told.labels, told.predicted, len(told.classes))
-    if len(np.unique(matrix.sum(axis=1))) == 1:
+    """The mean of the classes' top-1, of those that have test images; None where these have equally many."""
+    sizes = np.bincount(told.labels)
+    there = sizes > 0
+    if len(np.unique(sizes[there])) == 1:
         return None
-    return float(np.nanmean(stats.per_class(matrix)))
+    right = np.bincount(told.labels, weights=told.correct)
+    return float((right[there] / sizes[there]).mean())
 
 
 ASCENDING = ("model", "params", "macs", "fit_seconds", "peak_memory_bytes")

@@ -31,6 +31,8 @@ def settings_of(record: RunRecord) -> Settings:
     settings = dict(_leaves(nested | {"augment": augment}))
     for name, value in USUAL:  # which an identity leaves out
         settings.setdefault(f"trainer.{name}", value)
+    if not record.val_size:
+        del settings["trainer.check_val_every_n_epoch"]
     side = settings.setdefault("data.train_image_size", SAME_SIZE)
     for name in ("num_classes", "in_channels", "image_size"):  # told by data
         settings.pop(f"model.net.{name}", None)

@@ -20,9 +20,16 @@ CLASSES = ["<b>cat</b>", "dog", "horse"]  # names are text, not markup
 ACCURACY = {"lenet": 0.7, "nin": 0.8, "vgg16": 0.9}
 
 
+METRICS = """epoch,seconds,train_loss,train_top1,val_loss,val_top1
+1,2.0,0.9,0.5,0.8,0.6
+2,4.0,0.8,0.6,,
+3,6.0,0.7,0.7,0.6,0.8
+"""
+
+
 def save_predictions(folder, accuracy, seed, samples):
     rng = np.random.default_rng(seed)
-    labels = np.random.default_rng(9).integers(0, 3, samples)
+    labels = np.arange(samples) % 3  # classes of one size where 3 divides their number
     predicted = np.where(rng.random(samples) < accuracy, labels, (labels + 1) % 3)
     logits = rng.normal(size=(samples, 3)).astype(np.float16)
     logits[np.arange(samples), predicted] += 8
@@ -45,9 +52,7 @@ def store(tmp_path_factory, make_records):
         folder.mkdir(parents=True)
         if record.status == "ok":
             save_predictions(folder, ACCURACY[record.model], [record.seed, len(record.model)], record.test_size)
-            write_atomically(
-                folder / "metrics.csv", "epoch,seconds,train_loss,train_top1,val_loss,val_top1\n1,2.0,0.9,0.5,0.8,0.6\n"
-            )
+            write_atomically(folder / "metrics.csv", METRICS)
         write_atomically(folder / "record.json", record.to_json())
     return store
 
@@ -57,11 +62,11 @@ def make_records():
     from conftest import record_of
 
     records = [
-        record_of(model, seed, val=value - seed / 100, params=5 - i, test_size=300)
+        record_of(model, seed, val=value - seed / 100, params=5 - i, test_size=400)
         for i, (model, value) in enumerate(ACCURACY.items())
         for seed in (0, 1)
     ]
-    other = record_of("lenet", protocol="other", run_id="digits-lenet-s0-fedcba9876", test_size=200)
+    other = record_of("lenet", protocol="other", run_id="digits-lenet-s0-fedcba9876", test_size=201)
     failed = record_of("nin", 7, status="failed", error="ValueError: </script> no", metrics={}, test_size=None)
     return [*records, other, failed]
 
@@ -103,7 +108,7 @@ def test_what_the_page_says_of_a_run_are_its_predictions(store):
         assert run["per_class"] == pytest.approx(np.diag(matrix) / matrix.sum(axis=1), abs=1e-4)
         assert run["ece"] == pytest.approx(stats.calibration(one.confidence, one.correct).ece, abs=1e-4)
         assert len(run["mistakes"]["told"]) == min(16, (~one.correct).sum())
-        assert run["curves"]["val_top1"] == [0.6]
+        assert run["curves"]["val_top1"] == [0.6, None, 0.8]
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +162,6 @@ def test_in_a_browser_the_leaderboard_is_sorted_and_filtered(browser):
     all_of(browser, "#rows button[data-key=params]")[0].click()
     assert models(browser) == ["lenet", "nin", "vgg16"]
     assert all_of(browser, "#rows th[aria-sort=descending]")[0].text == "params ▼"
-    assert all_of(browser, "#rows button[data-key=test_class_mean]")  # the classes here are not of one size
     field = browser.find_element("id", "filter")
     field.send_keys("NIN")
     assert models(browser) == ["nin"]
@@ -165,6 +169,23 @@ def test_in_a_browser_the_leaderboard_is_sorted_and_filtered(browser):
     field.clear()
     field.send_keys(" ")
     assert len(models(browser)) == 3
+
+
+@pytest.mark.slow
+def test_in_a_browser_the_mean_over_classes_is_told_where_they_differ_in_size(browser):
+    choose(browser, "table", "digits (stratified)")
+    all_of(browser, "#rows button[data-key=test_class_mean]")[0].click()
+    assert all_of(browser, "#rows th[aria-sort=descending]")[0].text == "test class mean ▼"
+    choose(browser, "table", "digits (other)")
+    assert not all_of(browser, "#rows button[data-key=test_class_mean]")
+    assert all_of(browser, "#rows th[aria-sort=ascending]")[0].text == "# ▲"
+
+
+@pytest.mark.slow
+def test_in_a_browser_curves_go_over_epochs_that_were_not_validated(browser):
+    choose(browser, "table", "digits (other)")
+    (trace,) = browser.execute_script("return document.getElementById('curve-chart').data")
+    assert (trace["x"], trace["y"], trace["connectgaps"]) == ([1, 2, 3], [60, None, 80], True)
 
 
 @pytest.mark.slow

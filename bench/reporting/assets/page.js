@@ -58,6 +58,8 @@ const matches = (row) => {
 const shownRows = () => table().rows.filter(matches);
 
 function drawRows() {
+  const columns = COLUMNS.filter(([, key]) => key !== "test_class_mean" || table().rows.some((row) => row[key]));
+  if (!columns.some(([, key]) => key === state.key)) Object.assign(state, { key: "rank", down: false });
   const value = (row) => mean(row, state.key);
   const rows = shownRows().sort((one, other) => {
     const [a, b] = [value(one), value(other)];
@@ -65,7 +67,6 @@ function drawRows() {
     const order = a < b ? -1 : a > b ? 1 : 0;
     return state.down ? -order : order;
   });
-  const columns = COLUMNS.filter(([, key]) => key !== "test_class_mean" || table().rows.some((row) => row[key]));
   const head = make("tr", {}, ...columns.map(([title, key]) => {
     const sorted = key === state.key;
     const arrow = sorted ? (state.down ? " ▼" : " ▲") : "";
@@ -118,12 +119,15 @@ function drawCosts() {
   });
 }
 
+/** Values an epoch, null in epochs that were not validated. */
+const scaled = (values, by) => values.map((value) => (value === null ? null : by * value));
+
 function drawCurves() {
   const name = $("curve").value;
   const scale = name.endsWith("top1") ? 100 : 1;
   const traces = shownRows().flatMap((row, i) => row.runs.filter((id) => data.runs[id].curves[name]).map((id, k) => ({
-    type: "scatter", mode: "lines", name: row.name, legendgroup: String(i), showlegend: k === 0,
-    x: data.runs[id].curves[name].map((_, epoch) => epoch + 1), y: data.runs[id].curves[name].map((v) => v === null ? null : scale * v), connectgaps: true, // not validated
+    type: "scatter", mode: data.runs[id].curves[name].filter((v) => v !== null).length > 1 ? "lines" : "markers", name: row.name, legendgroup: String(i), showlegend: k === 0,
+    x: data.runs[id].curves[name].map((_, epoch) => epoch + 1), y: scaled(data.runs[id].curves[name], scale), connectgaps: true,
     line: { color: COLORS[i % COLORS.length], dash: DASHES[Math.floor(i / COLORS.length) % DASHES.length] },
     hovertemplate: `%{fullData.name}, seed ${data.runs[id].seed}<br>epoch %{x}: %{y:.2f}<extra></extra>`,
   })));
@@ -206,7 +210,7 @@ function fill(body, id) {
   const curves = ["train_top1", "val_top1"].filter((name) => run.curves[name]);
   if (curves.length) {
     chart("Learning curves", curves.map((name, i) => ({
-      type: "scatter", mode: "lines+markers", name: name === "val_top1" ? "validation" : "training", y: run.curves[name].map((v) => v === null ? null : 100 * v), connectgaps: true,
+      type: "scatter", mode: "lines+markers", name: name === "val_top1" ? "validation" : "training", y: scaled(run.curves[name], 100), connectgaps: true,
       x: run.curves[name].map((_, epoch) => epoch + 1), line: { color: COLORS[i], dash: DASHES[i] }, marker: { size: 4 },
     })), { xaxis: { title: { text: "epoch" } }, yaxis: { title: { text: "top-1, %" } } });
   }
