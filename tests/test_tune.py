@@ -224,16 +224,18 @@ def test_settings_that_do_not_go_together_fail_alone(search, pretended, tmp_path
     assert set(states(tmp_path)) == {"FAIL", "COMPLETE"}
 
 
-def test_a_pruned_trial_keeps_its_checkpoint(search, tmp_path, monkeypatch):
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_trial_is_pruned_after_a_validated_epoch_and_keeps_its_checkpoint(search, tmp_path, monkeypatch, every):
     monkeypatch.setattr(tune, "pruner", lambda name, epochs: ThresholdPruner(lower=1.1))
-    code, out, err = search(*CELL, "trainer.max_epochs=3", "trials=1")
+    settings = ("trainer.max_epochs=4", f"trainer.check_val_every_n_epoch={every}")
+    code, out, err = search(*CELL, *settings, "trials=1")
     assert (code, err) == (0, "")
-    assert "trial 1 of 1: pruned after epoch 1; optimizer.lr=" in out
+    assert f"trial 1 of 1: pruned after epoch {every}; optimizer.lr=" in out
     (trial,) = trials(tmp_path)
     (record,) = Store(tmp_path / "results").load_all()
     assert trial.state == TrialState.PRUNED
-    assert list(trial.intermediate_values) == [1]
-    assert (record.status, record.error) == ("interrupted", "pruned after epoch 1")
+    assert list(trial.intermediate_values) == [every]
+    assert (record.status, record.error) == ("interrupted", f"pruned after epoch {every}")
     assert (Store(tmp_path / "results").path(record.run_id) / LAST).exists()
 
 
