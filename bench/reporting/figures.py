@@ -14,10 +14,13 @@ from matplotlib.ticker import MaxNLocator
 from bench.record import RunRecord
 from bench.reporting import ablations, stats
 from bench.reporting.curves import curves
-from bench.reporting.drawing import COLORS, GREY, LINES, NAMED, STYLE, grid, rendered, title_of
+from bench.reporting.drawing import COLORS, GREY, LINES, NAMED, STYLE, grid, plain_log, rendered, title_of
 from bench.reporting.leaderboard import Row, Table
 from bench.reporting.predictions import Predictions, same_samples
 from bench.reporting.tradeoff import cost
+
+LONGER = 5
+"""Curves of lengths that differ by this factor are drawn over a logarithmic axis."""
 
 
 def draw(
@@ -45,13 +48,14 @@ def draw(
 
 def learning(table: Table, runs: Path) -> Figure | None:
     """Validation top-1, or that of training where there is none, and training loss by epoch: mean and range over
-    seeds.
+    seeds. Epochs are on a logarithmic axis where the longest run has LONGER times those of the shortest.
     """
     told = [[curves(runs / name) for name in row.run_ids] for row in table.rows]
     accuracy = "val_top1" if any("val_top1" in one for several in told for one in several) else "train_top1"
     figure = Figure(figsize=(7, 3.8), layout="constrained")
     figure.suptitle(title_of(table), fontsize=10)
     left, right = figure.subplots(1, 2)
+    lengths = [len(one["train_loss"]) for several in told for one in several if "train_loss" in one]
     drawn = False
     for panel, name, scale in ((left, accuracy, 100), (right, "train_loss", 1)):
         for place, (row, several) in reversed(list(enumerate(zip(table.rows, told, strict=True)))):
@@ -70,7 +74,11 @@ def learning(table: Table, runs: Path) -> Figure | None:
             if own and len(values) > 1:
                 panel.fill_between(epochs, low, high, color=color, alpha=0.2, linewidth=0)
         panel.set_xlabel("epoch")
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if lengths and max(lengths) >= LONGER * min(lengths):
+            panel.set_xscale("log")
+            plain_log(panel.xaxis)
+        else:
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     several_seeds = any(row.n > 1 for row in table.rows)
     left.set_ylabel(f"{'validation' if accuracy == 'val_top1' else 'training'} top-1 in %")
     right.set_ylabel("training loss")

@@ -126,6 +126,16 @@ def test_curves_leave_out_epochs_that_were_not_validated(told):
     assert {tuple(line.get_xdata()) for line in right.get_lines()} == {(1, 2, 3, 4)}
 
 
+def test_curves_of_very_different_lengths_have_a_logarithmic_axis(told):
+    tables, records, _, runs = told
+    assert figures.learning(tables[0], runs).axes[0].get_xscale() == "linear"
+    rows = [f"{epoch},0.5,0.1" for epoch in range(1, 2 * figures.LONGER + 1)]
+    folder = next(runs / record.run_id for record in records if record.model == "lenet")
+    (folder / "metrics.csv").write_text("\n".join(["epoch,val_top1,train_loss", *rows]) + "\n")
+    panels = figures.learning(tables[0], runs).axes  # 2 epochs of one NiN, 10 of a LeNet
+    assert [panel.get_xscale() for panel in panels] == ["log", "log"]
+
+
 def test_confusion_is_that_of_all_seeds(told):
     (table,), _, predictions, _ = told
     figure = figures.confusions(table, predictions)
