@@ -102,12 +102,11 @@ class Checkpoints(Checkpoint):
     def __init__(
         self,
         folder: Path,
-        validated: bool,
         minutes: float,
         interrupts: Interrupts,
         use: Callable[[], dict[str, Any]] = dict,
     ):
-        self.folder, self.validated, self.minutes, self.interrupts = folder, validated, minutes, interrupts
+        self.folder, self.minutes, self.interrupts = folder, minutes, interrupts
         self.use = use
         self.best_epoch: int | None = None
         self.best_top1 = -1.0
@@ -150,9 +149,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch, previous = trainer.current_epoch, self.best_epoch
-        measured = validates(trainer)
-        top1 = float(trainer.callback_metrics["val/top1"]) if measured else self.best_top1
-        if top1 > self.best_top1 if self.validated else epoch + 1 == trainer.max_epochs:
+        top1 = float(trainer.callback_metrics["val/top1"]) if validates(trainer) else self.best_top1
+        if top1 > self.best_top1 or (not trainer.enable_validation and epoch + 1 == trainer.max_epochs):
             self.best_epoch, self.best_top1 = epoch + 1, top1
             if trainer.is_global_zero:
                 # auxiliary heads are of no use after training

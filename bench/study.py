@@ -195,12 +195,13 @@ def reporter(study: Study, trial: Trial) -> Callback:
 
     def report(trainer: Trainer, module: LightningModule) -> None:
         (table,) = (watcher for watcher in trainer.callbacks if isinstance(watcher, EpochTable))  # type: ignore[attr-defined]
-        new = {int(row["epoch"]): row["val_top1"] for row in table.rows if "val_top1" in row}
-        for epoch in new.keys() - told:
-            trial.report(new[epoch], epoch)
-        if new.keys() > told and trial.should_prune():
-            raise Pruned(max(new))
-        told.update(new)
+        validated = {int(row["epoch"]): row["val_top1"] for row in table.rows if "val_top1" in row}
+        new = sorted(validated.keys() - told)
+        for epoch in new:
+            trial.report(validated[epoch], epoch)
+            told.add(epoch)
+        if new and trial.should_prune():
+            raise Pruned(new[-1])
 
     return LambdaCallback(on_train_epoch_start=report)
 

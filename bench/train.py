@@ -153,9 +153,7 @@ def train(
     bar, on_row = callbacks.progress(shown, resolved["model"]["name"], resolved["trainer"]["max_epochs"])
     table = callbacks.EpochTable(work / "metrics.csv", meter, on_row)
     minutes = resolved["trainer"]["checkpoint_minutes"]
-    checkpoints = Checkpoints(
-        work / "checkpoints", len(data.val) > 0, minutes, interrupts, lambda: saved.use(resolved, data)
-    )
+    checkpoints = Checkpoints(work / "checkpoints", minutes, interrupts, lambda: saved.use(resolved, data))
     with loggers.finishing(), callbacks.quiet():
         logger = make_logger(cfg, resolved, work, sweep) if rank == 0 else None
         loggers.watch(logger, resolved, module.model, steps=len(data.train_dataloader()))

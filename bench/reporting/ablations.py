@@ -76,17 +76,17 @@ def pairs(table: Table, records: Sequence[RunRecord]) -> list[Pair]:
     settings = [settings_of(by_id[row.run_ids[0]]) for row in table.rows]
     found = []
     for i, without in enumerate(table.rows):
-        better = None
         for j, with_it in enumerate(table.rows):
             if settings[i].get(AUX_HEADS) is False and settings[j].get(AUX_HEADS) is True:
                 if _apart(settings[i], AUX_HEADS) == _apart(settings[j], AUX_HEADS):
                     found.append(Pair(HEADS, without, with_it))
             elif with_it.model == f"{without.model}_bn" and _recipe(settings[i]) == _recipe(settings[j]):
                 found.append(Pair(BATCH_NORM, without, with_it))
-            elif better is None and j < i and with_it.model == without.model:
-                better = _choice(settings[i], settings[j])
-                if better is not None:
-                    found.append(Pair(better, without, with_it))
+        for better, own in zip(table.rows[:i], settings, strict=False):
+            what = _choice(settings[i], own) if better.model == without.model else None
+            if what is not None:
+                found.append(Pair(what, without, better))
+                break
     return found
 
 

@@ -1,19 +1,15 @@
+"""The leaderboard: which records make a row, in which order, and what predictions add."""
+
 import csv
 import io
 import statistics
 
 import numpy as np
 import pytest
-from rich.console import Console
+from common import printed
 
 from bench.reporting import leaderboard, render, stats
 from bench.reporting.predictions import Predictions
-
-
-def printed(table, width=80):
-    console = Console(width=width, file=io.StringIO(), highlight=False)
-    console.print(render.to_rich(table))
-    return console.file.getvalue()
 
 
 def test_seeds_are_grouped_with_mean_and_sample_deviation(make_record):
@@ -105,12 +101,6 @@ def test_protocols_and_data_sets_never_share_a_table(make_record):
     ]  # fmt: skip
 
 
-def test_the_terminal_shows_brackets(make_record):
-    flipped = {"model": {"name": "lenet"}, "seed": 0, "augment": {"flip": {"p": 0.5}}}
-    (table,) = leaderboard.tables([make_record(config=flipped), make_record(config=flipped | {"augment": {}})])
-    assert "augment=[flip]" in printed(table, width=200)
-
-
 def test_a_seed_counts_once(make_record):
     def record(seed, name, **settings):
         config = {"model": {"name": "lenet"}, "data": {}, "seed": seed} | settings
@@ -144,60 +134,6 @@ def test_the_machine_is_told_where_it_is_one(make_record):
 @pytest.mark.parametrize("status", ["failed", "interrupted"])
 def test_cells_that_are_not_ok_are_left_out(make_record, status):
     assert leaderboard.tables([make_record(status=status, metrics={})]) == []
-
-
-def test_the_table_fits_80_columns(make_record):
-    records = [
-        make_record("googlenet_bn", seed, val=0.9 + seed / 100, test=0.9 + seed / 50, params=143_667_240,
-                    macs=19_632_000_000, train_images_per_s=12345.6, fit_seconds=86400, peak_memory_bytes=12 * 2**30)
-        for seed in range(3)
-    ]  # fmt: skip
-    text = printed(leaderboard.tables(records)[0])
-    assert max(map(len, text.splitlines())) <= 80
-    for shown in ("googlenet_bn", "91.0±1.0", "92.0±2.0", "144M", "19.6G", "12,346", "86,400", "12,288"):
-        assert shown in text
-
-
-def test_csv_holds_the_numbers_in_full(make_record):
-    tables = leaderboard.tables([make_record(val=0.123456789, test=1 / 3), make_record("nin")])
-    rows = list(csv.DictReader(io.StringIO(render.to_csv(tables))))
-    lenet = next(row for row in rows if row["model"] == "lenet")
-    assert float(lenet["test_top1"]) == 1 / 3
-    assert float(lenet["val_top1"]) == 0.123456789
-    assert (lenet["params"], lenet["n"], lenet["test_top1_std"]) == ("61706", "1", "")
-    assert float(lenet["peak_memory_bytes"]) == 2**30
-
-
-def test_markdown_has_a_section_and_a_full_row_for_each(make_record):
-    text = render.to_markdown(leaderboard.tables([make_record(), make_record("nin")]), [[]])
-    assert "## digits (stratified)" in text
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(lines) == 4
-    assert {line.count("|") for line in lines} == {14}
-
-
-def test_the_same_records_in_any_order_give_the_same_bytes(make_record):
-    records = [make_record(model, seed) for model in ("nin", "lenet") for seed in range(3)]
-    for written in (lambda tables: render.to_markdown(tables, [[]]), render.to_csv):
-        assert written(leaderboard.tables(records)) == written(leaderboard.tables(records[::-1]))
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (None, "–"),
-        (7, "7"),
-        (999, "999"),
-        (61706, "61.7k"),
-        (416520, "417k"),
-        (999_499, "999k"),
-        (999_600, "1M"),
-        (6998552, "7M"),
-        (15.47e9, "15.5G"),
-    ],
-)
-def test_counts_are_shown_with_three_digits(value, shown):
-    assert render.count(value) == shown
 
 
 def answered(record, accuracy, n=400, seed=0):
@@ -293,20 +229,3 @@ def test_rows_are_sorted_by_a_key_and_keep_their_ranks(make_record):
         assert {row.model: row.rank for row in ordered.rows} == {"nin": 1, "lenet": 2, "vgg16": 3}
     for key in leaderboard.SORT_KEYS:
         assert len(leaderboard.in_order(table, key).rows) == 3
-
-
-def test_tables_go_between_the_markers_that_name_them(make_record):
-    tables = leaderboard.tables([make_record()])
-    made = render.sections(tables, [[]])
-    text = "# Mine\n\n<!-- leaderboard: digits stratified -->\nold\n<!-- end -->\nafter\n"
-    text += "<!-- ablations: digits stratified -->\nold\n<!-- end -->\n"
-    text += "<!-- leaderboard: cifar10 standard -->\nkept\n<!-- end -->\n"
-    once = render.inject(text, made)
-    assert "old" not in once
-    assert "| lenet |" in once
-    assert "\nNo two rows differ in one choice alone.\n" in once
-    assert once.startswith("# Mine\n")
-    assert once.endswith("<!-- end -->\n<!-- leaderboard: cifar10 standard -->\nkept\n<!-- end -->\n")
-    assert render.inject(once, made) == once
-    assert render.marked(text, made)
-    assert not render.marked("no marker", made)

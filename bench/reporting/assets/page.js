@@ -125,9 +125,11 @@ const scaled = (values, by) => values.map((value) => (value === null ? null : by
 function drawCurves() {
   const name = $("curve").value;
   const scale = name.endsWith("top1") ? 100 : 1;
+  const alone = (values) => values.filter((value) => value !== null).length === 1; // a line would not show
   const traces = shownRows().flatMap((row, i) => row.runs.filter((id) => data.runs[id].curves[name]).map((id, k) => ({
-    type: "scatter", mode: data.runs[id].curves[name].filter((v) => v !== null).length > 1 ? "lines" : "markers", name: row.name, legendgroup: String(i), showlegend: k === 0,
-    x: data.runs[id].curves[name].map((_, epoch) => epoch + 1), y: scaled(data.runs[id].curves[name], scale), connectgaps: true,
+    type: "scatter", mode: alone(data.runs[id].curves[name]) ? "markers" : "lines", name: row.name,
+    legendgroup: String(i), showlegend: k === 0, connectgaps: true,
+    x: data.runs[id].curves[name].map((_, epoch) => epoch + 1), y: scaled(data.runs[id].curves[name], scale),
     line: { color: COLORS[i % COLORS.length], dash: DASHES[Math.floor(i / COLORS.length) % DASHES.length] },
     hovertemplate: `%{fullData.name}, seed ${data.runs[id].seed}<br>epoch %{x}: %{y:.2f}<extra></extra>`,
   })));
@@ -210,7 +212,8 @@ function fill(body, id) {
   const curves = ["train_top1", "val_top1"].filter((name) => run.curves[name]);
   if (curves.length) {
     chart("Learning curves", curves.map((name, i) => ({
-      type: "scatter", mode: "lines+markers", name: name === "val_top1" ? "validation" : "training", y: scaled(run.curves[name], 100), connectgaps: true,
+      type: "scatter", mode: "lines+markers", name: name === "val_top1" ? "validation" : "training",
+      y: scaled(run.curves[name], 100), connectgaps: true,
       x: run.curves[name].map((_, epoch) => epoch + 1), line: { color: COLORS[i], dash: DASHES[i] }, marker: { size: 4 },
     })), { xaxis: { title: { text: "epoch" } }, yaxis: { title: { text: "top-1, %" } } });
   }

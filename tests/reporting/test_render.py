@@ -1,0 +1,86 @@
+"""The leaderboard as text: terminal, Markdown, CSV, between markers."""
+
+import csv
+import io
+
+import pytest
+from common import printed
+
+from bench.reporting import leaderboard, render
+
+
+def test_the_terminal_shows_brackets(make_record):
+    flipped = {"model": {"name": "lenet"}, "seed": 0, "augment": {"flip": {"p": 0.5}}}
+    (table,) = leaderboard.tables([make_record(config=flipped), make_record(config=flipped | {"augment": {}})])
+    assert "augment=[flip]" in printed(table, width=200)
+
+
+def test_the_table_fits_80_columns(make_record):
+    records = [
+        make_record("googlenet_bn", seed, val=0.9 + seed / 100, test=0.9 + seed / 50, params=143_667_240,
+                    macs=19_632_000_000, train_images_per_s=12345.6, fit_seconds=86400, peak_memory_bytes=12 * 2**30)
+        for seed in range(3)
+    ]  # fmt: skip
+    text = printed(leaderboard.tables(records)[0])
+    assert max(map(len, text.splitlines())) <= 80
+    for shown in ("googlenet_bn", "91.0±1.0", "92.0±2.0", "144M", "19.6G", "12,346", "86,400", "12,288"):
+        assert shown in text
+
+
+def test_csv_holds_the_numbers_in_full(make_record):
+    tables = leaderboard.tables([make_record(val=0.123456789, test=1 / 3), make_record("nin")])
+    rows = list(csv.DictReader(io.StringIO(render.to_csv(tables))))
+    lenet = next(row for row in rows if row["model"] == "lenet")
+    assert float(lenet["test_top1"]) == 1 / 3
+    assert float(lenet["val_top1"]) == 0.123456789
+    assert (lenet["params"], lenet["n"], lenet["test_top1_std"]) == ("61706", "1", "")
+    assert float(lenet["peak_memory_bytes"]) == 2**30
+
+
+def test_markdown_has_a_section_and_a_full_row_for_each(make_record):
+    text = render.to_markdown(leaderboard.tables([make_record(), make_record("nin")]), [[]])
+    assert "## digits (stratified)" in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 4
+    assert {line.count("|") for line in lines} == {14}
+
+
+def test_the_same_records_in_any_order_give_the_same_bytes(make_record):
+    records = [make_record(model, seed) for model in ("nin", "lenet") for seed in range(3)]
+    for written in (lambda tables: render.to_markdown(tables, [[]]), render.to_csv):
+        assert written(leaderboard.tables(records)) == written(leaderboard.tables(records[::-1]))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "–"),
+        (7, "7"),
+        (999, "999"),
+        (61706, "61.7k"),
+        (416520, "417k"),
+        (999_499, "999k"),
+        (999_600, "1M"),
+        (6998552, "7M"),
+        (15.47e9, "15.5G"),
+    ],
+)
+def test_counts_are_shown_with_three_digits(value, shown):
+    assert render.count(value) == shown
+
+
+def test_tables_go_between_the_markers_that_name_them(make_record):
+    tables = leaderboard.tables([make_record()])
+    made = render.sections(tables, [[]])
+    text = "# Mine\n\n<!-- leaderboard: digits stratified -->\nold\n<!-- end -->\nafter\n"
+    text += "<!-- ablations: digits stratified -->\nold\n<!-- end -->\n"
+    text += "<!-- leaderboard: cifar10 standard -->\nkept\n<!-- end -->\n"
+    once = render.inject(text, made)
+    assert "old" not in once
+    assert "| lenet |" in once
+    assert "\nNo two rows differ in one choice alone.\n" in once
+    assert once.startswith("# Mine\n")
+    assert once.endswith("<!-- end -->\n<!-- leaderboard: cifar10 standard -->\nkept\n<!-- end -->\n")
+    assert render.inject(once, made) == once
+    assert render.marked(text, made)
+    assert not render.marked("no marker", made)
