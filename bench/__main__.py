@@ -16,7 +16,7 @@ from bench import cli, config, console
 from bench.config import ConfigError
 from bench.interrupt import Interrupted
 from bench.record import run_id
-from bench.status import cell_line
+from bench.status import cell_line, goes_on
 from bench.store import Store, StoreError
 
 
@@ -41,7 +41,7 @@ def cell(cfg: DictConfig) -> None:
 
         record = run(cfg)
     except Interrupted as stop:
-        cli.stop("bench", f"{stop}; the same command goes on from there", 128 + stop.signum)
+        cli.stop("bench", f"{stop}; {goes_on(resolved['force'])}", 128 + stop.signum)
     except (ConfigError, StoreError) as error:
         if cli.SHOW_TRACEBACKS:
             raise

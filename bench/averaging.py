@@ -34,6 +34,10 @@ class MovingAverage(WeightAveraging):
         assert self._average_model is not None
         return self._average_model.module
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Move it to the device of the weights, where they were not yet when Lightning made the average of them."""
+        self.average().to(pl_module.device)
+
     @torch.no_grad()
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int

@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 
-from bench import console
+from bench import console, machine
 from bench.checkpoint import validates
 from bench.data.loader import Batch
 from bench.machine import PeakMemory
@@ -66,7 +66,7 @@ class Meter(L.Callback):
         self._restart(pl_module.device)
 
     def _restart(self, device: torch.device) -> None:
-        _wait(device)
+        machine.wait(device)
         self._images, self._start = 0, time.perf_counter()
 
     def on_train_batch_end(
@@ -74,7 +74,7 @@ class Meter(L.Callback):
     ) -> None:
         self._images += len(batch.labels)
         if trainer.is_last_batch:  # before validation, which Lightning runs inside the training epoch
-            _wait(pl_module.device)
+            machine.wait(pl_module.device)
             self.rates.append(self._images * trainer.world_size / (time.perf_counter() - self._start))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -112,11 +112,6 @@ class EpochTable(Checkpoint):
         table.writerows(self.rows)
         write_atomically(self.path, text.getvalue())
         self.on_row(self.rows[-1])
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 class Bar(RichProgressBar):

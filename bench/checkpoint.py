@@ -40,7 +40,7 @@ def load(path: Path | str) -> dict[str, Any]:
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+    except (OSError, MemoryError):  # says nothing of what the file holds
         raise
     except Exception as error:  # of many kinds, from pickle, zip files and PyTorch
         reason = "holds code or is damaged, and is not loaded"

@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -23,6 +24,8 @@ from typing import Any
 import psutil
 
 CLAIM = "claim.json"
+PROBE = f".{CLAIM}."
+"""What the names of files begin with that others may make and remove in a claimed folder at any moment."""
 BEAT, EXPIRY = 10.0, 60.0
 """Seconds between two heartbeats, and without one until a claim counts as dead."""
 
@@ -120,7 +123,7 @@ def holder(folder: Path) -> str | None:
 
 def _create(file: Path, owner: Owner) -> bool:
     """Whether the claim was ours to make; it appears with its content, by a hard link."""
-    draft = file.with_name(f".{CLAIM}.{owner.id}")
+    draft = file.with_name(f"{PROBE}{owner.id}")
     try:
         draft.write_text(json.dumps(asdict(owner)) + "\n")
         os.link(draft, file)
@@ -154,22 +157,28 @@ def _alive(file: Path, text: str) -> str | None:
         alive = _born(owner.pid) == owner.born
         return f"{file.parent.name}: process {owner.pid} of this machine works on it" if alive else None
     try:
-        silent = _now(file.parent) - file.stat().st_mtime
+        heard = file.stat().st_mtime
     except FileNotFoundError:
         return None
+    silent = _now(file.parent) - heard
     if silent > EXPIRY:
         return None
     return f"{file.parent.name}: process {owner.pid} on {owner.host} works on it, heard of {max(0, silent):.0f} s ago"
 
 
 def _now(folder: Path) -> float:
-    """The time by the clock that stamps the folder's files, which on a network is not ours."""
-    probe = folder / f".{CLAIM}.{uuid.uuid4().hex}"
+    """The time by the clock that stamps the folder's files, which on a network is not ours; by ours where no file can
+    be made, in a folder that may only be read or is just being removed.
+    """
+    probe = folder / f"{PROBE}{uuid.uuid4().hex}"
     try:
         probe.touch()
         return probe.stat().st_mtime
+    except OSError:
+        return time.time()
     finally:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            probe.unlink()
 
 
 def _text(file: Path) -> str | None:

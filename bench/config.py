@@ -133,6 +133,9 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     stored, wanted = config["data"]["decode_size"], config["data"]["image_size"]
     if stored < wanted:
         raise ConfigError(f"data.decode_size={stored}: must be data.image_size, which is {wanted}, or more")
+    for key in ("model.name", "data.name", "data.protocol"):
+        if not isinstance(name := _select(config, key), str):
+            raise ConfigError(f"{key}={name}: must be text; a number wants quotes, {key}=\"'{name}'\"")
     for key in ("model.name", "data.name"):
         if not RUN_ID.fullmatch(str(_select(config, key)).replace("/", "-")):
             raise ConfigError(
@@ -210,9 +213,11 @@ def _check_folders(config: Mapping[str, Any]) -> None:
     for name in ("data", "results", "cache"):
         if not isinstance(_select(config, f"paths.{name}"), str) or not config["paths"][name].strip():
             raise ConfigError(f"paths.{name}={config['paths'][name]}: must be a folder")
+    if not isinstance(source := _select(config, "data.source"), Mapping):
+        raise ConfigError(f"data.source={json.dumps(source)}: must be what makes a data set, as in conf/data")
     data, results, cache = (Path(config["paths"][name]).expanduser() for name in ("data", "results", "cache"))
     # the default folder is made by the first download; one that was named must be there
-    if "root" in _select(config, "data.source") and str(data) != DEFAULT_DATA and not data.is_dir():
+    if "root" in source and str(data) != DEFAULT_DATA and not data.is_dir():
         raise ConfigError(f"paths.data={data}: no such folder")
     try:
         check_writable(results, "paths.results")

@@ -16,7 +16,7 @@ from torch.fx.experimental.optimization import fuse
 from bench.data.normalize import AffineNormalize, Normalize, ZcaNormalize
 from bench.data.pipeline import Pipeline
 from bench.models.kernels import LocalResponseNorm, MaxPool2x2
-from bench.models.layers import AUX_HEADS, FitTo
+from bench.models.layers import FitTo
 from bench.saved import Saved
 
 INPUT, OUTPUT = "images", "logits"
@@ -45,7 +45,7 @@ class Deployed(nn.Module):
 
     def middle(self, x: Tensor) -> Tensor:
         """The part of larger images that the network sees."""
-        if not self.margin:
+        if self.side == self.crop:
             return x
         return x[..., self.margin : self.margin + self.crop, self.margin : self.margin + self.crop]
 
@@ -108,8 +108,6 @@ def folded(model: nn.Module) -> nn.Module:
     """
     # weights in PyTorch's usual order: others cannot be told from parts of a larger tensor when they are written
     model = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
-    if isinstance(getattr(model, AUX_HEADS, None), nn.ModuleList):
-        setattr(model, AUX_HEADS, nn.ModuleList())
     try:
         graph = _Tracer().trace(model)
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError):

@@ -52,19 +52,22 @@ def train(
         Interrupted: a signal stopped the run.
     """
     processes = resolved["trainer"]["devices"]
+    if _device(resolved).type == "cuda" and processes > (there := torch.cuda.device_count()):
+        raise ConfigError(f"trainer.devices={processes}: this machine has {there} GPU{'s' * (there != 1)}")
     context = multiprocessing.get_context("spawn")
     stop = context.Value("i", 0)  # the signal that asks them to stop; their own they do not listen to
     (work / OUTCOME).unlink(missing_ok=True)
     machine.fit_threads()  # the processes share what this one may use
     threads = max(1, torch.get_num_threads() // processes)
-    arguments = (threads, _free_port(), dict(resolved), dict(about), work, sweep, stop)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # which the processes inherit, from their first moment
-    try:
-        group = multiprocessing.spawn(_process, arguments, nprocs=processes, join=False)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    arguments = (os.getpid(), threads, _free_port(), dict(resolved), dict(about), work, sweep, stop)
+    group = None
     try:
         with interrupts.deferring():
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited from their first moment
+            try:
+                group = multiprocessing.spawn(_process, arguments, nprocs=processes, join=False)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             while not group.join(timeout=0.5, grace_period=2):
                 stop.value = interrupts.pending or 0
                 if "refused" in _outcome(work):  # by the first one, for which the others would wait
@@ -73,11 +76,13 @@ def train(
         if interrupts.pending is not None:
             raise Interrupted(interrupts.pending) from error
         if isinstance(error, ProcessRaisedException):
-            raise ProcessError(str(error).strip().splitlines()[-1]) from error
+            told = _outcome(work).get("failed") or str(error).strip().splitlines()[-1]
+            (work / OUTCOME).unlink(missing_ok=True)
+            raise ProcessError(told) from error
         how = signal.Signals(-error.exit_code).name if error.exit_code < 0 else f"exit code {error.exit_code}"
         raise ProcessError(f"process {error.error_index + 1} of {processes} was lost: {how}") from error
     finally:
-        for process in group.processes:
+        for process in group.processes if group is not None else ():
             process.kill()
     outcome = _outcome(work)
     (work / OUTCOME).unlink()
@@ -114,8 +119,17 @@ class _FromParent(Interrupts):
             signal.signal(number, signal.SIG_IGN)
 
 
+def _device(resolved: Mapping[str, Any]) -> torch.device:
+    """See :func:`bench.machine.device`; what it refuses as ConfigError."""
+    try:
+        return machine.device(resolved["trainer"]["accelerator"])
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def _process(
     rank: int,
+    parent: int,
     threads: int,
     port: int,
     resolved: dict[str, Any],
@@ -124,14 +138,16 @@ def _process(
     sweep: str | None,
     stop: Any,
 ) -> None:
-    """What each process does; the first one leaves its outcome in a file."""
-    from bench import train  # the parent's module; here it is imported anew
-
+    """What each process does; the first one leaves its outcome in a file, or the first that fails why it did."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1  # sys/prctl.h: without the parent nobody would know of this process
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:  # it has died already
+        os._exit(1)
+    from bench import train  # the parent's module; here it is imported anew, which takes seconds
+
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    if torch.cuda.is_available():
+    if _device(resolved).type == "cuda":
         torch.cuda.set_device(rank)
     torch.set_num_threads(threads)
     outcome: dict[str, Any]
@@ -143,6 +159,10 @@ def _process(
         outcome = {"interrupted": stopped.signum}
     except ConfigError as error:
         outcome = {"refused": str(error)}
+    except Exception as error:
+        if not _outcome(work):
+            write_atomically(work / OUTCOME, json.dumps({"failed": train.reason_of(error)}))
+        raise
     if rank == 0:
         write_atomically(work / OUTCOME, json.dumps(outcome))
 

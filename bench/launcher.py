@@ -6,6 +6,7 @@ process is a cell's resolved configuration one way and how it ended the other; a
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import signal
@@ -108,14 +109,18 @@ def check(launcher: Mapping[str, Any]) -> None:
     if needs is not None and importlib.util.find_spec(needs) is None:
         raise ConfigError(f"hydra/launcher={name}: not installed; pip install 'convbench[{name}]'")
     for key, value in launcher.items():
-        whole = key.startswith(("num_", "cpus_", "gpus_")) or key in WHOLE
-        if whole and value is not None and (type(value) is not int or value < (0 if key.startswith("num_") else 1)):
-            raise ConfigError(f"hydra.launcher.{key}={value}: must be null or a whole number, 1 or more")
-    if launcher.get("cluster") not in (None, "slurm", "local"):
+        optional = key.startswith(("num_", "cpus_", "gpus_")) or key == "mem_gb"
+        if key not in WHOLE and not (optional and value is not None):
+            continue
+        least = 0 if key.startswith("num_") else 1
+        if type(value) is not int or value < least:
+            allowed = f"a whole number, {least} or more"
+            raise ConfigError(f"hydra.launcher.{key}={value}: must be {'null or ' * optional}{allowed}")
+    if launcher.get("cluster", "slurm") not in ("slurm", "local"):
         raise ConfigError(f"hydra.launcher.cluster={launcher['cluster']}: must be one of slurm, local")
 
 
-WHOLE = ("timeout_min", "mem_gb", "max_parallel", "requeues", "signal_delay_s")
+WHOLE = ("timeout_min", "max_parallel", "requeues", "signal_delay_s")
 
 
 def _load(name: str) -> Any:
@@ -140,6 +145,10 @@ def work_through(
     """
     lost: Counter[str] = Counter()
     busy: dict[str, Cell] = {}
+    started = float(state.get("started", 0.0))
+
+    def done(cell: Cell) -> RunRecord | None:
+        return store.ok(cell.run_id, since=started if cell.config["force"] else 0.0)
 
     def show(record: RunRecord) -> None:
         console.say(cell_line(record, cells_of(store, state) if state else None))
@@ -153,7 +162,7 @@ def work_through(
         while len(queue) or busy:
             ended = queue.wait(POLL if busy else None)
             for name, cell in list(busy.items()):
-                if (record := store.ok(name)) is not None:
+                if (record := done(cell)) is not None:
                     show(record)
                 elif store.holder(name) is None:
                     queue.submit(cell)
@@ -169,7 +178,7 @@ def work_through(
                 console.say(ended.reason)
                 busy[cell.run_id] = cell
                 continue
-            if ended.status == "lost" and not cell.config["force"] and (record := store.ok(cell.run_id)) is not None:
+            if ended.status == "lost" and (record := done(cell)) is not None:
                 show(record)  # lost after it was done
                 continue
             if ended.status == "lost":
@@ -179,7 +188,7 @@ def work_through(
                     queue.submit(cell)
                     continue
                 record_lost(cell, ended.reason)
-            record = store.outcome(cell.run_id, state.get("started", 0.0))
+            record = store.outcome(cell.run_id, started, cell.config["force"])
             if record is not None:
                 show(record)
             if fail_fast and (record is None or record.status == "failed"):
@@ -187,8 +196,11 @@ def work_through(
                 queue.stop()
                 return
     except (KeyboardInterrupt, Interrupted) as stop:
-        queue.stop()
         stopped(folder, stop.signum if isinstance(stop, Interrupted) else signal.SIGINT)
+        if len(queue):
+            console.say("stopping the cells that run, which save first; once more stops at once")
+        with contextlib.suppress(KeyboardInterrupt, Interrupted):
+            queue.stop()
 
 
 def record_lost(cell: Cell, reason: str) -> None:

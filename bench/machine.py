@@ -167,6 +167,14 @@ def _text(path: str | Path) -> str:
         return ""
 
 
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given; calls return before that on GPUs."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def hardware() -> dict[str, Any]:
     """Processor, cores, threads, memory (bytes), GPUs, host, operating system."""
     return _hardware() | {"threads": torch.get_num_threads()}  # which may change: a quota, a share of the cores

@@ -13,7 +13,6 @@ params, macs, fit_seconds and others; ranks stay. readme=FILE: puts each table b
 from __future__ import annotations
 
 import importlib.util
-import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -74,10 +73,13 @@ def predictions_of(store: Store, records: Iterable[RunRecord]) -> dict[str, Pred
 
 def main() -> None:
     """Run the command line; exit code 2 for a mistake in the call."""
-    arguments = sys.argv[1:]
-    if any(argument in ("-h", "--help") for argument in arguments):
-        print(__doc__)
-        return
+    from bench import cli  # only now: imports Hydra
+
+    cli.run("bench-report", __doc__ or "", report)
+
+
+def report(arguments: list[str]) -> None:
+    """Do what the arguments ask for."""
     settings = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
@@ -103,7 +105,11 @@ def main() -> None:
     for table in leaderboard.tables(chosen, made.predictions):
         console.out.print(render.to_rich(leaderboard.in_order(table, key)))
     if readme is not None:
-        text, sections = readme.read_text(), render.sections(made.tables, made.effects)
+        try:
+            text = readme.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            _refuse(f"readme={readme}: is not text in UTF-8")
+        sections = render.sections(made.tables, made.effects)
         if not render.marked(text, sections):
             there = ", ".join(f"<!-- {' '.join((f'{kind}:', *names))} -->" for kind, *names in sections)
             _refuse(f"readme={readme}: has no place for a table; write {there} and <!-- end --> into it")
@@ -150,8 +156,9 @@ def _chosen(records: Sequence[RunRecord], settings: dict[str, str]) -> list[RunR
 
 
 def _refuse(text: str) -> NoReturn:
-    print(f"bench-report: {text}", file=sys.stderr)
-    sys.exit(2)
+    from bench.config import ConfigError  # only now: imports OmegaConf
+
+    raise ConfigError(text)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import ConfigError
-from bench.interrupt import Interrupted, Interrupts
+from bench.interrupt import SIGNALS, Interrupted, Interrupts
 from bench.launcher import Cell, Ended
 from bench.queues import STOPPING, at_work
 from bench.store import Store
@@ -145,8 +145,10 @@ class SlurmJobs:
         if not self.waiting:
             return
         cells, self.waiting = self.waiting, []
-        # Ctrl-C waits until the jobs are known, and does not reach those that are processes of this terminal
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # signals wait until the jobs are known; Ctrl-C does not reach those that are processes of this terminal, which
+        # inherit what is blocked, and are stopped by SIGTERM
+        held = {signal.SIGINT} if self.cluster == "local" else set(SIGNALS)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
         try:
             with self.executor.batch():
                 jobs = [self.executor.submit(SlurmCell(*self._work(cell))) for cell in cells]
@@ -198,8 +200,9 @@ class SlurmJobs:
                 lines = (trace.partition(22 * "-")[0] or str(error)).strip().splitlines()
                 reason = lines[-1] if lines else type(error).__name__
                 return Ended(cell, "lost", f"job {job.job_id}: {reason}")
-        record = Store(cell.config["paths"]["results"]).outcome(cell.run_id, self.begun[job])
-        if record is not None and not (record.status == "ok" and cell.config["force"]):  # that may be an older one
+        store = Store(cell.config["paths"]["results"])
+        record = store.outcome(cell.run_id, self.begun[job], cell.config["force"])
+        if record is not None:
             return Ended(cell, record.status)
         if state == "CANCELLED":
             return Ended(cell, "interrupted", "cancelled")

@@ -3,8 +3,8 @@
     bench-status [paths.results=results/local] [sweep=NAME]
 
 Tells what is done, running, failed and waiting, how long the rest will take, and the best so far; of the last sweep,
-or the one that is named (or all, with sweep=all), on any machine that sees the folder. Reads alone; needs neither
-PyTorch nor Hydra.
+or the one that is named (or all, with sweep=all), on any machine that sees the folder; reading it is enough. Needs no
+PyTorch.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from bench.record import RunRecord
 from bench.store import DEFAULT_RESULTS, ERROR, RECORD, Store, write_atomically
 
 PLAN = "plan.json"
-"""In a sweep's folder, ``<results>/sweeps/<time>/``: ``cells``, run id → ``overrides`` and ``epochs``; ``started``, in
-seconds since the epoch; and ``stopped``, the signal that ended the sweep early."""
+"""In a sweep's folder, ``<results>/sweeps/<time>/``: ``cells``, run id → ``overrides``, ``epochs`` and ``force``;
+``started``, in seconds since the epoch; and ``stopped``, the signal that ended the sweep early."""
 
 State = Literal["done", "running", "failed", "interrupted", "cut off", "waiting"]
 
@@ -44,6 +44,11 @@ def stopped(folder: Path, signum: int) -> None:
     """Note in the plan that a signal stopped the sweep."""
     if (state := state_of(folder)) is not None:
         write_atomically(folder / PLAN, json.dumps(state | {"stopped": signum}, indent=2) + "\n")
+
+
+def goes_on(force: bool) -> str:
+    """What the same command does after a stop."""
+    return "with force=true the same command begins anew" if force else "the same command goes on from there"
 
 
 def command(overrides: Sequence[str]) -> str:
@@ -76,11 +81,12 @@ class CellState:
 
 def cells_of(store: Store, state: Mapping[str, Any]) -> list[CellState]:
     """The cells of a sweep's plan, in its order."""
-    return [_cell(store, run_id, plan["epochs"], state["started"]) for run_id, plan in state["cells"].items()]
+    return [_cell(store, run_id, plan, state["started"]) for run_id, plan in state["cells"].items()]
 
 
-def _cell(store: Store, run_id: str, epochs: int, started: float) -> CellState:
-    record = store.outcome(run_id, started)
+def _cell(store: Store, run_id: str, plan: Mapping[str, Any], started: float) -> CellState:
+    epochs = plan["epochs"]
+    record = store.outcome(run_id, started, plan.get("force", False))
     if record is not None:
         states: dict[str, State] = {"ok": "done", "failed": "failed", "interrupted": "interrupted"}
         return CellState(run_id, states[record.status], record, [], epochs)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from bench.claim import CLAIM, Claim, ClaimedError, holder
+from bench.claim import CLAIM, PROBE, Claim, ClaimedError, holder
 from bench.record import RUN_ID, RunRecord
 
 DEFAULT_RESULTS = "results/local"
@@ -39,6 +39,8 @@ class Workspace:
 
     path: Path
     claim: Claim
+    made: tuple[Path, ...] = ()
+    """Folders that were not there before it, the innermost first."""
 
     @property
     def checkpoint(self) -> Path | None:
@@ -99,19 +101,19 @@ class Store:
         """The cell's record; None where there is none, or none that can be read (a warning names that)."""
         return _read(self.path(run_id) / RECORD)
 
-    def ok(self, run_id: str) -> RunRecord | None:
-        """The cell's record if it is there and ok."""
+    def ok(self, run_id: str, since: float = 0.0) -> RunRecord | None:
+        """The cell's record if it is there, ok, and not from before ``since`` (seconds since the epoch)."""
         self._finish_replacement(run_id)
-        record = self.load(run_id)
+        record = _read(self.path(run_id) / RECORD, since)
         return record if record is not None and record.status == "ok" else None
 
-    def outcome(self, run_id: str, since: float) -> RunRecord | None:
-        """What became of the cell's last try, if it ended after ``since`` (seconds since the epoch), or an ok one."""
-        for folder in self.places(run_id):
-            file = folder / RECORD
-            if (record := _read(file)) is not None and (record.status == "ok" or file.stat().st_mtime >= since):
-                return record
-        return None
+    def outcome(self, run_id: str, since: float, force: bool = False) -> RunRecord | None:
+        """What became of the cell's last try, if it ended after ``since`` (seconds since the epoch), or else, of a cell
+        that is not run by ``force``, an ok record from before.
+        """
+        tries = (_read(folder / RECORD, since) for folder in self.places(run_id))
+        last = next((record for record in tries if record is not None), None)
+        return last if last is not None or force else self.ok(run_id)
 
     def load_all(self) -> list[RunRecord]:
         """All records, by run id; a warning names each that cannot be read."""
@@ -135,22 +137,26 @@ class Store:
         ``since`` (seconds since the epoch).
 
         Raises:
-            BusyError: another process works on the cell.
+            BusyError: another process works on the cell, or has just finished it.
         """
         path = self._again(run_id) if self.ok(run_id) else self.path(run_id)
+        made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
         path.mkdir(parents=True, exist_ok=True)
         try:
-            work = Workspace(path, Claim.take(path))
+            work = Workspace(path, Claim.take(path), made)
         except ClaimedError as error:
             raise BusyError(str(error)) from error
         try:
+            if path == self.path(run_id) and self.ok(run_id):  # published after we looked, before we had the claim
+                raise BusyError(f"{run_id}: another process has just finished it")
             kept = {path / CLAIM}
             if work.checkpoint is not None and work.checkpoint.stat().st_mtime >= since:
                 kept |= set(path.iterdir()) - {path / RECORD, path / ERROR}
             for part in path.rglob(".*.part"):  # of a process that was killed while it wrote
                 part.unlink()
             for entry in set(path.iterdir()) - kept:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                if not entry.name.startswith(PROBE):
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         except BaseException:
             work.claim.release()
             raise
@@ -163,8 +169,8 @@ class Store:
         if work.checkpoint is None:
             shutil.rmtree(work.path)  # and the claim, so that nobody else begins here meanwhile
         work.claim.release()
-        for folder in (work.path.parent, self.root):
-            if folder.is_dir() and not any(folder.iterdir()):
+        for folder in work.made:
+            with contextlib.suppress(OSError):  # is gone, or holds what others have put there
                 folder.rmdir()
 
     def publish(self, record: RunRecord, work: Workspace) -> Path:
@@ -207,9 +213,9 @@ class Store:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _read(file: Path) -> RunRecord | None:
+def _read(file: Path, since: float = 0.0) -> RunRecord | None:
     try:
-        return RunRecord.from_json(file.read_text())
+        return None if file.stat().st_mtime < since else RunRecord.from_json(file.read_text())
     except FileNotFoundError:
         return None
     except ValueError as error:

@@ -166,7 +166,7 @@ class Search:
             if record.status == "ok" and "val" in record.metrics:
                 top1 = record.metrics["val"]["top1"]
                 return TrialState.COMPLETE, top1, f"validation top-1 {top1:.1%}"
-            reason = record.error or "there are no validation images"
+            reason = record.error or "has no validation images"  # of a run that was there before
         trial.set_user_attr("error", reason)
         return TrialState.FAIL, None, f"failed, {reason}"
 
@@ -194,6 +194,8 @@ def reporter(study: Study, trial: Trial) -> Callback:
     told = set(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
 
     def report(trainer: Trainer, module: LightningModule) -> None:
+        if not trainer.enable_validation:
+            raise ConfigError("data: has no validation images, which a search needs, as test images must not decide")
         (table,) = (watcher for watcher in trainer.callbacks if isinstance(watcher, EpochTable))  # type: ignore[attr-defined]
         validated = {int(row["epoch"]): row["val_top1"] for row in table.rows if "val_top1" in row}
         new = sorted(validated.keys() - told)

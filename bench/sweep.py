@@ -77,13 +77,15 @@ def conclude(store: Store, state: Mapping[str, Any]) -> int:
     for line in status.not_ok(store, state, cells):
         console.say(line)
     if "stopped" in state:
-        console.say("stopped; the same command goes on from there")
+        forced = any(cell.get("force", False) for cell in state["cells"].values())
+        console.say(f"stopped; {status.goes_on(forced)}")
         return 128 + int(state["stopped"])
     return 1 if bad else 0
 
 
 def plan(master: DictConfig, config_name: str) -> dict[str, dict[str, Any]]:
-    """Run id → ``overrides`` and ``epochs`` of a sweep's cells, each checked, in the order Hydra's sweeper runs them.
+    """Run id → ``overrides``, ``epochs`` and ``force`` of a sweep's cells, each checked, in the order Hydra's sweeper
+    runs them.
 
     Raises:
         ConfigError, HydraException, OmegaConfBaseException: a cell is wrong.
@@ -94,5 +96,6 @@ def plan(master: DictConfig, config_name: str) -> dict[str, dict[str, Any]]:
     planned = {}
     for cell in cells:
         values = check(compose(config_name, list(cell)))
-        planned[run_id(values)] = {"overrides": list(cell), "epochs": values["trainer"]["max_epochs"]}
+        about = {"overrides": list(cell), "epochs": values["trainer"]["max_epochs"], "force": values["force"]}
+        planned[run_id(values)] = about
     return planned

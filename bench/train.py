@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import io
 import math
 import signal
 import traceback
@@ -16,7 +15,6 @@ import numpy as np
 import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 
 from bench import callbacks, config, console, costs, distributed, loggers, machine, saved
 from bench.assemble import build, make_logger, make_trainer, prepare_machine
@@ -27,8 +25,8 @@ from bench.data.module import ImageData
 from bench.interrupt import Interrupted, Interrupts
 from bench.module import Classifier
 from bench.record import Metrics, RunRecord, Status, protocol, run_id
-from bench.reporting.predictions import MISTAKES, PREDICTIONS, TILE
-from bench.reporting.predictions import load as load_predictions
+from bench.reporting import predictions
+from bench.reporting.predictions import MISTAKES, Predictions
 from bench.status import state_of
 from bench.store import ERROR, LAST, Store, StoreError, write_atomically
 
@@ -49,6 +47,7 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
     store, name = Store(resolved["paths"]["results"]), run_id(resolved)
     if store.ok(name) and not resolved["force"]:
         raise StoreError(f"{name}: has an ok record; force=true runs it again")
+    machine.fit_threads()  # of which the record tells
     about = describe(resolved)
     work = store.workspace(name, since=_begun(store, sweep) if resolved["force"] else 0.0)
     if work.checkpoint is not None:
@@ -57,7 +56,7 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
     def not_ok(status: Status, reason: str) -> RunRecord:
         with interrupts.deferring():
             write_atomically(work.path / ERROR, traceback.format_exc())
-            record = RunRecord(status=status, error=(reason.splitlines() or ["no reason given"])[0], **about)
+            record = RunRecord(status=status, error=_first_line(reason), **about)
             store.publish(record, work)
         return record
 
@@ -79,8 +78,7 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
         except (distributed.ProcessError, CheckpointError) as error:
             return not_ok("failed", str(error))
         except Exception as error:
-            cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-            return not_ok("failed", f"{type(cause).__name__}: {cause}")
+            return not_ok("failed", reason_of(error))
         except Interrupted as stop:
             not_ok("interrupted", str(stop))
             raise
@@ -93,6 +91,16 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
             return record
         finally:
             work.claim.release()  # also where nothing could be recorded, on a full disk
+
+
+def reason_of(error: Exception) -> str:
+    """``ValueError: why``, a line; of what Hydra wraps the cause."""
+    cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+    return _first_line(f"{type(cause).__name__}: {cause}")
+
+
+def _first_line(text: str) -> str:
+    return (text.splitlines() or ["no reason given"])[0]
 
 
 def fail(resolved: Mapping[str, Any], reason: str) -> RunRecord:
@@ -213,41 +221,18 @@ def describe(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def save_predictions(work: Path, module: Classifier, data: ImageData) -> None:
-    """predictions.npz, of the test samples: ``logits`` (n, num_classes) float16, ``predicted`` (n,) the class of the
-    largest one before it was rounded, ``labels`` (n,) int64, ``ids`` (n,) str, ``classes`` (num_classes,) their names.
-
-    And mistakes.webp, the hardest of them side by side, for reports, which have no images of their own.
-    """
-    limit = torch.finfo(torch.float16).max
-    logits = torch.cat(module.test_logits)
-    dataset = data.dataset
-    content = io.BytesIO()
-    np.savez_compressed(
-        content,
-        logits=logits.clamp(-limit, limit).numpy().astype(np.float16),
-        predicted=logits.argmax(dim=1).numpy().astype(np.int16),
+    """predictions.npz, and mistakes.webp, the hardest of them side by side, for reports, which have no images."""
+    logits, dataset = torch.cat(module.test_logits), data.dataset
+    made = Predictions(
+        logits=logits.numpy(),
+        predicted=logits.argmax(dim=1).numpy(),
         labels=dataset.labels[data.test],
         ids=dataset.ids[data.test],
         classes=np.array(dataset.classes),
     )
-    write_atomically(work / PREDICTIONS, content.getvalue())
-    made = load_predictions(work)
-    assert made is not None
-    hardest = made.hardest()
+    hardest = predictions.save(work, made).hardest()
     if len(hardest):
-        write_atomically(work / MISTAKES, strip(dataset.pixels[data.test[hardest]], TILE))
-
-
-def strip(pixels: np.ndarray, side: int) -> bytes:
-    """Images (k, S, S, C) uint8 side by side as WebP, in tiles of ``side`` pixels, or S if that is less."""
-    side = min(side, pixels.shape[1])
-    picture = Image.new("RGB", (side * len(pixels), side))
-    for i, image in enumerate(pixels):
-        tile = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)).copy())
-        picture.paste(tile.resize((side, side), Image.Resampling.BILINEAR), (i * side, 0))
-    content = io.BytesIO()
-    picture.save(content, "webp", quality=85)
-    return content.getvalue()
+        write_atomically(work / MISTAKES, predictions.strip(dataset.pixels[data.test[hardest]]))
 
 
 def collect_metrics(logged: Mapping[str, float]) -> Metrics:

@@ -62,6 +62,24 @@ def test_it_is_the_exponential_moving_average(values, decay):
     assert average.average().steps.item() == len(values)
 
 
+def test_the_average_goes_where_the_weights_go():
+    average, module = MovingAverage(0.9), Given([])
+    average.setup(L.Trainer(logger=False, accelerator="cpu"), module, "fit")
+    module.to("meta")  # after that hook Lightning moves the module to the GPU
+    average.on_fit_start(L.Trainer(logger=False, accelerator="cpu"), module)
+    assert {tensor.device.type for tensor in average.average().state_dict().values()} == {"meta"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_averages_as_a_cpu_does(composed):
+    cells = ("model=lenet", "data=digits", "trainer.ema=0.9", "trainer.precision=32-true", "trainer.max_epochs=1")
+    cpu, gpu = (
+        train.run(composed(*cells, "progress=none", f"trainer.accelerator={name}", f"paths.results={name}"))
+        for name in ("cpu", "gpu")
+    )
+    assert (gpu.status, gpu.metrics["val"]["loss"]) == ("ok", pytest.approx(cpu.metrics["val"]["loss"], rel=1e-2))
+
+
 class Watch(L.Callback):
     """Averages the module's state itself, after each step; keeps it, and the weights, of each epoch."""
 

@@ -75,6 +75,22 @@ def test_another_machine_loses_it_when_it_has_been_silent_for_long(tmp_path):
     Claim.take(tmp_path).release()
 
 
+@pytest.mark.parametrize("touch", ["refused", "removed"])
+def test_another_machine_keeps_it_where_the_clock_cannot_be_asked(tmp_path, monkeypatch, touch):
+    def probe(*_):
+        if touch == "refused":
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", probe)  # as in a folder that may only be read, or is cleared at this moment
+    file = owned_by(tmp_path, host="elsewhere", machine="another")
+    assert "on elsewhere works on it" in holder(tmp_path)
+    with pytest.raises(ClaimedError):
+        Claim.take(tmp_path)
+    long_ago = time.time() - claim.EXPIRY - 1
+    os.utime(file, (long_ago, long_ago))
+    assert holder(tmp_path) is None
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"pid": "x"}'])
 def test_a_torn_claim_is_nobodys(tmp_path, text):
     (tmp_path / CLAIM).write_text(text)

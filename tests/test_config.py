@@ -52,6 +52,9 @@ from common import files, one_line
         ("trainer.precision=fp8", "auto, 32-true, bf16-mixed"),
         ("trainer.accelerator=abacus", "auto, gpu, mps, cpu"),
         ("force=perhaps", "true, false"),
+        ("data.name=2024", "must be text; a number wants quotes, data.name=\"'2024'\""),
+        ("data.protocol=2", "must be text"),
+        ("data.source=null data=cifar10", "must be what makes a data set, as in conf/data"),
         ("progress=loud", "bar"),
     ],
 )

@@ -9,10 +9,11 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from common import SHORT, one_line
+from common import SHORT, files, one_line
 from omegaconf import OmegaConf
 from processes import finish, start
 
+from bench import machine
 from bench.assemble import build
 from bench.store import Store
 
@@ -112,6 +113,25 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(bench):
     code, _, err = bench("trainer=ddp", "trainer.devices=3", "data.batch_size=16")
     assert code == 2
     assert "data.batch_size=16: must be a multiple of trainer.devices, which is 3" in one_line(err)
+
+
+def test_more_processes_than_gpus_are_refused(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "device", lambda accelerator: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    code, _, err = bench("trainer=ddp")
+    assert code == 2
+    assert "trainer.devices=2: this machine has 1 GPU\n" in one_line(err)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_tells_why_in_a_line(tmp_path):
+    diverging = ("optimizer=sgd", "optimizer.lr=1e20", "trainer.clip_norm=null", "trainer=ddp", *SHORT)
+    assert finish(start(*diverging, f"paths.results={tmp_path}", log=tmp_path / "log")) == 1
+    (record,) = Store(tmp_path).load_all()
+    assert record.error.startswith("FloatingPointError: the training loss is")
+    assert "Traceback" in (Store(tmp_path).path(record.run_id) / "error.txt").read_text()
+    assert not (Store(tmp_path).path(record.run_id) / "outcome.json").exists()
 
 
 @pytest.mark.slow

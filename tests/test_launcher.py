@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import deque
 
 import pytest
@@ -12,6 +13,7 @@ from common import SHORT, one_line
 from processes import finish, start
 
 from bench import launcher, train
+from bench.interrupt import Interrupted
 from bench.launcher import Cell, Ended, work_through
 from bench.record import run_id
 from bench.status import PLAN
@@ -57,15 +59,16 @@ def sweep(tmp_path, composed, make_record, monkeypatch):
         work = store.workspace(name)
         store.publish(make_record(run_id=name, status=status, error=None if status == "ok" else "why"), work)
 
-    def run(*fates, retries=0, fail_fast=False):
-        configs = [train.config.check(composed(f"seed={seed}")) for seed in range(len(fates))]
+    def run(*fates, retries=0, fail_fast=False, force=False, started=0.0):
+        settings = [(f"seed={seed}", f"force={force}") for seed in range(len(fates))]
+        configs = [train.config.check(composed(*each)) for each in settings]
         cells = [Cell(run_id(config), config) for config in configs]
         queue = Scripted({cell.run_id: list(fate) for cell, fate in zip(cells, fates, strict=True)}, record)
         folder = tmp_path / "results/sweeps/x"
         folder.mkdir(parents=True, exist_ok=True)
-        plans = {cell.run_id: {"overrides": [], "epochs": 5} for cell in cells}
-        (folder / PLAN).write_text(json.dumps({"cells": plans, "started": 0.0}))
-        state = {"cells": plans, "started": 0.0}
+        plans = {cell.run_id: {"overrides": [], "epochs": 5, "force": force} for cell in cells}
+        state = {"cells": plans, "started": started}
+        (folder / PLAN).write_text(json.dumps(state))
         work_through(cells, queue, store, state, retries, fail_fast, folder)
         return queue, {cell.config["seed"]: store.load(cell.run_id) for cell in cells}
 
@@ -104,12 +107,31 @@ def test_a_stop_is_noted_and_the_rest_not_started(sweep, tmp_path):
     assert f'"stopped": {int(signal.SIGINT)}' in (tmp_path / "results/sweeps/x" / PLAN).read_text()
 
 
+def test_who_asks_twice_does_not_wait_and_the_stop_is_noted(sweep, tmp_path, monkeypatch, capsys):
+    def stop(queue):
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr(Scripted, "stop", stop)
+    sweep([Interrupted(signal.SIGTERM)], ["ok"])
+    assert f'"stopped": {int(signal.SIGTERM)}' in (tmp_path / "results/sweeps/x" / PLAN).read_text()
+    assert "save first; once more stops at once" in capsys.readouterr().out
+
+
 def test_a_cell_that_another_sweep_has_is_taken_over_when_that_leaves_it(sweep, monkeypatch):
     answers = ["process 7 on elsewhere works on it", "process 7 on elsewhere works on it", None]
     monkeypatch.setattr(Store, "holder", lambda *_: answers.pop(0) if answers else None)
     queue, records = sweep(["busy", "ok"], ["ok"])
     assert [record.status for record in records.values()] == ["ok", "ok"]
     assert len(queue.tries) == 3
+
+
+def test_a_forced_cell_that_another_sweep_has_is_run_all_the_same(sweep, monkeypatch):
+    sweep(["ok"])  # from before
+    answers = ["process 7 on elsewhere works on it", None]
+    monkeypatch.setattr(Store, "holder", lambda *_: answers.pop(0) if answers else None)
+    queue, records = sweep(["busy", "ok"], force=True, started=time.time())
+    assert [record.status for record in records.values()] == ["ok"]
+    assert len(queue.tries) == 2
 
 
 def test_what_cannot_be_recorded_is_told(sweep, monkeypatch, capsys):

@@ -74,6 +74,20 @@ def test_the_table_goes_into_a_readme_and_the_same_records_give_the_same_bytes(s
     assert b"| lenet |" in contents[0][0]
 
 
+def test_a_readme_that_is_no_text_or_cannot_be_written_is_told_in_a_line(store, call, monkeypatch):
+    readme = store.root / "README.md"
+    readme.write_bytes(b"caf\xe9")
+    code, _, err = call(report.main, f"paths.results={store.root}", f"readme={readme}")
+    assert (code, err) == (2, f"bench-report: readme={readme}: is not text in UTF-8\n")
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "figures")
+
+    monkeypatch.setattr(report, "write_figures", refuse)
+    code, _, err = call(report.main, f"paths.results={store.root}")
+    assert (code, err) == (1, "bench-report: [Errno 13] Permission denied: 'figures'\n")
+
+
 def test_a_readme_without_markers_is_left_alone_and_told_what_to_write(store, call):
     readme = store.root / "README.md"
     readme.write_text("mine\n")

@@ -7,6 +7,7 @@ from common import SHORT
 
 from bench import saved, train
 from bench.assemble import build
+from bench.checkpoint import load
 from bench.config import ConfigError
 from bench.reporting import predictions
 from bench.saved import open_run
@@ -66,6 +67,8 @@ def test_what_is_no_checkpoint_is_named(checkpoint, tmp_path):
     content, file = checkpoint
     with pytest.raises(ConfigError, match=r"no-such: no such file; name a run's directory"):
         open_run("no-such")
+    with pytest.raises(IsADirectoryError):  # of which the file is not to blame
+        load(tmp_path)
     file.write_bytes(b"not a checkpoint")
     with pytest.raises(ConfigError, match=r"selected.ckpt: holds code or is damaged"):
         open_run(file)

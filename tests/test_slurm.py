@@ -3,6 +3,7 @@
 The real Slurm is that of ``tests/slurm/loopback.sh``; its jobs are tested in ``test_slurm_jobs.py``.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,9 @@ import time
 import pytest
 from common import SHORT, one_line
 
+from bench.interrupt import SIGNALS
+from bench.launcher import Cell
+from bench.slurm import SlurmJobs
 from bench.store import Store
 
 pytest.importorskip("submitit")
@@ -107,7 +111,10 @@ def test_ctrl_c_saves_all_cells_and_the_same_command_goes_on(tmp_path):
     [
         ("timeout_min=0", "whole number, 1 or more"),
         ("cpus_per_task=1.5", "whole number, 1 or more"),
-        ("mem_gb=much", "whole number, 1 or more"),
+        ("mem_gb=much", "null or a whole number, 1 or more"),
+        ("timeout_min=null", "must be a whole number, 1 or more"),
+        ("signal_delay_s=null", "must be a whole number, 1 or more"),
+        ("cluster=null", "one of slurm, local"),
         ("max_parallel=-1", "whole number, 1 or more"),
         ("signal_delay_s=true", "whole number, 1 or more"),
         ("cluster=pbs", "one of slurm, local"),
@@ -133,6 +140,27 @@ def test_jobs_that_would_be_told_to_stop_at_once_are_refused(bench):
     code, _, err = bench(*LOCAL, *settings, "model=lenet")
     assert code == 2
     assert "hydra.launcher.signal_delay_s=120: must be less than" in one_line(err)
+
+
+@pytest.mark.parametrize(("cluster", "held"), [("slurm", set(SIGNALS)), ("local", {signal.SIGINT})])
+def test_signals_wait_until_the_jobs_are_known(tmp_path, monkeypatch, cluster, held):
+    for name in ("sbatch", "srun"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    settings = {"requeues": 0, "max_parallel": 1, "timeout_min": 5, "cpus_per_task": 1, "gpus_per_node": None}
+    settings |= {"mem_gb": None, "partition": None, "signal_delay_s": 60, "additional_parameters": {}}
+    queue = SlurmJobs([], sweep="x", folder=tmp_path, cluster=cluster, **settings)
+    seen = []
+    monkeypatch.setattr(
+        queue.executor, "submit", lambda job: seen.append(signal.pthread_sigmask(signal.SIG_BLOCK, [])) or object()
+    )
+    monkeypatch.setattr(queue.executor, "batch", contextlib.nullcontext)
+    queue.submit(Cell("a", {"paths": {"results": str(tmp_path)}}))
+    queue._send()
+    assert seen == [held]
+    assert len(queue) == 1
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 
 
 def test_without_slurm_it_says_so(bench, tmp_path, monkeypatch):

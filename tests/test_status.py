@@ -16,7 +16,8 @@ def sweep(tmp_path, make_record):
     folder = tmp_path / "sweeps/20260102-030405"
     folder.mkdir(parents=True)
     plans = {
-        name: {"overrides": ["+sweep=five", "model=lenet", f"seed={i}"], "epochs": 4} for i, name in enumerate(names)
+        name: {"overrides": ["+sweep=five", "model=lenet", f"seed={i}"], "epochs": 4, "force": False}
+        for i, name in enumerate(names)
     }
     state = {"cells": plans, "started": time.time() - 60}
     (folder / status.PLAN).write_text(json.dumps(state))
@@ -60,7 +61,7 @@ def test_the_time_left_is_shared_by_those_that_run(sweep, make_record):
 
 
 def test_nothing_is_foretold_before_anything_is_known(tmp_path):
-    state = {"cells": {"digits-lenet-s0-0123456789": {"overrides": [], "epochs": 4}}, "started": 0.0}
+    state = {"cells": {"digits-lenet-s0-0123456789": {"overrides": [], "epochs": 4, "force": False}}, "started": 0.0}
     cells = status.cells_of(Store(tmp_path), state)
     assert status.remaining(cells) is None
     assert status.summary(cells) == "1 waiting"
@@ -69,8 +70,21 @@ def test_nothing_is_foretold_before_anything_is_known(tmp_path):
 def test_a_record_from_before_the_sweep_that_is_not_ok_does_not_count(tmp_path, make_record):
     store, record = Store(tmp_path), make_record(status="failed", error="earlier")
     store.publish(record, store.workspace(record.run_id))
-    state = {"cells": {record.run_id: {"overrides": [], "epochs": 4}}, "started": time.time() + 60}
+    state = {"cells": {record.run_id: {"overrides": [], "epochs": 4}}, "started": time.time() + 60}  # of an old plan
     assert [cell.state for cell in status.cells_of(store, state)] == ["waiting"]
+
+
+@pytest.mark.parametrize(("force", "seen"), [(False, "done"), (True, "waiting")])
+def test_an_ok_record_from_before_the_sweep_is_no_result_of_a_forced_cell(tmp_path, make_record, force, seen):
+    store, record = Store(tmp_path), make_record()
+    store.publish(record, store.workspace(record.run_id))
+    state = {"cells": {record.run_id: {"overrides": [], "epochs": 4, "force": force}}, "started": time.time() + 60}
+    assert [cell.state for cell in status.cells_of(store, state)] == [seen]
+
+
+def test_a_forced_command_does_not_go_on():
+    assert status.goes_on(force=False) == "the same command goes on from there"
+    assert status.goes_on(force=True) == "with force=true the same command begins anew"
 
 
 def test_what_is_not_ok_is_listed_with_its_traceback_and_command(sweep):
@@ -88,7 +102,7 @@ def test_durations(seconds, said):
     assert status.duration(seconds) == said
 
 
-def test_the_command_needs_neither_pytorch_nor_hydra_and_fits_80_columns(sweep):
+def test_the_command_needs_no_pytorch_and_fits_80_columns(sweep):
     store, _ = sweep
     program = f"""
 import sys

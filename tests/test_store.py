@@ -6,6 +6,7 @@ import time
 import pytest
 from common import files
 
+from bench.claim import Claim
 from bench.store import LAST, BusyError, Store, write_atomically
 
 
@@ -70,12 +71,36 @@ def test_the_outcome_is_an_ok_record_or_one_of_the_time_in_question(tmp_path, ma
     assert store.outcome("digits-vgg16-s0-0123456789", since=0) is None
 
 
-def test_a_workspace_starts_empty(tmp_path):
+def test_of_a_forced_cell_an_ok_record_from_before_does_not_count(tmp_path, make_record):
+    store, now = Store(tmp_path), time.time()
+    ok = make_record()
+    publish(store, ok)
+    assert store.outcome(ok.run_id, since=now + 60, force=True) is store.ok(ok.run_id, since=now + 60) is None
+    assert store.outcome(ok.run_id, since=now - 60, force=True) == store.ok(ok.run_id, since=now - 60) == ok
+
+
+def test_a_workspace_starts_empty_but_for_what_others_make_there_for_a_moment(tmp_path):
     store = Store(tmp_path)
     work = store.workspace("a")
     (work.path / "left.txt").write_text("by a crash")
     work.claim.release()
-    assert [path.name for path in store.workspace("a").path.iterdir()] == ["claim.json"]
+    (work.path / ".claim.json.0123").touch()
+    assert files(store.workspace("a").path) == [".claim.json.0123", "claim.json"]
+
+
+def test_a_cell_that_is_finished_in_the_last_moment_is_not_begun_anew(tmp_path, make_record, monkeypatch):
+    store, record, take = Store(tmp_path), make_record(), Claim.take
+
+    def late(folder):
+        monkeypatch.setattr(Claim, "take", take)
+        publish(store, record)
+        return Claim.take(folder)
+
+    monkeypatch.setattr(Claim, "take", late)
+    with pytest.raises(BusyError, match="another process has just finished it"):
+        store.workspace(record.run_id)
+    assert store.ok(record.run_id) == record
+    assert files(store.path(record.run_id)) == ["metrics.csv", "record.json"]
 
 
 def test_a_workspace_keeps_what_can_be_gone_on_from(tmp_path, make_record):
@@ -132,9 +157,10 @@ def test_a_replacement_that_was_cut_off_is_finished(tmp_path, make_record, momen
 
 
 def test_a_discarded_workspace_leaves_no_folders_of_its_own(tmp_path, make_record):
-    store = Store(tmp_path / "results")
+    (tmp_path / "mine").mkdir()
+    store = Store(tmp_path / "mine/new/results")
     store.discard(store.workspace("a"))
-    assert not (tmp_path / "results").exists()
+    assert files(tmp_path) == ["mine"]  # which was there before
     publish(store, make_record())
     store.discard(store.workspace("a"))
     assert len(store.load_all()) == 1

@@ -12,7 +12,7 @@ from common import SHORT
 from omegaconf import OmegaConf
 from torch.nn import functional as F
 
-from bench import train
+from bench import machine, train
 from bench.assemble import build
 from bench.config import ConfigError
 from bench.data.module import ImageData
@@ -119,6 +119,17 @@ def test_only_epochs_that_were_validated_are_selected(composed, tmp_path, monkey
     assert set(val) == {2, 4, 6}
     assert record.metrics["val"]["top1"] == val[record.selected_epoch] == max(val.values())
     assert all(row["train_top1"] for row in rows)
+
+
+def test_a_record_tells_the_threads_that_a_quota_leaves(composed, monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(machine, "cpu_quota", lambda: 1.0)
+    torch.set_num_threads(2)
+    try:
+        assert train.run(composed("model=lenet", *SHORT, "progress=none")).hardware["threads"] == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_test_images_are_read_once_and_after_training(composed, monkeypatch):

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 from common import SHORT, files
@@ -16,8 +17,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from bench import train, tune
+from bench.config import ConfigError
 from bench.interrupt import Interrupted
 from bench.store import LAST, Store
+from bench.study import reporter
 
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
 CELL = ("model=lenet", *SHORT, "progress=none", "study=mine", LR)
@@ -237,6 +240,13 @@ def test_a_trial_is_pruned_after_a_validated_epoch_and_keeps_its_checkpoint(sear
     assert list(trial.intermediate_values) == [every]
     assert (record.status, record.error) == ("interrupted", f"pruned after epoch {every}")
     assert (Store(tmp_path / "results").path(record.run_id) / LAST).exists()
+
+
+def test_a_search_without_validation_images_ends_each_trial_before_it_trains():
+    study = create_study(direction="maximize")
+    watcher = reporter(study, study.ask())
+    with pytest.raises(ConfigError, match="data: has no validation images, which a search needs"):
+        watcher.on_train_epoch_start(SimpleNamespace(enable_validation=False, callbacks=[]), None)
 
 
 class Stops(BasePruner):

@@ -75,7 +75,8 @@ class Shard(NamedTuple):
 
         Together they take, step by step, the batches that one process would have with ``processes`` · ``batch_size``
         samples a batch. The last one holds what is left, in shares that differ by one sample at most; where that is
-        not one for each process, it is added to the batch before.
+        not two for each process, of which batch norm needs them, it is added to the batch before. Batches of one
+        sample are the user's own choice.
 
         Raises:
             ValueError: there are fewer samples than processes.
@@ -83,7 +84,7 @@ class Shard(NamedTuple):
         if 0 < n < self.processes:
             raise ValueError(f"{n} samples cannot be shared out to {self.processes} processes")
         starts = list(range(0, n, batch_size * self.processes))
-        if len(starts) > 1 and n - starts[-1] < self.processes:
+        if len(starts) > 1 and n - starts[-1] < min(2, batch_size) * self.processes:
             starts.pop()
         ends = [*starts[1:], n] if starts else []
 
@@ -104,7 +105,7 @@ class BatchLoader:
         labels: (N,) int64, where ``pixels`` are.
         index: (n,) positions of this split's samples in ``pixels``.
         pipeline: makes of stored pixels what the network sees.
-        batch_size: samples a batch and process; the last batch holds what is left.
+        batch_size: samples a batch and process; the last batch holds what is left, see :meth:`Shard.batches`.
         shuffle_seed: seed of the epochs' orders and augmentations; None for the order of ``index`` and a pipeline
             without transforms.
         mix: joins samples, which then have ``targets`` over ``num_classes``; needs a seed.

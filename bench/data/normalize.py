@@ -82,7 +82,8 @@ class ChannelNormalize(AffineNormalize):
     """Subtract each channel's mean and divide by its standard deviation over the training images.
 
     ``mean``, ``std``: (C,) in [0, 255]; those given are used instead of the training images', as weights trained on
-    other images want.
+    other images want. Without ``unit_variance`` the mean alone is subtracted, as VGG (section 2.1 of its paper) and
+    the Caffe model of GoogLeNet have it, and values stay in [-255, 255].
 
     Raises:
         ValueError: one of the two is given without the other, or, when fitted, for another number of channels.
@@ -90,8 +91,11 @@ class ChannelNormalize(AffineNormalize):
 
     first = False
 
-    def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None):
+    def __init__(
+        self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, unit_variance: bool = True
+    ):
         super().__init__()
+        self.unit_variance = unit_variance
         if (mean is None) != (std is None):
             raise ValueError(f"mean={mean}, std={std}: give both or neither")
         self.given = None if mean is None or std is None else (np.array(mean, float), np.array(std, float))
@@ -101,7 +105,8 @@ class ChannelNormalize(AffineNormalize):
         self.mean, self.std = self.given or pixel_statistics(pixels, index)
         if not len(self.mean) == len(self.std) == pixels.shape[-1]:
             raise ValueError(f"mean and std are for {len(self.mean)} channels; images have {pixels.shape[-1]}")
-        self._set(1 / self.std, -self.mean / self.std)
+        scale = 1 / self.std if self.unit_variance else np.ones_like(self.std)
+        self._set(scale, -self.mean * scale)
 
 
 class PixelMeanNormalize(AffineNormalize):
@@ -131,7 +136,7 @@ class PixelMeanNormalize(AffineNormalize):
 
 
 class ZcaNormalize(Normalize):
-    """Global contrast normalisation, then ZCA whitening, as used by the NiN paper (Lin et al. 2014, section 4.1).
+    """Global contrast normalisation, then ZCA whitening, as used by the NiN paper (Lin et al. 2014, section 4.2).
 
     After Goodfellow et al., "Maxout networks", ICML 2013, section 5.2, with the constants of their code: each image is
     centred and scaled to the Euclidean norm ``scale``; then, with mean μ and covariance VΛVᵀ of the training

@@ -44,10 +44,12 @@ class AlexNet(nn.Module):
     6×6. ``small`` below: conv1 5×5 stride 1, fc6 and fc7 1024 wide, which keeps the paper's ratio of 2.25 inputs to
     outputs at fc6.
 
-    ``init=paper``: weights from N(0, 0.01), biases of conv2, conv4, conv5, fc6 and fc7 one, the others zero
+    ``init=paper``: weights from N(0, 0.01²), biases of conv2, conv4, conv5, fc6 and fc7 one, the others zero
     (section 5). It wants the paper's 90 epochs.
 
-    Deviations: Kaiming initialisation by default; batch norm, if asked for, replaces local response normalisation.
+    Deviations: Kaiming initialisation by default; batch norm, if asked for, replaces local response normalisation,
+    whose windows take neighbouring channels of both towers where these meet, as in Caffe (the authors' towers are on
+    two GPUs, which do not communicate there).
 
     Raises:
         ValueError: ``image_size`` is below 15, where the last pooling has nothing left to pool, or ``towers`` or
@@ -100,7 +102,7 @@ class AlexNet(nn.Module):
 
 
 def init_as_published(model: AlexNet) -> None:
-    """Section 5: weights from N(0, 0.01); ones as biases of conv2, conv4, conv5, fc6 and fc7, zeros as the others."""
+    """Section 5: weights from N(0, 0.01²); ones as biases of conv2, conv4, conv5, fc6 and fc7, zeros as the others."""
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     for i, layer in enumerate(layers, start=1):
         nn.init.normal_(layer.weight, std=0.01)

@@ -92,14 +92,17 @@ class GoogLeNet(nn.Module):
     convolution and one pooling less (32 → 16 → 8 → 4).
 
     ``torchvision=true``, which wants batch norm, has the differences of torchvision's GoogLeNet: a 3×3 kernel in the
-    5×5 branch, 2×2 pooling behind 4e, heads that pool maps of any size to 4×4 (2×2 in the small geometry), ε = 1e-3
-    in batch norm; 6,624,904 parameters. ``naive=true`` has Inception blocks without dimension reduction.
+    5×5 branch, 2×2 pooling behind 4e, heads that pool maps of any size to 4×4 (2×2 in the small geometry), ε = 1e-3 in
+    batch norm; 6,624,904 parameters; its ``dropout`` is 0.2. ``naive=true`` has Inception blocks without dimension
+    reduction.
 
     ``init=caffe``: as in the Caffe model that was made with the authors' help, uniform weights of variance 1/fan_in,
     biases 0.2, of the classifiers 0. The paper gives none; the authors' was Gaussian, as that model's notes say.
 
-    Deviations: Kaiming initialisation by default; batch norm behind every convolution in place of
-    local response normalisation if asked for; k=1, n=5, α=1e-4, β=0.75 as in the authors' Caffe model.
+    Local response normalisation has the constants of that Caffe model, k=1, n=5, α=1e-4, β=0.75; the paper gives none.
+
+    Deviations: Kaiming initialisation by default; batch norm behind every convolution in place of local response
+    normalisation if asked for.
 
     Raises:
         ValueError: the auxiliary heads' 5×5 pooling does not fit ``image_size``, ``torchvision`` comes without

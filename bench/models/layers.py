@@ -97,7 +97,7 @@ def init_kaiming(model: nn.Module, classifiers: Iterable[nn.Module] = ()) -> Non
     """Kaiming initialisation for ReLU networks: weights from N(0, 2/fan_in), biases 0.
 
     He et al. 2015, equation 10; without it deep networks that have no batch norm stay at chance. ``classifiers``,
-    the last layers of the network and of its auxiliary heads, get N(0, 0.01) as in AlexNet and VGG: logits near
+    the last layers of the network and of its auxiliary heads, get N(0, 0.01²) as in AlexNet and VGG: logits near
     zero at first, where large ones send VGG-16 back to chance.
     """
     for layer in model.modules():

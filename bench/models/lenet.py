@@ -34,9 +34,9 @@ class LeNet(nn.Module):
     1998, section II.B, figure 2: C1 6@5×5, S2, C3 16@5×5, S4, C5 120, F6 84, output.
 
     Deviations: C3 is connected to all maps of S2 (table I connects it in part); S2 and S4 have no trainable
-    coefficients; plain instead of scaled tanh, or ReLU; a linear output instead of radial basis functions, trained
-    with cross entropy; Kaiming initialisation. 61,706 parameters at 1×32×32 and 10 classes against the paper's
-    60,000; ``lenet5.py`` is the network as published.
+    coefficients and are not squashed; plain instead of scaled tanh, or ReLU; a linear output instead of radial basis
+    functions, trained with cross entropy; Kaiming initialisation. 61,706 parameters at 1×32×32 and 10 classes against
+    the paper's 60,000; ``lenet5.py`` is the network as published.
 
     One geometry for all sizes. Images larger than 32×32 widen the input of C5, which is written as a linear layer.
 

@@ -34,8 +34,9 @@ class NiN(nn.Module):
     Geometries: ``small`` is the CIFAR-10 network (966,986 parameters at 3 channels, 10 classes), ``paper`` the
     ImageNet network with four blocks (7,595,176 parameters at 1000 classes).
 
-    Deviations: max pooling behind the second CIFAR-10 block, as the paper says (the Caffe model averages there); no
-    ReLU behind the last 1×1 convolution: with it the class maps die early and the network stays at chance; batch norm
+    Deviations: max pooling behind the second CIFAR-10 block, as the paper says (the Caffe model averages there);
+    dropout behind all three poolings of the ImageNet form, too (in the Caffe model behind the third alone); no ReLU
+    behind the last 1×1 convolution: with it the class maps die early and the network stays at chance; batch norm
     (behind every convolution but the last) if asked for; Kaiming initialisation by default.
 
     ``init=caffe``: weights from N(0, 0.05²), biases 0, as in the authors' Caffe model for CIFAR-10, whatever the

@@ -36,7 +36,7 @@ def build(
         "tables": [_table(table) for table in tables],
         "runs": {record.run_id: _run(record, predictions.get(record.run_id), folder) for record in records},
         "classes": {
-            record.dataset: predictions[record.run_id].classes.tolist()
+            f"{record.dataset} {record.protocol}": predictions[record.run_id].classes.tolist()
             for record in records
             if record.run_id in predictions
         },

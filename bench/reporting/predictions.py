@@ -1,7 +1,9 @@
-"""What networks said of the test images: ``predictions.npz`` of a run, read without PyTorch."""
+"""What networks said of the test images: ``predictions.npz`` of a run, and its hardest mistakes; without PyTorch."""
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import scipy.special
+from PIL import Image
+
+from bench.store import write_atomically
 
 PREDICTIONS, MISTAKES = "predictions.npz", "mistakes.webp"
 HARDEST, TILE = 16, 48
@@ -20,8 +25,8 @@ HARDEST, TILE = 16, 48
 class Predictions:
     """Of one run on its test samples.
 
-    ``logits`` (n, K) float32, ``predicted`` (n,) the class of the largest one before it was rounded to 16 bits,
-    ``labels`` (n,), ``ids`` (n,) the samples' names, ``classes`` (K,) the classes' names.
+    ``logits`` (n, K) float32, ``predicted`` (n,) the class of the largest one, before it was rounded to 16 bits in a
+    file, ``labels`` (n,), ``ids`` (n,) the samples' names, ``classes`` (K,) the classes' names.
     """
 
     logits: np.ndarray
@@ -52,6 +57,26 @@ class Predictions:
         return wrong[np.argsort(log[wrong], kind="stable")[:count]]
 
 
+def save(run: Path, made: Predictions) -> Predictions:
+    """Write ``predictions.npz`` into a run's directory; returns what :func:`load` reads there.
+
+    Logits become float16, those that it cannot hold its largest number.
+    """
+    limit = np.finfo(np.float16).max
+    logits = made.logits.clip(-limit, limit).astype(np.float16)
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        logits=logits,
+        predicted=made.predicted.astype(np.int16),
+        labels=made.labels,
+        ids=made.ids,
+        classes=made.classes,
+    )
+    write_atomically(run / PREDICTIONS, content.getvalue())
+    return dataclasses.replace(made, logits=logits.astype(np.float32))
+
+
 def load(run: Path) -> Predictions | None:
     """The predictions in a run's directory; None where there are none.
 
@@ -72,6 +97,18 @@ def load(run: Path) -> Predictions | None:
             )
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{file}: is damaged ({error})") from error
+
+
+def strip(pixels: np.ndarray, side: int = TILE) -> bytes:
+    """Images (k, S, S, C) uint8 side by side as WebP, in tiles of ``side`` pixels, or S if that is less."""
+    side = min(side, pixels.shape[1])
+    picture = Image.new("RGB", (side * len(pixels), side))
+    for i, image in enumerate(pixels):
+        tile = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)).copy())
+        picture.paste(tile.resize((side, side), Image.Resampling.BILINEAR), (i * side, 0))
+    content = io.BytesIO()
+    picture.save(content, "webp", quality=85)
+    return content.getvalue()
 
 
 def same_samples(several: Sequence[Predictions]) -> bool:

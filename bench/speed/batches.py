@@ -145,22 +145,26 @@ def work(line: Connection, settings: Sequence[str], batches: Sequence[int]) -> N
         group["lr"] = 0.0  # so that steps can be repeated
     scheduler = module.make_scheduler(optimizer, 1000)
 
-    def take(mode: str, batch: Batch) -> dict[str, float]:
-        if mode == "training":
-            return training(module, optimizer, scheduler, batch, data.dtype)
-        return inference(module, batch, data.dtype)
-
     turns = Turns(line, device)
+
+    def take(mode: str, size: int) -> dict[str, float]:
+        batch = random_batch(size, resolved["data"], data.dtype, device)
+        if mode == "inference":
+            return inference(module, batch, data.dtype)
+        return training(module, optimizer, scheduler, batch, data.dtype, begin)
+
+    def begin() -> None:
+        torch.compiler.reset()  # or a second size is compiled as one of any size
+        turns.peak = machine.PeakMemory(device)
+
     while True:
         for mode in MODES:
             for size in batches:
                 turns.wait()
                 machine.release_freed_pages()
-                torch.compiler.reset()  # or a second size is compiled as one of any size
-                turns.peak = machine.PeakMemory(device)
+                begin()
                 try:
-                    # in the call alone, or it would count in the next peak
-                    told = take(mode, random_batch(size, resolved["data"], data.dtype, device))
+                    told = take(mode, size)  # whose images are gone with it, or they would count in the next peak
                 except (RuntimeError, ValueError) as error:  # out of memory; batch norm of a single value
                     turns.failed(f"{type(error).__name__}: {error}".splitlines()[0])
                 else:
@@ -184,11 +188,19 @@ def inference(module: Classifier, batch: Batch, dtype: torch.dtype) -> dict[str,
 
 
 def training(
-    module: Classifier, optimizer: torch.optim.Optimizer, scheduler: Any, batch: Batch, dtype: torch.dtype
+    module: Classifier,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,
+    batch: Batch,
+    dtype: torch.dtype,
+    begin: Callable[[], None],
 ) -> dict[str, float]:
-    """What :func:`timed` tells of whole steps, and ``activation_bytes``, of an image."""
+    """What :func:`timed` tells of whole steps, and ``activation_bytes``, of an image; between the two it calls
+    ``begin``, as the latter takes batches of other sizes.
+    """
     module.train()
     kept = {"activation_bytes": activation_bytes(module, batch, dtype)}
+    begin()
     return kept | timed(
         lambda: step(module, optimizer, scheduler, batch, dtype), len(batch.labels), batch.images.device
     )
@@ -223,25 +235,21 @@ def timed(call: Callable[[], Any], images: int, device: torch.device) -> dict[st
     ``joules`` an image, where the machine tells.
     """
 
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
     call()
-    wait()
+    machine.wait(device)
     energy, begun = Energy(device), time.perf_counter()
     seconds: list[float] = []
     while len(seconds) < CALLS or time.perf_counter() - begun < SECONDS:
         start = time.perf_counter()
         call()
-        wait()
+        machine.wait(device)
         seconds.append(time.perf_counter() - start)
     joules, rate = energy.read(), images * len(seconds) / sum(seconds)
-    if device.type == "cuda":
+    if device.type != "cpu":
         start = time.perf_counter()
         for _ in seconds:
             call()
-        wait()
+        machine.wait(device)
         rate = images * len(seconds) / (time.perf_counter() - start)
     told = {"seconds": statistics.median(seconds), "images_per_s": rate}
     return told if joules is None else told | {"joules": joules / (images * len(seconds))}

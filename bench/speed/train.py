@@ -130,17 +130,16 @@ class Gate(L.Callback):
         self.turns, self.images, self.open = turns, images, False
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._close()
+        self._close(pl_module.device)
         self.turns.wait()
         self.open = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._close()
+        self._close(pl_module.device)
 
-    def _close(self) -> None:
+    def _close(self, device: torch.device) -> None:
         if self.open:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            machine.wait(device)
             self.turns.done(self.images)
         self.open = False
 

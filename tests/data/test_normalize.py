@@ -39,16 +39,16 @@ def applied(normalise: Normalize, images: np.ndarray) -> np.ndarray:
 
 
 @QUICK
-@given(n=st.integers(2, 50), side=st.integers(1, 8), channels=CHANNELS, seed=SEEDS)
-def test_channel_normalize_subtracts_the_mean_and_divides_by_the_standard_deviation(n, side, channels, seed):
+@given(n=st.integers(2, 50), side=st.integers(1, 8), channels=CHANNELS, seed=SEEDS, unit=st.booleans())
+def test_channel_normalize_subtracts_the_mean_and_divides_by_the_standard_deviation(n, side, channels, seed, unit):
     pixels, index = training(n, side, channels, seed)
     pixels[index[0]] += 1  # no channel is constant
-    normalise = ChannelNormalize()
+    normalise = ChannelNormalize(unit_variance=unit)
     normalise.fit(pixels, index)
     seen = pixels[index].reshape(-1, channels).astype(np.float64)
     assert normalise.mean == pytest.approx(seen.mean(axis=0), rel=1e-12)
     assert normalise.std == pytest.approx(seen.std(axis=0), rel=1e-9)
-    expected = (pixels - seen.mean(axis=0)) / seen.std(axis=0)
+    expected = (pixels - seen.mean(axis=0)) / (seen.std(axis=0) if unit else 1)
     np.testing.assert_allclose(applied(normalise, pixels), expected, rtol=1e-4, atol=1e-4)
 
 

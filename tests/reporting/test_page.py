@@ -1,22 +1,22 @@
 """report.html, as text and in a browser."""
 
 import base64
-import io
 import json
 import re
 import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from bench import report
-from bench.reporting import page, stats
+from bench.reporting import page, predictions, stats
 from bench.reporting.leaderboard import tables
+from bench.reporting.predictions import Predictions
 from bench.store import Store, write_atomically
 
 pytest.importorskip("plotly")
 CLASSES = ["<b>cat</b>", "dog", "horse"]  # names are text, not markup
+OTHER = ["ant", "bee", "cow"]  # the same folder with other images in it
 ACCURACY = {"lenet": 0.7, "nin": 0.8, "vgg16": 0.9}
 
 
@@ -27,20 +27,15 @@ METRICS = """epoch,seconds,train_loss,train_top1,val_loss,val_top1
 """
 
 
-def save_predictions(folder, accuracy, seed, samples):
+def save_predictions(folder, accuracy, seed, samples, names):
     rng = np.random.default_rng(seed)
     labels = np.arange(samples) % 3  # classes of one size where 3 divides their number
     predicted = np.where(rng.random(samples) < accuracy, labels, (labels + 1) % 3)
-    logits = rng.normal(size=(samples, 3)).astype(np.float16)
+    logits = rng.normal(size=(samples, 3))
     logits[np.arange(samples), predicted] += 8
-    predicted = logits.argmax(axis=1)
-    np.savez_compressed(
-        folder / "predictions.npz", logits=logits, predicted=predicted.astype(np.int16), labels=labels,
-        ids=np.arange(samples).astype(str), classes=np.array(CLASSES),
-    )  # fmt: skip
-    picture = io.BytesIO()
-    Image.new("RGB", (16 * 32, 32), "red").save(picture, "webp")
-    (folder / "mistakes.webp").write_bytes(picture.getvalue())
+    ids, classes = np.arange(samples).astype(str), np.array(names)
+    predictions.save(folder, Predictions(logits, logits.argmax(axis=1), labels, ids, classes))
+    (folder / "mistakes.webp").write_bytes(predictions.strip(np.full((16, 32, 32, 3), [255, 0, 0], np.uint8)))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +46,8 @@ def store(tmp_path_factory, make_records):
         folder = store.path(record.run_id)
         folder.mkdir(parents=True)
         if record.status == "ok":
-            save_predictions(folder, ACCURACY[record.model], [record.seed, len(record.model)], record.test_size)
+            seed, names = [record.seed, len(record.model)], OTHER if record.protocol == "other" else CLASSES
+            save_predictions(folder, ACCURACY[record.model], seed, record.test_size, names)
             write_atomically(folder / "metrics.csv", METRICS)
         write_atomically(folder / "record.json", record.to_json())
     return store

@@ -1,5 +1,9 @@
+import dataclasses
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from bench.reporting import predictions
 from bench.reporting.predictions import HARDEST, Predictions
@@ -12,22 +16,29 @@ def make(n=40, classes=3, seed=0):
     return Predictions(logits, logits.argmax(axis=1), rng.integers(0, classes, n), np.arange(n).astype(str), names)
 
 
-def save(folder, made):
-    np.savez_compressed(
-        folder / predictions.PREDICTIONS, logits=made.logits.astype(np.float16),
-        predicted=made.predicted.astype(np.int16), labels=made.labels, ids=made.ids, classes=made.classes,
-    )  # fmt: skip
-
-
 def test_what_was_saved_is_loaded(tmp_path):
     made = make()
     assert predictions.load(tmp_path) is None
-    save(tmp_path, made)
-    loaded = predictions.load(tmp_path)
+    saved, loaded = predictions.save(tmp_path, made), predictions.load(tmp_path)
+    for field in ("logits", "predicted", "labels", "ids", "classes"):
+        assert np.array_equal(getattr(saved, field), getattr(loaded, field))
     assert loaded.logits.dtype == np.float32
+    assert loaded.logits == pytest.approx(made.logits, rel=2**-11)
     assert np.array_equal(loaded.correct, made.predicted == made.labels)
     assert loaded.probabilities.sum(axis=1) == pytest.approx(np.ones(40), abs=1e-6)
     assert loaded.confidence == pytest.approx(loaded.probabilities.max(axis=1))
+
+
+def test_logits_too_large_for_a_file_stay_finite(tmp_path):
+    large = dataclasses.replace(make(1), logits=np.array([[1e5, -1e5, 1.0]], np.float32), predicted=np.array([0]))
+    assert predictions.save(tmp_path, large).logits.tolist() == [[65504.0, -65504.0, 1.0]]
+
+
+def test_a_strip_has_its_images_side_by_side_in_colour():
+    gray = np.stack([np.full((64, 64, 1), value, np.uint8) for value in (0, 255)])
+    picture = Image.open(io.BytesIO(predictions.strip(gray, side=48)))
+    assert picture.size == (96, 48)
+    assert (picture.getpixel((10, 24)), picture.getpixel((80, 24))) == ((0, 0, 0), (255, 255, 255))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK no archive", None])

@@ -31,8 +31,13 @@ def test_the_interval_over_seeds_and_samples_is_that_of_drawing_both_one_by_one(
     rng, means = np.random.default_rng(1), []
     for _ in range(4000):
         seeds, samples = rng.integers(0, 3, 3), rng.integers(0, 200, 200)
-        means.append(correct[np.ix_(seeds, samples)].mean())
-    assert stats.interval(correct) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.008)
+        mean = correct[:, samples].mean()
+        means.append(mean + (3 / 2) ** 0.5 * (correct[np.ix_(seeds, samples)].mean() - mean))
+    between = correct.mean(axis=1).var(ddof=1) / 3
+    freedom = np.var(means) ** 2 / (between**2 / 2)  # Satterthwaite
+    longer = scipy.stats.t.ppf(0.975, freedom) / scipy.stats.norm.ppf(0.975)
+    expected = correct.mean() + longer * (np.quantile(means, [0.025, 0.975]) - correct.mean())
+    assert stats.interval(correct) == pytest.approx(np.clip(expected, 0, 1), abs=0.03)
     alone = stats.interval(correct[1:2])
     assert alone.high - alone.low < stats.interval(correct).high - stats.interval(correct).low
 
@@ -42,6 +47,26 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
         low <= 0.8 <= high for low, high in (stats.interval(answers(0.8, n=300, seed=seed)) for seed in range(200))
     )
     assert 180 <= covered <= 199
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("deviation", [0.002, 0.02])
+def test_with_few_seeds_the_interval_covers_the_truth_and_equal_recipes_are_seldom_told_apart(
+    monkeypatch, seeds, deviation
+):
+    monkeypatch.setattr(stats, "DRAWS", 1000)
+    rng, covered, apart, runs = np.random.default_rng(0), 0, 0, 120
+
+    def train():
+        return np.clip(rng.normal(0.8, deviation, seeds), 0, 1)
+
+    for seed in range(runs):
+        low, high = stats.interval(answers(*train(), n=400, seed=seed))
+        covered += low <= 0.8 <= high
+        pair = answers(*train(), *train(), n=400, seed=seed)
+        apart += stats.paired_bootstrap(pair[:seeds], pair[seeds:]) < 0.05
+    assert covered >= 0.89 * runs  # 95 % less three standard errors
+    assert apart <= 0.11 * runs
 
 
 def test_mcnemars_worked_example():
@@ -84,7 +109,7 @@ def test_holms_worked_example():
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
 def test_holm_lies_between_no_correction_and_bonferronis_and_keeps_the_order(p_values):
     adjusted = stats.holm(p_values)
-    assert all(p <= a <= min(1, len(p_values) * p) + 1e-12 or a >= p for p, a in zip(p_values, adjusted, strict=True))
+    assert all(p <= a <= min(1, len(p_values) * p) + 1e-12 for p, a in zip(p_values, adjusted, strict=True))
     assert max(adjusted) <= 1
     for (p, a), (q, b) in itertools.combinations(zip(p_values, adjusted, strict=True), 2):
         assert (p <= q) == (a <= b) or a == b

@@ -54,9 +54,12 @@ def test_measuring_training_takes_whole_steps_that_leave_the_weights_as_they_are
     before = [p.detach().clone() for p in module.parameters()]
     optimizer = torch.optim.SGD(module.parameters(), lr=0.0, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    begun = []
     told = batches.training(
-        module, optimizer, scheduler, Batch(torch.randn(5, 3, 4, 4), torch.arange(5)), torch.float32
-    )
+        module, optimizer, scheduler, Batch(torch.randn(5, 3, 4, 4), torch.arange(5)), torch.float32,
+        begin=lambda: begun.append(scheduler.last_epoch),
+    )  # fmt: skip
+    assert begun == [0]  # no step was taken before
     assert set(told) >= {"seconds", "images_per_s", "activation_bytes"}
     assert all(p.grad is not None and p.grad.any() for p in module.parameters())
     assert all(torch.equal(p, old) for p, old in zip(module.parameters(), before, strict=True))

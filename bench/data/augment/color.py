@@ -103,7 +103,7 @@ def _hue(images: Tensor, move: Tensor) -> Tensor:
 class Lighting(Transform):
     """Move all pixels of an image along the principal components of the training set's colours.
 
-    Krizhevsky et al. 2012, section 4.1: adds Σᵢ αᵢ λᵢ pᵢ with αᵢ ~ N(0, ``std``), pᵢ and λᵢ being eigenvectors and
+    Krizhevsky et al. 2012, section 4.1: adds Σᵢ αᵢ λᵢ pᵢ with αᵢ ~ N(0, ``std``²), pᵢ and λᵢ being eigenvectors and
     eigenvalues of the covariance of the pixels' colours. Values are taken in [0, 1]: with eigenvalues of values in
     [0, 255] the moves would be larger than the range. The result may leave [0, 255].
 

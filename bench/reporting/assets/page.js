@@ -192,7 +192,7 @@ function drawComparison() {
 
 /** A run's section, filled when it is opened. */
 function fill(body, id) {
-  const run = data.runs[id], classes = data.classes[run.dataset] ?? [];
+  const run = data.runs[id], classes = data.classes[`${run.dataset} ${run.protocol}`] ?? [];
   const fact = (label, value) => make("tr", {}, make("th", { scope: "row" }, label), make("td", {}, value));
   const facts = (...pairs) => make("div", { class: "wide", tabindex: "0" }, make("table", { class: "text" }, make("tbody", {}, ...pairs.map((pair) => fact(...pair)))));
   if (run.status !== "ok") body.append(make("p", { class: "failed" }, `${run.status}: ${run.error}`));
