@@ -160,13 +160,13 @@ def _alive(file: Path, text: str) -> str | None:
         heard = file.stat().st_mtime
     except FileNotFoundError:
         return None
-    silent = _now(file.parent) - heard
+    silent = now(file.parent) - heard
     if silent > EXPIRY:
         return None
     return f"{file.parent.name}: process {owner.pid} on {owner.host} works on it, heard of {max(0, silent):.0f} s ago"
 
 
-def _now(folder: Path) -> float:
+def now(folder: Path) -> float:
     """The time by the clock that stamps the folder's files, which on a network is not ours; by ours where no file can
     be made, in a folder that may only be read or is just being removed.
     """

@@ -135,7 +135,8 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"data.decode_size={stored}: must be data.image_size, which is {wanted}, or more")
     for key in ("model.name", "data.name", "data.protocol"):
         if not isinstance(name := _select(config, key), str):
-            raise ConfigError(f"{key}={name}: must be text; a number wants quotes, {key}=\"'{name}'\"")
+            quotes = f"; a number wants quotes, {key}=\"'{name}'\"" if type(name) in (int, float) else ""
+            raise ConfigError(f"{key}={json.dumps(name)}: must be text{quotes}")
     for key in ("model.name", "data.name"):
         if not RUN_ID.fullmatch(str(_select(config, key)).replace("/", "-")):
             raise ConfigError(

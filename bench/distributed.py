@@ -57,8 +57,7 @@ def train(
     context = multiprocessing.get_context("spawn")
     stop = context.Value("i", 0)  # the signal that asks them to stop; their own they do not listen to
     (work / OUTCOME).unlink(missing_ok=True)
-    machine.fit_threads()  # the processes share what this one may use
-    threads = max(1, torch.get_num_threads() // processes)
+    threads = max(1, torch.get_num_threads() // processes)  # they share what this one may use
     arguments = (os.getpid(), threads, _free_port(), dict(resolved), dict(about), work, sweep, stop)
     group = None
     try:
@@ -76,16 +75,14 @@ def train(
         if interrupts.pending is not None:
             raise Interrupted(interrupts.pending) from error
         if isinstance(error, ProcessRaisedException):
-            told = _outcome(work).get("failed") or str(error).strip().splitlines()[-1]
-            (work / OUTCOME).unlink(missing_ok=True)
-            raise ProcessError(told) from error
+            raise ProcessError(_outcome(work).get("failed") or str(error).strip().splitlines()[-1]) from error
         how = signal.Signals(-error.exit_code).name if error.exit_code < 0 else f"exit code {error.exit_code}"
         raise ProcessError(f"process {error.error_index + 1} of {processes} was lost: {how}") from error
     finally:
         for process in group.processes if group is not None else ():
             process.kill()
-    outcome = _outcome(work)
-    (work / OUTCOME).unlink()
+        outcome = _outcome(work)
+        (work / OUTCOME).unlink(missing_ok=True)
     if "interrupted" in outcome:
         raise Interrupted(outcome["interrupted"])
     if "refused" in outcome:
@@ -94,7 +91,7 @@ def train(
 
 
 def _outcome(work: Path) -> dict[str, Any]:
-    """What the first process has left, nothing until then."""
+    """What the first process has left, or the first that failed; nothing until then."""
     file = work / OUTCOME
     return json.loads(file.read_text()) if file.exists() else {}
 

@@ -197,8 +197,6 @@ def work_through(
                 return
     except (KeyboardInterrupt, Interrupted) as stop:
         stopped(folder, stop.signum if isinstance(stop, Interrupted) else signal.SIGINT)
-        if len(queue):
-            console.say("stopping the cells that run, which save first; once more stops at once")
         with contextlib.suppress(KeyboardInterrupt, Interrupted):
             queue.stop()
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import console
 from bench.config import ConfigError
 from bench.interrupt import Interrupted
 from bench.launcher import Cell, Ended, execute
@@ -42,6 +43,12 @@ class InProcess:
 
 STOPPING = 60.0
 """Seconds that cells in other processes are given to save and stop."""
+
+
+def say_stopping(running: int) -> None:
+    """Say that cells in other processes are asked to stop, if there are any."""
+    if running:
+        console.say(f"stopping {running} cell{'s' * (running > 1)}, which save first; once more stops at once")
 
 
 def at_work(config: Mapping[str, Any], sweep: str, folder: str, threads: int) -> tuple[str, str]:
@@ -130,6 +137,7 @@ class RayTasks:
             )
 
     def stop(self) -> None:
+        say_stopping(len(self.running))
         for task in self.running:
             self.ray.cancel(task.object_ref, force=False)  # type: ignore[attr-defined]  # as Ctrl-C
         concurrent.futures.wait(self.running, STOPPING)

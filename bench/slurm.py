@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.claim import now
 from bench.config import ConfigError
 from bench.interrupt import SIGNALS, Interrupted, Interrupts
 from bench.launcher import Cell, Ended
-from bench.queues import STOPPING, at_work
+from bench.queues import STOPPING, at_work, say_stopping
 from bench.store import Store
 
 
@@ -153,7 +154,7 @@ class SlurmJobs:
             with self.executor.batch():
                 jobs = [self.executor.submit(SlurmCell(*self._work(cell))) for cell in cells]
             self.running |= zip(jobs, cells, strict=True)
-            self.begun |= dict.fromkeys(jobs, time.time())
+            self.begun |= dict.fromkeys(jobs, now(self.folder))
         except Exception as error:  # of submitit's: sbatch refuses
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             if not self.begun:
@@ -210,6 +211,7 @@ class SlurmJobs:
 
     def stop(self) -> None:
         names = [job.job_id for job in self.running if not (self.cluster == "local" and job.done())]
+        say_stopping(len(names))
         if self.cluster == "local":
             for name in names:  # the number of the process that runs the job; submitit's cancel gives it a second
                 with contextlib.suppress(ProcessLookupError):

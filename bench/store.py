@@ -40,7 +40,7 @@ class Workspace:
     path: Path
     claim: Claim
     made: tuple[Path, ...] = ()
-    """Folders that were not there before it, the innermost first."""
+    """The folders above that were not there before it, the innermost first."""
 
     @property
     def checkpoint(self) -> Path | None:
@@ -140,7 +140,7 @@ class Store:
             BusyError: another process works on the cell, or has just finished it.
         """
         path = self._again(run_id) if self.ok(run_id) else self.path(run_id)
-        made = tuple(folder for folder in (path, *path.parents) if not folder.exists())
+        made = tuple(folder for folder in path.parents if not folder.exists())
         path.mkdir(parents=True, exist_ok=True)
         try:
             work = Workspace(path, Claim.take(path), made)
@@ -167,7 +167,8 @@ class Store:
         folders that were made for it alone.
         """
         if work.checkpoint is None:
-            shutil.rmtree(work.path)  # and the claim, so that nobody else begins here meanwhile
+            # and the claim, so that nobody else begins here meanwhile; some may just be looking at it
+            shutil.rmtree(work.path, ignore_errors=True)
         work.claim.release()
         for folder in work.made:
             with contextlib.suppress(OSError):  # is gone, or holds what others have put there

@@ -166,7 +166,7 @@ class Search:
             if record.status == "ok" and "val" in record.metrics:
                 top1 = record.metrics["val"]["top1"]
                 return TrialState.COMPLETE, top1, f"validation top-1 {top1:.1%}"
-            reason = record.error or "has no validation images"  # of a run that was there before
+            reason = record.error or "has no validation images"  # of a run from before, or of processes
         trial.set_user_attr("error", reason)
         return TrialState.FAIL, None, f"failed, {reason}"
 

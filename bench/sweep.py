@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench import console, launcher, status
+from bench.claim import now
 from bench.config import check
 from bench.explain import explain
 from bench.record import run_id
@@ -38,7 +38,7 @@ class SweepCallback(Callback):
             cells = plan(config, kwargs["config_name"])
             folder = Path(config.hydra.sweep.dir)
             folder.mkdir(parents=True)
-            state = {"cells": cells, "started": time.time()}
+            state = {"cells": cells, "started": now(folder)}
             write_atomically(folder / status.PLAN, json.dumps(state, indent=2) + "\n")
         except (HydraException, OmegaConfBaseException) as error:
             _stop(explain(error), 2)
@@ -73,7 +73,7 @@ def conclude(store: Store, state: Mapping[str, Any]) -> int:
     cells = status.cells_of(store, state)
     report.build(store, show=[cell.record for cell in cells if cell.record is not None])
     bad = sum(cell.state != "done" for cell in cells)
-    console.say(f"{len(cells) - bad} of {len(cells)} cells ok, {time.time() - state['started']:.0f} s")
+    console.say(f"{len(cells) - bad} of {len(cells)} cells ok, {now(store.root) - state['started']:.0f} s")
     for line in status.not_ok(store, state, cells):
         console.say(line)
     if "stopped" in state:

@@ -54,6 +54,7 @@ from common import files, one_line
         ("force=perhaps", "true, false"),
         ("data.name=2024", "must be text; a number wants quotes, data.name=\"'2024'\""),
         ("data.protocol=2", "must be text"),
+        ("data.protocol=null", "data.protocol=null: must be text\n"),
         ("data.source=null data=cifar10", "must be what makes a data set, as in conf/data"),
         ("progress=loud", "bar"),
     ],

@@ -108,6 +108,17 @@ def test_rates_are_the_published_ones(name, epochs, expected):
     assert (cfg.optimizer.momentum, cfg.optimizer.nesterov) == (0.9, False)
 
 
+@pytest.mark.parametrize(
+    ("name", "augment"),
+    [("paper/googlenet", ["resized_crop", "flip", "color_jitter"]), ("paper/googlenet_quick", ["random_crop", "flip"])],
+)
+def test_googlenets_recipes_subtract_the_mean_alone_and_crop_as_published(name, augment):
+    cfg = cli.composed([f"experiment={name}"])
+    normalize = cfg.augment.pop("normalize")
+    assert (normalize._target_, normalize.unit_variance) == ("bench.data.normalize.ChannelNormalize", False)
+    assert list(cfg.augment) == augment
+
+
 @pytest.mark.parametrize("name", [name for name in ALL if not name.startswith("paper/")])
 def test_a_recipe_is_of_the_network_and_the_data_that_it_is_called_after(name):
     cfg = cli.composed([f"experiment={name}"])

@@ -16,6 +16,7 @@ from common import SHORT, one_line
 
 from bench.interrupt import SIGNALS
 from bench.launcher import Cell
+from bench.queues import say_stopping
 from bench.slurm import SlurmJobs
 from bench.store import Store
 
@@ -161,6 +162,13 @@ def test_signals_wait_until_the_jobs_are_known(tmp_path, monkeypatch, cluster, h
     assert seen == [held]
     assert len(queue) == 1
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+
+def test_it_is_said_what_a_stop_waits_for(capsys):
+    say_stopping(0)
+    assert capsys.readouterr().out == ""
+    say_stopping(2)
+    assert capsys.readouterr().out == "stopping 2 cells, which save first; once more stops at once\n"
 
 
 def test_without_slurm_it_says_so(bench, tmp_path, monkeypatch):

@@ -93,8 +93,8 @@ class GoogLeNet(nn.Module):
 
     ``torchvision=true``, which wants batch norm, has the differences of torchvision's GoogLeNet: a 3×3 kernel in the
     5×5 branch, 2×2 pooling behind 4e, heads that pool maps of any size to 4×4 (2×2 in the small geometry), ε = 1e-3 in
-    batch norm; 6,624,904 parameters; its ``dropout`` is 0.2. ``naive=true`` has Inception blocks without dimension
-    reduction.
+    batch norm; 6,624,904 parameters. Its ``dropout``, 0.2, is for the caller to give. ``naive=true`` has Inception
+    blocks without dimension reduction.
 
     ``init=caffe``: as in the Caffe model that was made with the authors' help, uniform weights of variance 1/fan_in,
     biases 0.2, of the classifiers 0. The paper gives none; the authors' was Gaussian, as that model's notes say.

@@ -120,12 +120,12 @@ def section(table: Table) -> str:
 
 EFFECTS = ("model", "what", "n", "test top-1 before", "after", "difference", "95 % interval", "p")
 EFFECTS_NOTE = (
-    "Test top-1 in %; differences in percentage points, with bootstrap intervals over seeds and images, each for "
-    "itself. p: how likely so large a difference would be if there were none, corrected after Holm for the number of "
-    "rows; by a paired bootstrap, but between single runs (n 1) by McNemar's exact test, which compares these two "
-    "trained networks and, like the interval, knows nothing of other seeds. Settings: each row beside the best of its "
-    "network, by validation top-1, that differs from it in one choice; an optimizer comes with the rate and the decay "
-    "it ran with."
+    "Test top-1 in %; differences in percentage points, with bootstrap intervals over seeds and images, longer where "
+    "seeds are few, each for itself. p: how likely so large a difference would be if there were none, corrected after "
+    "Holm for the number of rows; by Student's t with the standard error of a paired bootstrap, but between single "
+    "runs (n 1) by McNemar's exact test, which compares these two trained networks and, like the interval, knows "
+    "nothing of other seeds. Settings: each row beside the best of its network, by validation top-1, that differs "
+    "from it in one choice; an optimizer comes with the rate and the decay it ran with."
 )
 
 

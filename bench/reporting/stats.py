@@ -63,7 +63,7 @@ def mean_std(values: Sequence[float]) -> Stat:
 
 
 def interval(correct: np.ndarray) -> Interval:
-    """The bootstrap percentile interval of the mean accuracy over seeds and samples, which are drawn independently.
+    """A bootstrap interval of the mean accuracy over seeds and samples, which are drawn independently.
 
     Samples are drawn for all seeds together, as they share them (Owen 2007, "The pigeonhole bootstrap"). With one seed
     the interval tells of the samples alone. As a few seeds hardly tell how much seeds differ, it is longer than the

@@ -154,6 +154,7 @@ def work(line: Connection, settings: Sequence[str], batches: Sequence[int]) -> N
         return training(module, optimizer, scheduler, batch, data.dtype, begin)
 
     def begin() -> None:
+        machine.release_freed_pages()
         torch.compiler.reset()  # or a second size is compiled as one of any size
         turns.peak = machine.PeakMemory(device)
 
@@ -161,7 +162,6 @@ def work(line: Connection, settings: Sequence[str], batches: Sequence[int]) -> N
         for mode in MODES:
             for size in batches:
                 turns.wait()
-                machine.release_freed_pages()
                 begin()
                 try:
                     told = take(mode, size)  # whose images are gone with it, or they would count in the next peak

@@ -1,5 +1,6 @@
 """torchvision's weights in our networks: the same weights give the same outputs; what stays and what is frozen."""
 
+import inspect
 import re
 import urllib.error
 import urllib.request
@@ -12,7 +13,7 @@ import torchvision
 from common import SHORT
 from torch import nn
 
-from bench import train
+from bench import cli, train
 from bench.assemble import make_data, make_model, prepare_machine
 from bench.config import check
 from bench.models.alexnet import AlexNet
@@ -47,6 +48,12 @@ def randomly(make) -> nn.Module:
             elif value.is_floating_point():
                 value.uniform_(-0.2, 0.2).add_(1 if name.endswith("weight") else 0)
     return net
+
+
+def test_the_configured_dropout_is_torchvisions():
+    theirs = inspect.signature(torchvision.models.GoogLeNet).parameters
+    ours = cli.composed(["model=googlenet_torchvision"]).model.net
+    assert (ours.dropout, ours.aux_dropout) == (theirs["dropout"].default, theirs["dropout_aux"].default)
 
 
 def torchvisions(name: str, **arguments) -> nn.Module:

@@ -93,6 +93,7 @@ def test_the_page_holds_every_run_and_equal_records_give_equal_bytes(store):
 def test_what_the_page_says_of_a_run_are_its_predictions(store):
     data = data_of(built(store))
     predictions = report.predictions_of(store, store.load_all())
+    assert data["classes"] == {"digits stratified": CLASSES, "digits other": OTHER}
     for name, one in predictions.items():
         run = data["runs"][name]
         packed = np.frombuffer(base64.b64decode(run["correct"]), np.uint8)
