@@ -28,8 +28,8 @@ from bench.store import DEFAULT_RESULTS, ERROR, RECORD, Store, write_atomically
 
 PLAN = "plan.json"
 """In a sweep's folder, ``<results>/sweeps/<time>/``: ``cells``, run id → ``overrides``, ``epochs`` and ``force``;
-``started``, in seconds since the epoch by the folder's own clock (claim.now); and ``stopped``, the signal that ended the
-sweep early."""
+``started``, in seconds since the epoch by the folder's own clock (claim.now); and ``stopped``, the signal that ended
+the sweep early."""
 
 State = Literal["done", "running", "failed", "interrupted", "cut off", "waiting"]
 
