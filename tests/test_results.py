@@ -22,6 +22,8 @@ RECIPES = sorted(
     if file.parent.name != "paper"
 )
 REACHED = re.compile(r"test top-1 ([\d.]+) %(?: \(mean of (\d+) seeds\))?")
+BESIDES = re.compile(r"# With ((?:\S+=\S+ ?)+), .*?test top-1 ([\d.]+) %", re.DOTALL)
+"""What a recipe reached with other settings, which stand before the number."""
 
 
 def named(value):
@@ -83,6 +85,9 @@ def test_a_recipe_tells_what_its_records_say(recipe):
     assert max(record.fit_seconds for record in found) < (600 if recipe == "cifar10/lenet" else 3600)
     top1 = [record.metrics["test"]["top1"] for record in found]
     assert f"{100 * statistics.fmean(top1):.1f}" == reached[1]
+    for settings, told in BESIDES.findall(header):
+        record = store.ok(run_id(config.resolved(cli.composed([f"experiment={recipe}", *settings.split()]))))
+        assert f"{100 * record.metrics['test']['top1']:.1f}" == told
 
 
 @pytest.mark.skipif(not STORES, reason="an installed package comes without")
