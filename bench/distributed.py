@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from torch import multiprocessing
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from bench import machine
+from bench import cli, machine
 from bench.config import ConfigError
 from bench.interrupt import SIGNALS, Interrupted, Interrupts
 from bench.record import RunRecord
@@ -117,11 +117,8 @@ class _FromParent(Interrupts):
 
 
 def _device(resolved: Mapping[str, Any]) -> torch.device:
-    """See :func:`bench.machine.device`; what it refuses as ConfigError."""
-    try:
+    with cli.mistakes():
         return machine.device(resolved["trainer"]["accelerator"])
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 def _process(

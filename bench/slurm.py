@@ -150,11 +150,12 @@ class SlurmJobs:
         # inherit what is blocked, and are stopped by SIGTERM
         held = {signal.SIGINT} if self.cluster == "local" else set(SIGNALS)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+        begun = now(self.folder.parent)  # not after it: a job may be quick
         try:
             with self.executor.batch():
                 jobs = [self.executor.submit(SlurmCell(*self._work(cell))) for cell in cells]
             self.running |= zip(jobs, cells, strict=True)
-            self.begun |= dict.fromkeys(jobs, now(self.folder))
+            self.begun |= dict.fromkeys(jobs, begun)
         except Exception as error:  # of submitit's: sbatch refuses
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             if not self.begun:
