@@ -16,7 +16,7 @@ READY := .venv/.ready
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@printf '\nmake bench takes DATA=%s MODELS=%s SEEDS=%s\nRESULTS=results/local and ARGS, more settings: make bench ARGS="trainer.max_epochs=2 optimizer=sgd"\n' '$(DATA)' '$(MODELS)' '$(SEEDS)'
+	@printf '\nmake bench takes DATA=%s MODELS=%s SEEDS=%s\nRESULTS=%s and ARGS, more settings: make bench ARGS="trainer.max_epochs=2 optimizer=sgd"\n' '$(DATA)' '$(MODELS)' '$(SEEDS)' '$(RESULTS)'
 
 setup: $(READY) ## make .venv with everything in it
 
@@ -32,7 +32,7 @@ sweep: $(READY) ## run a named sweep of conf/sweep: make sweep SWEEP=five DATA=c
 	$(BIN)/bench -m '+sweep=$(SWEEP)' 'hydra/launcher=$(LAUNCHER)' 'data=$(DATA)' 'paths.results=$(RESULTS)' $(ARGS)
 
 status: $(READY) ## how far the last sweep is: done, running, failed, waiting, time left
-	$(BIN)/bench-status 'paths.results=$(RESULTS)'
+	$(BIN)/bench-status 'paths.results=$(RESULTS)' $(ARGS)
 
 report: $(READY) ## rebuild leaderboard, report.html and figures from the records; ARGS=readme=FILE a page, too
 	$(BIN)/bench-report 'paths.results=$(RESULTS)' $(ARGS)
@@ -40,7 +40,7 @@ report: $(READY) ## rebuild leaderboard, report.html and figures from the record
 speed: $(READY) ## training speed of the networks beside a bare loop and a plain stack: 25 minutes
 	$(BIN)/bench-speed train 'paths.results=$(RESULTS)' $(ARGS)
 
-profile: $(READY) ## parameters and MACs of all models; time, memory, energy of nine by size of batch: ten minutes
+profile: $(READY) ## parameters and MACs of all models; time, memory, energy of nine by size of batch, as ARGS say: ten minutes
 	$(BIN)/bench-profile --all data.image_size=224 data.num_classes=1000
 	$(BIN)/bench-profile --measure data=cifar10 'paths.results=$(RESULTS)' $(ARGS)
 

@@ -52,7 +52,7 @@ def cell(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    """Run the command line; exit with 0, 1 (a cell failed), 2 (a mistake in the call) or 130 (stopped by the user)."""
+    """Run the command line; exit with 0, 1 (a cell failed), 2 (a mistake in the call) or 128 + a signal's number."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     with cli.answering("bench"):
         cell()

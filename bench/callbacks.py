@@ -30,8 +30,8 @@ Row = dict[str, float]
 class Meter(L.Callback):
     """Images per second, seconds and peak memory of the training, over all tries that it took.
 
-    ``rates``: training images per second, one number an epoch, validation and checkpoints excluded; logged as
-    train_images_per_s. An epoch that was interrupted is measured from where it was gone on with.
+    ``rates``: training images per second, one number an epoch, validation and the epoch's own checkpoint excluded;
+    logged as train_images_per_s. An epoch that was interrupted is measured from where it was gone on with.
     """
 
     def __init__(self, peak: PeakMemory) -> None:

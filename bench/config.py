@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench import resolvers
 from bench.record import RUN_ID
-from bench.store import StoreError, check_writable
+from bench.store import StoreError, check_writable, seen
 
 PACKAGE = Path(__file__).parent
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
@@ -218,11 +218,11 @@ def _check_folders(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"data.source={json.dumps(source)}: must be what makes a data set, as in conf/data")
     data, results, cache = (Path(config["paths"][name]).expanduser() for name in ("data", "results", "cache"))
     # the default folder is made by the first download; one that was named must be there
-    if "root" in source and str(data) != DEFAULT_DATA and not data.is_dir():
+    if "root" in source and str(data) != DEFAULT_DATA and not (seen(data) and data.is_dir()):
         raise ConfigError(f"paths.data={data}: no such folder")
     try:
         check_writable(results, "paths.results")
-        if not cache.is_dir():  # one that is there may be read alone
+        if not (seen(cache) and cache.is_dir()):  # one that is there may be read alone
             check_writable(cache, "paths.cache")
     except StoreError as error:
         raise ConfigError(str(error)) from error

@@ -153,7 +153,7 @@ def answers(saved: Saved, pictures: Pictures, crops: int = 1) -> Answers:
         passes += len(looks)
         device = next(saved.model.parameters()).device
         logits = [saved.logits(part.to(device)) for part in looks.split(most)]
-        softmax = torch.cat(logits).double().softmax(dim=1).cpu()
+        softmax = torch.cat(logits).cpu().double().softmax(dim=1)  # Apple GPUs have no 64 bits
         for (i, _), own in zip(batch, softmax.split([len(looks) for _, looks in batch]), strict=True):
             probabilities[i] = own.mean(dim=0).numpy()
     return Answers(probabilities, unreadable, passes / max(1, n - len(unreadable)))

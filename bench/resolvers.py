@@ -1,4 +1,4 @@
-"""What configuration files may ask of a folder of images: ``${class_folders:…}`` and ``${content:…}``."""
+"""What configuration files may ask of folders: ``${class_folders:…}``, ``${content:…}`` and ``${expanded:…}``."""
 
 from __future__ import annotations
 
@@ -44,6 +44,11 @@ def content(root: str) -> str:
     return digest.hexdigest()[:10]
 
 
+def expanded(folder: str) -> str:
+    """``folder`` with a home for ``~``, for Hydra, which takes it by its letter."""
+    return str(Path(folder).expanduser())
+
+
 def _train(root: str) -> Path:
     train = Path(root).expanduser() / "train"
     if not train.is_dir():
@@ -53,5 +58,5 @@ def _train(root: str) -> Path:
 
 def register() -> None:
     """Make them known to OmegaConf; may be called again."""
-    for resolver in (class_folders, content):
+    for resolver in (class_folders, content, expanded):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -65,12 +65,17 @@ def write_atomically(path: Path, data: str | bytes | Callable[[BinaryIO], object
         part.unlink(missing_ok=True)
 
 
+def seen(path: Path) -> bool:
+    """Whether the path is there for us: Path.exists raises where a folder above may not be entered."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
 def check_writable(folder: Path, setting: str = "paths.results") -> None:
     """Raise StoreError if files cannot be made in the folder, or the folder itself, without making anything.
 
     ``setting`` is what names the folder.
     """
-    ancestor = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    ancestor = next(path for path in (folder, *folder.absolute().parents) if seen(path))
     effective = os.access in os.supports_effective_ids
     if not ancestor.is_dir():
         raise StoreError(f"{setting}={folder}: {ancestor} is not a folder")

@@ -143,12 +143,12 @@ def distribution(override: Override) -> BaseDistribution:
 
 
 def check(fixed: Sequence[str], space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
-    """The configurations of a cell for each option and each end of a range, the other settings being their first.
+    """The configurations of a cell for each of the edges of a range, the other settings being their first.
 
     Raises:
         ConfigError, HydraException, OmegaConfBaseException: one is wrong, or its validation says nothing of others.
     """
-    edges = {key: getattr(of, "choices", None) or (of.low, of.high) for key, of in space.items()}  # type: ignore[attr-defined] # ends
+    edges = {key: _edges(of) for key, of in space.items()}
     first = {key: values[0] for key, values in edges.items()}
     params = [first, *({**first, key: value} for key, values in edges.items() for value in values[1:])]
     cells = [config.check(cli.composed([*fixed, *overrides(values)])) for values in params]
@@ -159,6 +159,15 @@ def check(fixed: Sequence[str], space: Mapping[str, BaseDistribution]) -> list[d
     if any(cell["force"] for cell in cells):
         raise ConfigError("force=true: a search goes on with what is there; study=NAME begins another")
     return cells
+
+
+def _edges(of: Any) -> tuple[Any, ...]:
+    """All options of a choice; both ends of a range, and the second of its values where they have steps: if the first
+    two are multiples of another setting, as epochs must be of those from one validation to the next, all are.
+    """
+    if options := getattr(of, "choices", None):
+        return tuple(options)
+    return tuple(dict.fromkeys((of.low, min(of.low + (of.step or 0), of.high), of.high)))
 
 
 def open_search(

@@ -1,7 +1,7 @@
 """Records and predictions of networks with and without what ablations need."""
 
 import numpy as np
-from conftest import record_of
+from common import record_of
 
 from bench.reporting.predictions import Predictions
 

@@ -1,10 +1,13 @@
 """What several test files use."""
 
 import io
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
+from bench.record import RunRecord
 from bench.reporting import render
 from bench.reporting.leaderboard import Table
 
@@ -29,3 +32,37 @@ def printed(table: Table, width: int = 80) -> str:
     console = Console(width=width, file=io.StringIO(), highlight=False)
     console.print(render.to_rich(table))
     return console.file.getvalue()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 200) -> None:
+    """Return once the condition holds; it must within so long."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "does not happen"
+        time.sleep(0.05)
+
+
+def record_of(model: str = "lenet", seed: int = 0, val: float | None = 0.9, test: float = 0.8, **fields) -> RunRecord:
+    """A record as a trained cell writes it, with any field replaced."""
+    settings = {"model": {"name": model}, "data": {"name": "digits"}, "seed": seed, "optimizer": {"lr": 0.1}}
+    metrics = {"train": {"top1": 0.95, "top5": 1.0, "loss": 0.1}, "test": {"top1": test, "top5": 0.99, "loss": 0.3}}
+    if val is not None:
+        metrics["val"] = {"top1": val, "top5": 0.98, "loss": 0.2}
+    defaults = {
+        "run_id": f"digits-{model}-s{seed}-0123456789",
+        "status": "ok",
+        "model": model,
+        "dataset": "digits",
+        "protocol": "stratified",
+        "seed": seed,
+        "image_size": 32,
+        "created_at": "2026-01-02T03:04:05+00:00",
+        "config": settings,
+        "metrics": metrics,
+        "params": 61706,
+        "macs": 416520,
+        "train_images_per_s": 1000.0,
+        "fit_seconds": 2.0,
+        "peak_memory_bytes": 2**30,
+    }
+    return RunRecord(**(defaults | fields))

@@ -7,8 +7,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
-from common import SHORT
+from common import SHORT, record_of
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
@@ -16,12 +17,17 @@ from omegaconf import DictConfig
 from bench import config
 from bench.record import RunRecord
 
+hypothesis.settings.register_profile("ours", deadline=None)  # a busy machine is slow
+hypothesis.settings.load_profile("ours")
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the user's cache."""
-    monkeypatch.setenv("BENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.getbasetemp() / "torch"))
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's cache, nor does a process that one starts."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("BENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        patched.setenv("TORCH_HOME", str(tmp_path_factory.getbasetemp() / "torch"))
+        yield
 
 
 @pytest.fixture
@@ -61,32 +67,6 @@ def bench(
         return call(main, *arguments, f"paths.results={results}")
 
     return run
-
-
-def record_of(model: str = "lenet", seed: int = 0, val: float | None = 0.9, test: float = 0.8, **fields) -> RunRecord:
-    """A record as a trained cell writes it, with any field replaced."""
-    settings = {"model": {"name": model}, "data": {"name": "digits"}, "seed": seed, "optimizer": {"lr": 0.1}}
-    metrics = {"train": {"top1": 0.95, "top5": 1.0, "loss": 0.1}, "test": {"top1": test, "top5": 0.99, "loss": 0.3}}
-    if val is not None:
-        metrics["val"] = {"top1": val, "top5": 0.98, "loss": 0.2}
-    defaults = {
-        "run_id": f"digits-{model}-s{seed}-0123456789",
-        "status": "ok",
-        "model": model,
-        "dataset": "digits",
-        "protocol": "stratified",
-        "seed": seed,
-        "image_size": 32,
-        "created_at": "2026-01-02T03:04:05+00:00",
-        "config": settings,
-        "metrics": metrics,
-        "params": 61706,
-        "macs": 416520,
-        "train_images_per_s": 1000.0,
-        "fit_seconds": 2.0,
-        "peak_memory_bytes": 2**30,
-    }
-    return RunRecord(**(defaults | fields))
 
 
 @pytest.fixture

@@ -59,3 +59,7 @@ def check_both_ways(net: nn.Module, image_size: int, heads: int) -> None:
     assert (output.logits.shape, output.aux) == ((2, 10), ())
     assert output.logits.isfinite().all()
     torch.testing.assert_close(output.logits[:1], alone.logits, rtol=1e-3, atol=1e-3)
+
+
+def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)

@@ -38,7 +38,7 @@ class Given(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30), st.floats(0.01, 0.999))
 def test_it_is_the_exponential_moving_average(values, decay):
     average = MovingAverage(decay)
@@ -71,10 +71,10 @@ def test_the_average_goes_where_the_weights_go():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_averages_as_a_cpu_does(composed):
+def test_a_gpu_averages_as_a_cpu_does(composed, tmp_path):
     cells = ("model=lenet", "data=digits", "trainer.ema=0.9", "trainer.precision=32-true", "trainer.max_epochs=1")
     cpu, gpu = (
-        train.run(composed(*cells, "progress=none", f"trainer.accelerator={name}", f"paths.results={name}"))
+        train.run(composed(*cells, "progress=none", f"trainer.accelerator={name}", f"paths.results={tmp_path / name}"))
         for name in ("cpu", "gpu")
     )
     assert (gpu.status, gpu.metrics["val"]["loss"]) == ("ok", pytest.approx(cpu.metrics["val"]["loss"], rel=1e-2))

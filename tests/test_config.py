@@ -1,6 +1,7 @@
 """What is wrong with a configuration is told by ``bench`` in a line that names the value and what is allowed."""
 
 import os
+from pathlib import Path
 
 import pytest
 from common import files, one_line
@@ -98,11 +99,19 @@ def test_what_a_constructor_refuses_is_a_usage_error_that_leaves_nothing(bench, 
     assert files(tmp_path) == []
 
 
-@pytest.mark.parametrize("override", ["~paths", "model=null", "~model.net.num_classes", "paths.data=null"])
-def test_what_is_missing_from_the_configuration_is_named(bench, override):
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("~paths.cache", "paths.cache: missing from the configuration"),
+        ("model=null", "a group's option must be named"),
+        ("~model.net.num_classes", "num_classes"),
+        ("paths.data=null", "paths.data=None: must be a folder"),
+    ],
+)
+def test_what_is_missing_from_the_configuration_is_named(bench, override, said):
     code, _, err = bench(override)
     assert code == 2
-    one_line(err)
+    assert said in one_line(err)
 
 
 def test_a_missing_data_folder_is_named(bench, tmp_path):
@@ -126,24 +135,40 @@ def test_a_results_path_that_is_a_file_is_named(bench, tmp_path):
     assert "not a folder" in one_line(err)
 
 
-def test_a_read_only_results_folder_is_named(bench, tmp_path):
-    (tmp_path / "locked").mkdir(mode=0o555)
-    root = os.geteuid() == 0
-    if root:  # whom permissions do not stop
-        tmp_path.chmod(0o755)
-        for parent in tmp_path.parents:
-            if str(parent).startswith("/tmp/pytest-of"):
-                parent.chmod(0o755)
-        os.seteuid(65534)
+def as_somebody(call):
+    """Call as a user whom permissions stop, even where root runs the tests, in a folder that everybody may enter."""
+    if os.geteuid():
+        return call()
+    closed = {path: path.stat().st_mode for path in Path.cwd().parents if path.stat().st_mode & 0o055 != 0o055}
     try:
-        code, _, err = bench("model=lenet", results=tmp_path / "locked")
+        for path, mode in closed.items():
+            path.chmod(mode | 0o055)
+        os.seteuid(65534)
+        return call()
     finally:
-        if root:
-            os.seteuid(0)
+        os.seteuid(0)
+        for path, mode in closed.items():
+            path.chmod(mode)
+
+
+@pytest.mark.parametrize(("mode", "results"), [(0o555, "locked"), (0o555, "locked/new"), (0o000, "locked/new")])
+def test_a_results_folder_that_cannot_be_written_is_named(bench, tmp_path, monkeypatch, mode, results):
+    (tmp_path / "open/locked").mkdir(parents=True)
+    (tmp_path / "open/locked").chmod(mode)
+    monkeypatch.chdir(tmp_path / "open")
+    code, _, err = as_somebody(lambda: bench("model=lenet", results=tmp_path / "open" / results))
     assert code == 2
-    assert f"paths.results={tmp_path / 'locked'}" in one_line(err)
-    assert "not writable" in err
-    assert files(tmp_path) == []
+    assert f"paths.results={tmp_path / 'open' / results}: " in one_line(err)
+    assert "locked is not writable" in err
+
+
+def test_a_data_folder_that_may_not_be_entered_is_named(bench, tmp_path, monkeypatch):
+    (tmp_path / "open/locked").mkdir(parents=True)
+    (tmp_path / "open/locked").chmod(0o000)
+    monkeypatch.chdir(tmp_path / "open")
+    code, _, err = as_somebody(lambda: bench("data=cifar10", "paths.data=locked/images", results="new"))
+    assert code == 2
+    assert "paths.data=locked/images: no such folder" in one_line(err)
 
 
 def test_a_cache_that_cannot_be_written_is_named(bench, tmp_path):

@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from conftest import record_of
+from common import record_of
 
 from bench import dashboard, loggers
 from bench.store import Store

@@ -3,13 +3,12 @@
 import csv
 import os
 import signal
-import time
 
 import numpy as np
 import psutil
 import pytest
 import torch
-from common import SHORT, files, one_line
+from common import SHORT, files, one_line, wait_for
 from omegaconf import OmegaConf
 from processes import finish, start
 
@@ -100,14 +99,9 @@ def test_a_stop_reaches_all_processes_and_what_they_did_is_kept(tmp_path):
     (record,) = Store(tmp_path).load_all()
     assert (record.status, record.error) == ("interrupted", "stopped by SIGTERM")
     assert Store(tmp_path).holder(record.run_id) is None
-    assert list(tmp_path.glob("runs/*/checkpoints/last.ckpt"))
-
-
-def wait_for(condition, seconds=60):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    (last,) = tmp_path.glob("runs/*/checkpoints/last.ckpt")
+    first, second = torch.load(last, weights_only=True)["random"]
+    assert not torch.equal(first["torch"], second["torch"])  # dropout of its own
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(bench):

@@ -74,4 +74,4 @@ def test_what_cannot_be_composed_is_answered_with_what_was_meant(bench, override
 def test_syntax_errors_are_told_in_two_lines(bench):
     code, _, err = bench("model=[")
     assert code == 2
-    one_line(err)
+    assert "input '['" in one_line(err)

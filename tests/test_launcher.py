@@ -7,12 +7,13 @@ import subprocess
 import sys
 import time
 from collections import deque
+from dataclasses import asdict
 
 import pytest
 from common import SHORT, one_line
 from processes import finish, start
 
-from bench import launcher, train
+from bench import claim, launcher, queues, train
 from bench.interrupt import Interrupted
 from bench.launcher import Cell, Ended, work_through
 from bench.record import run_id
@@ -91,6 +92,36 @@ def test_a_cell_that_is_lost_too_often_is_recorded_with_the_reason(sweep, tmp_pa
     assert (tmp_path / "results/runs" / records[0].run_id / "error.txt").read_text() == "the machine is gone\n"
     assert records[1].status == "ok"
     assert "seed 0: failed, the machine is gone; 0 left" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_the_claim_of_a_lost_machine_is_waited_for(sweep, tmp_path, composed, monkeypatch, capsys, dies):
+    waited = []
+
+    def sleep(seconds):
+        waited.append(seconds)
+        if dies and len(waited) == 3:
+            monkeypatch.setattr(claim, "EXPIRY", -1.0)  # so long a silence and it counts as dead
+
+    monkeypatch.setattr(launcher, "POLL", 1.0)
+    monkeypatch.setattr(launcher.time, "sleep", sleep)
+    folder = tmp_path / "results/runs" / run_id(train.config.check(composed("seed=0", "force=false")))
+    folder.mkdir(parents=True)
+    (folder / claim.CLAIM).write_text(json.dumps(asdict(claim.this_process()) | {"machine": "another"}))
+    _, records = sweep(["lost"])
+    if dies:
+        assert (records[0].status, records[0].error) == ("failed", "the machine is gone")
+        assert waited == [1.0] * 3
+    else:
+        assert records[0] is None
+        assert "not recorded, as another process works on it" in capsys.readouterr().out
+        assert sum(waited) > claim.EXPIRY  # it had the time to die
+
+
+def test_a_machine_that_does_not_see_the_folder_loses_its_cells_with_the_reason():
+    status, reason = queues.at_work({}, "x", "/nowhere/to/be/found", 1)
+    assert status == "lost"
+    assert reason.startswith("/nowhere/to/be/found: no such folder on ")
 
 
 def test_fail_fast_stops_at_the_first_failure(sweep, capsys):

@@ -8,8 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from common import SHORT
-from conftest import record_of
+from common import SHORT, record_of
 
 from bench import loggers, train
 from bench.config import ConfigError

@@ -1,6 +1,7 @@
 """The ``bench`` command: what it does, and how soon it answers."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 from common import SHORT
 
-from bench import config
+from bench import config, train
+from bench.interrupt import Interrupted
 
 MODELS = sorted(file.stem for file in (config.CONF / "model").glob("*.yaml"))
 
@@ -26,6 +28,18 @@ def test_a_cell_is_trained_recorded_and_then_left_alone(bench, tmp_path):
     code, out, _ = bench("model=lenet", *SHORT, "force=true")
     assert code == 0
     assert (folder / "record.json").stat().st_mtime_ns > before
+
+
+def test_who_stops_a_cell_gets_the_signals_number_and_is_told_how_it_goes_on(bench, monkeypatch):
+    def stopped(*arguments):
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(train, "build", stopped)
+    code, _, err = bench("model=lenet", *SHORT)
+    assert code == 128 + signal.SIGTERM
+    assert err == "bench: stopped by SIGTERM; the same command goes on from there\n"
+    monkeypatch.setattr(config, "check", lambda cfg: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert bench("model=lenet", *SHORT)[0] == 128 + signal.SIGINT
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["model=letnet"], ["trainer.max_epochs=-1"]])

@@ -69,7 +69,7 @@ def test_groups_without_parameters_are_left_out():
     assert "weight_decay" not in groups[0]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(total_steps=st.integers(10, 120), warmup=st.floats(0.1, 0.9))
 def test_one_cycle_rises_to_its_peak_at_the_warmup_share_and_falls_to_near_0(total_steps, warmup):
     seen = rates(optim.one_cycle, total_steps, warmup=warmup)
@@ -150,7 +150,7 @@ def test_a_staircase_whose_steps_are_longer_than_the_training_is_flat():
 
 
 @given(total=st.integers(1, 3000), parts=st.integers(1, 50))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_staircase_has_its_steps_where_they_are_in_whole_numbers(total, parts):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=LR)
     factor = optim.staircase(optimizer, total * parts, every=1 / parts, gamma=0.5).lr_lambdas[0]

@@ -7,23 +7,24 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from common import SHORT, one_line
+from common import SHORT, one_line, wait_for
 
 from bench.store import RECORD, Store
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray")
-ENVIRONMENT = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
 SWEEP = ("-m", "hydra/launcher=ray", "model=lenet", *SHORT[:-1], "progress=none")
 
 
 def begin(*arguments):
     """Start ``bench`` in a process of its own."""
     command = [sys.executable, "-m", "bench", *SWEEP, *arguments]
-    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env=os.environ | QUIET, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def end(process):
@@ -37,7 +38,7 @@ def cluster():
     """A function that gives the cluster's address, and one that kills one of its two worker nodes."""
     script = Path(__file__).with_name("ray_cluster.py")
     process = subprocess.Popen(
-        [sys.executable, str(script)], env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        [sys.executable, str(script)], env=os.environ | QUIET, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
 
@@ -50,13 +51,6 @@ def cluster():
     process.stdin.close()
     process.wait(timeout=60)
     process.stdout.close()
-
-
-def wait_for(condition, seconds=200):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.1)
 
 
 @needs_ray

@@ -1,5 +1,6 @@
 """What is published: records that anyone can check, pages made of them alone, recipes that tell what they reached."""
 
+import csv
 import functools
 import re
 import statistics
@@ -22,6 +23,7 @@ RECIPES = sorted(
     if file.parent.name != "paper"
 )
 REACHED = re.compile(r"test top-1 ([\d.]+) %(?: \(mean of (\d+) seeds\))?")
+TOOK = re.compile(r"(\d+) minutes")
 BESIDES = re.compile(r"# With ((?:\S+=\S+ ?)+), .*?test top-1 ([\d.]+) %", re.DOTALL)
 """What a recipe reached with other settings, which stand before the number."""
 
@@ -57,6 +59,15 @@ def test_what_is_published_stays_small():
 @pytest.mark.parametrize("store", STORES, ids=named)
 def test_leaderboards_are_made_of_the_records(store):
     assert (store / "leaderboard.md").read_text() == render.to_markdown(*made(store))
+    numbers = render.to_csv(made(store)[0]).splitlines()
+    published = (store / "leaderboard.csv").read_text().splitlines()
+    assert published[0] == numbers[0]
+    for one, other in zip(csv.DictReader(published), csv.DictReader(numbers), strict=True):
+        for key, value in one.items():
+            try:
+                assert float(value) == pytest.approx(float(other[key]), rel=1e-6), key
+            except ValueError:  # a text
+                assert value == other[key]
 
 
 @pytest.mark.skipif(not STORES, reason="an installed package comes without")
@@ -82,12 +93,24 @@ def test_a_recipe_tells_what_its_records_say(recipe):
         resolved = config.resolved(cli.composed([f"experiment={recipe}", f"seed={seed}"]))
         found.append(store.ok(run_id(resolved)))
     assert all(found)
-    assert max(record.fit_seconds for record in found) < (600 if recipe == "cifar10/lenet" else 3600)
+    seconds = [record.fit_seconds for record in found]
+    assert max(seconds) < (600 if recipe == "cifar10/lenet" else 3600)
+    assert abs(60 * int(TOOK.search(header)[1]) - statistics.fmean(seconds)) <= 31
     top1 = [record.metrics["test"]["top1"] for record in found]
     assert f"{100 * statistics.fmean(top1):.1f}" == reached[1]
     for settings, told in BESIDES.findall(header):
         record = store.ok(run_id(config.resolved(cli.composed([f"experiment={recipe}", *settings.split()]))))
         assert f"{100 * record.metrics['test']['top1']:.1f}" == told
+
+
+@pytest.mark.skipif(not STORES, reason="an installed package comes without")
+def test_the_readme_shows_the_speed_that_was_published():
+    rows = [line for line in (RESULTS / "speed/train.md").read_text().splitlines() if line.startswith("| ")]
+    readme = (ROOT / "README.md").read_text()
+    assert len(rows) > 7
+    assert all(row in readme for row in rows[:8])
+    (mean,) = [row.strip("| ").rpartition(" ")[2] for row in rows if row.startswith("| geometric mean")]
+    assert f"{mean} times the plain stack" in readme
 
 
 @pytest.mark.skipif(not STORES, reason="an installed package comes without")

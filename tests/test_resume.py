@@ -1,6 +1,8 @@
 """Runs that are killed and started again end as if nothing had happened, to the bit."""
 
 import csv
+import errno
+import io
 import itertools
 import os
 import random
@@ -14,7 +16,7 @@ import torch
 from PIL import Image
 from processes import finish, start
 
-from bench import train
+from bench import checkpoint, train
 from bench.checkpoint import Checkpoints
 from bench.interrupt import Interrupted
 from bench.module import Classifier
@@ -76,7 +78,9 @@ def undisturbed(noise, tmp_path_factory):
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments_a_run_ends_with_the_same_bits(noise, undisturbed, tmp_path):
     wanted, seconds = undisturbed
-    moments, kills, resumed = random.Random(), 0, 0
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"moments of random.Random({seed})")  # pytest shows it where the test fails
+    moments, kills, resumed = random.Random(seed), 0, 0
     for run in range(60):
         root = tmp_path / str(run)
         while True:
@@ -222,3 +226,14 @@ def test_a_checkpoint_with_code_in_it_or_a_damaged_one_is_refused_and_kept(
         f"{last}: holds code or is damaged, and is not loaded; force=true trains from the beginning"
     )
     assert last.read_bytes() == content
+
+
+def test_a_full_disk_is_told_as_such():
+    class Full(io.BytesIO):
+        def write(self, data):
+            if self.tell():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data)
+
+    with pytest.raises(OSError, match="No space left on device"):
+        checkpoint._save({"weights": torch.zeros(3)}, Full())  # PyTorch: "unexpected pos"

@@ -11,6 +11,8 @@ from bench.config import CONF
 from bench.explain import options
 from bench.store import Store
 
+FAMILY = [name for name in options("model") if "/" not in name and not name.endswith("_torchvision")]
+
 
 def test_a_sweep_trains_every_combination_and_tells_what_is_left(bench, tmp_path):
     code, out, err = bench("-m", "model=lenet", "seed=0,1", "optimizer.lr=0.001,0.003", *SHORT, "progress=none")
@@ -31,6 +33,17 @@ def test_a_sweep_trains_every_combination_and_tells_what_is_left(bench, tmp_path
     assert {row["variant"] for row in rows} == {"optimizer.lr=0.001", "optimizer.lr=0.003"}
     for row in rows:
         assert f"{100 * float(row['test_top1']):.1f}±" in out
+
+
+def test_a_sweep_of_a_folder_in_the_home_lies_beside_its_runs(bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    code, _, err = bench("-m", "model=lenet", *SHORT, "progress=none", results="'~/mine'")
+    assert (code, err) == (0, "")
+    assert sorted(path.name for path in (tmp_path / "home/mine").iterdir()) == [
+        "leaderboard.csv", "leaderboard.md", "runs", "sweeps",
+    ]  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
 def test_a_wrong_cell_is_refused_before_any_cell_runs(bench, tmp_path):
@@ -194,14 +207,13 @@ def test_every_named_sweep_is_composed_of_cells_that_differ(name, composed):
     seeds = {cell.rpartition("-s")[2][0] for cell in cells}
     assert len(set(cells)) == len(cells)
     assert seeds == {"0", "1", "2"}
-    sizes = {"five": 15, "family": 54, "ablation_aux": 12, "ablation_bn": 24, "optimizers": 30}
+    sizes = {"five": 15, "family": 3 * len(FAMILY), "ablation_aux": 12, "ablation_bn": 24, "optimizers": 30}
     assert len(cells) == sizes[name]
 
 
 def test_the_family_is_every_network_but_torchvisions_forms_and_those_of_timm():
     family = OmegaConf.load(CONF / "sweep/family.yaml").hydra.sweeper.params.model.split(",")
-    own = [name for name in options("model") if "/" not in name and not name.endswith("_torchvision")]
-    assert sorted(family) == own
+    assert sorted(family) == FAMILY
 
 
 def test_a_named_sweep_is_narrowed_by_settings(planned):

@@ -25,6 +25,13 @@ from bench.store import Store, StoreError
 QUIET = (*SHORT, "progress=none")
 
 
+@pytest.mark.parametrize("norm", [None, 0.5])
+def test_the_norm_to_clip_to_reaches_the_module(composed, norm):
+    cfg = composed("model=lenet", *SHORT, f"trainer.clip_norm={'null' if norm is None else norm}")
+    _, module = build(cfg, train.config.check(cfg), torch.device("cpu"))
+    assert module.clip_norm == norm
+
+
 def rows_of(folder):
     with (folder / "metrics.csv").open() as file:
         return list(csv.DictReader(file))

@@ -106,6 +106,11 @@ def test_ranges_are_hydras_sweeps(setting, wanted):
         (["optimizer.lr=tag(log,interval(0,0.1))"], "`low > 0` must hold"),
         (["trainer.max_epochs=tag(log,range(1,9))"], "log goes with interval(…) alone"),
         (["trainer.max_epochs=int(interval(0,3))"], "trainer.max_epochs=0: must be a whole number, 1 or more"),
+        (
+            ["trainer.max_epochs=int(interval(2,6))", "trainer.check_val_every_n_epoch=2"],
+            "trainer.max_epochs, which is 3",
+        ),
+        (["trainer.max_epochs=range(2,9,3)", "trainer.check_val_every_n_epoch=2"], "trainer.max_epochs, which is 5"),
         (["seed=0,1", "data.val_size=0"], "data.val_size=0: a search needs validation images"),
         (["data.val_size=100,0"], "data.val_size=0: a search needs validation images"),
         (["data.val_size=100,50"], "trials are compared on the same validation images"),
@@ -284,5 +289,24 @@ def test_the_median_prunes_nobody_in_the_first_third_of_the_epochs():
         trial.report(0.1, epoch)
         pruned.append(trial.should_prune())
     assert pruned == [False, False, True, True, True, True]
-    for name in tune.PRUNERS:
-        assert isinstance(tune.pruner(name, 1), BasePruner)
+
+
+@pytest.mark.parametrize(("name", "some"), [("hyperband", True), ("none", False)])
+def test_hyperband_prunes_some_of_the_worse_and_none_prunes_none(name, some):
+    study = create_study(direction="maximize", pruner=tune.pruner(name, 9), study_name="fixed")
+    pruned = set()
+    for number in range(20):
+        trial = study.ask()
+        for epoch in range(1, 10):
+            trial.report(1 - number / 20, epoch)  # each is worse than those before
+            if trial.should_prune():
+                pruned.add(number)
+                break
+        study.tell(trial, state=TrialState.PRUNED if number in pruned else None, values=None if number in pruned else 1)
+    assert bool(pruned) == some
+    assert 0 not in pruned
+
+
+@pytest.mark.parametrize("name", tune.PRUNERS)
+def test_a_single_epoch_can_be_searched(name):
+    assert isinstance(tune.pruner(name, 1), BasePruner)

@@ -58,7 +58,7 @@ def in_the_middle(finished, there):
 
 def wait_for(root, condition):
     """The trials once they meet the condition."""
-    for _ in range(600):
+    for _ in range(4000):
         if list(root.glob("results/studies/*.log")):
             try:
                 if condition(there := trials(root)):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torchvision.transforms import TenCrop
+from torchvision.transforms.functional import resize
 
 from bench.views import CROPS, centre, places, scaled, sides, square, squares, views
 
@@ -123,9 +124,8 @@ def test_the_144_crops_are_those_of_every_scale(height, width):
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(made, wanted, strict=True))
 
 
-def test_the_48_crops_of_a_square_have_the_average_of_144():
-    given = image(70, 70)
-    made = torch.stack([view.mean(dim=(1, 2, 3)) for view in views(given, 32, 144)])
-    assert len(made) == 48
-    three = torch.cat([made] * 3)
-    assert torch.allclose(made.mean(dim=0), three.mean(dim=0))
+@pytest.mark.parametrize("shape", [(70, 50), (50, 70), (20, 32)])
+def test_images_are_scaled_as_by_torchvision_with_antialiasing(shape):
+    given = image(*shape, torch.float32)
+    theirs = resize(given.permute(0, 3, 1, 2), [30], antialias=True).permute(0, 2, 3, 1)
+    torch.testing.assert_close(scaled(given, 30), theirs)

@@ -1,6 +1,6 @@
 """The ``bench-data`` command: a look at a data set as a network gets to see it.
 
-    bench-data data=cifar10 augment=[crop_flip,cutout] [augment/normalize=channel] [seed=0] [out=FILE.png]
+    bench-data data=cifar10 'augment=[crop_flip,cutout]' [augment/normalize=channel] [seed=0] [out=FILE.png]
 
 Prints sizes, splits, class balance, mean and standard deviation, and writes a contact sheet of training images, above
 as they are stored, below as augmented in three epochs; to <data>-<augment>.png if out= does not say otherwise.

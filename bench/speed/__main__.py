@@ -4,7 +4,7 @@
     bench-speed growth [trainer.accelerator=cpu] [trainer.precision=auto] [trainer.compile=auto]
     bench-speed data [paths.data=FOLDER]
     bench-speed models [trainer.accelerator=cpu] [trainer.precision=auto]
-    bench-speed sweep [data=cifar10] [trainer.max_epochs=6]
+    bench-speed sweep [data=cifar10] [trainer.max_epochs=6] [trainer.accelerator=cpu]
 
 train: images/s of training at 32×32 on random images: this project's Trainer with augmentation and metrics; a bare
 loop on batches made before; the reference stack, a plain LightningModule in 32 bits with torchmetrics and torchvision's

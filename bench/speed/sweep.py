@@ -53,5 +53,6 @@ def measure(resolved: Mapping[str, Any]) -> None:
         ["a later one: set-up, test, record; median", f"{statistics.median(set_up[1:]):.2f} s"],
         ["a later one: set-up, test, record; largest", f"{max(set_up[1:]):.2f} s"],
     ]
-    title = f"{CELLS} cells of LeNet on {data}, {trainer['max_epochs']} epochs"
-    publish(Path(resolved["paths"]["results"]) / "speed", "sweep", [(title, ["", "time"], rows)], values)
+    epochs = trainer["max_epochs"]
+    title = f"{CELLS} cells of LeNet on {data}, {epochs} epoch{'s' * (epochs != 1)} each"
+    publish(Path(resolved["paths"]["results"]).expanduser() / "speed", "sweep", [(title, ["", "time"], rows)], values)

@@ -11,19 +11,17 @@ from bench import cli
 from bench.data.dataset import Dataset
 from bench.data.decode import Decoder
 
-CLASSES = 10
 
-
-def source(decoder: Decoder, train: int, test: int = CLASSES) -> Dataset:
-    """``train`` and ``test`` images of the decoder's size in ten classes, always the same ones."""
+def source(decoder: Decoder, train: int, test: int = 10, classes: int = 10) -> Dataset:
+    """``train`` and ``test`` images of the decoder's size in so many classes, always the same ones."""
     n = train + test
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (n, decoder.side, decoder.side, decoder.channels), dtype=np.uint8)
     return Dataset(
         pixels=pixels,
-        labels=np.arange(n, dtype=np.int64) % CLASSES,
+        labels=np.arange(n, dtype=np.int64) % classes,
         ids=np.arange(n).astype(str),
-        classes=tuple(map(str, range(CLASSES))),
+        classes=tuple(map(str, range(classes))),
         train=np.arange(train),
         val=np.arange(0),
         test=np.arange(train, n),
@@ -43,5 +41,7 @@ def composed(settings: Sequence[str], train: int) -> DictConfig:
         ]
     )
     with open_dict(cfg):
-        cfg.data.source = {"_target_": f"{__name__}.source", "_partial_": True, "train": train}
+        cfg.data.source = {
+            "_target_": f"{__name__}.source", "_partial_": True, "train": train, "classes": "${data.num_classes}",
+        }  # fmt: skip
     return cfg

@@ -49,7 +49,6 @@ def normalised(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(((pixels - seen.mean(0)) / seen.std(0)).transpose(0, 3, 1, 2)).float()
 
 
-@settings(deadline=None)
 @given(indices, batch_sizes, st.none() | seeds)
 def test_every_sample_comes_exactly_once_an_epoch(index, batch_size, shuffle_seed):
     loader = make(index, batch_size, AUGMENT if shuffle_seed is not None else (), shuffle_seed)
@@ -57,7 +56,6 @@ def test_every_sample_comes_exactly_once_an_epoch(index, batch_size, shuffle_see
         assert torch.equal(epoch(loader).labels.sort().values, torch.from_numpy(np.sort(index)))
 
 
-@settings(deadline=None)
 @given(indices, batch_sizes, st.none() | seeds)
 def test_all_batches_are_full_but_the_last_which_holds_the_rest(index, batch_size, shuffle_seed):
     loader = make(index, batch_size, shuffle_seed=shuffle_seed)
@@ -71,7 +69,7 @@ def test_all_batches_are_full_but_the_last_which_holds_the_rest(index, batch_siz
     assert sum(sizes) == len(index)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(indices, batch_sizes)
 def test_without_a_seed_the_order_is_that_of_the_index_and_pixels_are_only_normalised(index, batch_size):
     images, labels, targets, _ = epoch(make(index, batch_size))
@@ -80,14 +78,14 @@ def test_without_a_seed_the_order_is_that_of_the_index_and_pixels_are_only_norma
     assert targets is None
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seeds, batch_sizes)
 def test_shuffled_images_stay_with_their_labels(seed, batch_size):
     images, labels, *_ = epoch(make(batch_size=batch_size, shuffle_seed=seed))
     torch.testing.assert_close(images, normalised(PIXELS[labels]), rtol=1e-6, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seeds, st.integers(0, 1000), batch_sizes, batch_sizes, st.sampled_from([None, Mixup(1.0), CutMix()]))
 def test_order_and_pixels_do_not_depend_on_the_batch_size(seed, number, one, other, mix):
     first, second = (
@@ -98,7 +96,7 @@ def test_order_and_pixels_do_not_depend_on_the_batch_size(seed, number, one, oth
     assert mix is None or torch.equal(first.targets, second.targets)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seeds)
 def test_an_epoch_resumed_at_equals_the_same_epoch_run_to(seed):
     from_the_start = make(transforms=AUGMENT, shuffle_seed=seed)
@@ -126,7 +124,7 @@ def test_global_random_state_is_neither_read_nor_moved(mix):
     assert np.array_equal(np.random.get_state()[1], numpys)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seeds, st.lists(st.integers(0, 10_000), min_size=2, max_size=2, unique=True))
 def test_epochs_differ_in_order_and_augmentation(seed, numbers):
     loader = make(transforms=AUGMENT, shuffle_seed=seed)
@@ -137,7 +135,7 @@ def test_epochs_differ_in_order_and_augmentation(seed, numbers):
 
 
 @given(st.lists(seeds, min_size=2, max_size=2, unique=True))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_seeds_differ_in_order_and_augmentation(pair):
     one, other = (epoch(make(transforms=AUGMENT, shuffle_seed=seed)) for seed in pair)
     assert not torch.equal(one.labels, other.labels)
@@ -186,7 +184,7 @@ def test_an_empty_split_has_no_batches():
     assert list(loader) == []
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seeds, batch_sizes)
 def test_mixup_joins_two_samples_as_they_are_augmented_that_epoch(seed, batch_size):
     plain = epoch(make(transforms=AUGMENT, shuffle_seed=seed))
@@ -224,7 +222,7 @@ def test_mixing_keeps_the_order_and_takes_every_sample_once_as_first_and_once_as
 processes = st.integers(1, 7)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seeds, batch_sizes, st.integers(0, 100))
 def test_a_loader_goes_on_where_another_stood(seed, batch_size, at):
     loader, resumed = (make(batch_size=batch_size, transforms=AUGMENT, shuffle_seed=seed) for _ in range(2))
@@ -239,7 +237,7 @@ def test_a_loader_goes_on_where_another_stood(seed, batch_size, at):
     assert resumed.state_dict() == {"given": 0}
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seeds, st.integers(1, 20), processes, st.booleans())
 def test_processes_together_see_what_one_process_sees(seed, batch_size, count, training):
     transforms, shuffle = (AUGMENT, seed) if training else ((), None)

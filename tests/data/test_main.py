@@ -108,4 +108,4 @@ def test_a_mistake_is_told_in_a_line(bench_data, arguments, said):
 def test_help_names_the_settings(bench_data):
     code, out, _ = bench_data("--help")
     assert code == 0
-    assert "bench-data data=cifar10 augment=" in out
+    assert "bench-data data=cifar10 'augment=" in out

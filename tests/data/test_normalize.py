@@ -5,14 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from samples import CHANNELS, QUICK, SEEDS
 
 from bench.data import statistics
 from bench.data.normalize import ChannelNormalize, Normalize, PixelMeanNormalize, ZcaNormalize
-
-QUICK = settings(deadline=None, max_examples=40, derandomize=True)
-SEEDS, CHANNELS = st.integers(0, 2**31), st.sampled_from([1, 3])
 
 
 def training(n: int, side: int, channels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

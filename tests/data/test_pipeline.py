@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from samples import QUICK, SEEDS, draws
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
@@ -12,13 +13,7 @@ from bench.data.augment import Cutout, Draws, HorizontalFlip, Lighting, RandomCr
 from bench.data.normalize import ChannelNormalize, Normalize, PixelMeanNormalize
 from bench.data.pipeline import Pipeline, center_crop
 
-QUICK = settings(deadline=None, max_examples=40, derandomize=True)
-SEEDS = st.integers(0, 2**31)
 GEOMETRY, COLOR, ERASE = Stage.GEOMETRY, Stage.COLOR, Stage.ERASE
-
-
-def draws(n: int, seed: int = 0) -> Draws:
-    return Draws(n, 0, torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed))
 
 
 class Named(Transform):

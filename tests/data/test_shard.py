@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bench.data.loader import Shard
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 60), st.integers(1, 70), st.integers(1, 7))
 def test_processes_share_out_batches_exactly_once_in_as_many_steps(n, batch_size, count):
     if 0 < n < count:

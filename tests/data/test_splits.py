@@ -17,7 +17,6 @@ def labelled(draw):
     return labels, draw(st.integers(len(counts), len(labels) - len(counts)))
 
 
-@settings(deadline=None)
 @given(labelled())
 def test_parts_are_disjoint_complete_ascending_and_of_the_size_asked_for(case):
     labels, size = case
@@ -28,7 +27,6 @@ def test_parts_are_disjoint_complete_ascending_and_of_the_size_asked_for(case):
     assert (np.diff(drawn) > 0).all()
 
 
-@settings(deadline=None)
 @given(labelled())
 def test_each_class_is_drawn_in_proportion_to_within_one_sample(case):
     labels, size = case
@@ -39,7 +37,6 @@ def test_each_class_is_drawn_in_proportion_to_within_one_sample(case):
     assert (np.abs(np.bincount(labels[drawn], minlength=classes) - share) < 1 + 1e-9).all()
 
 
-@settings(deadline=None)
 @given(labelled())
 def test_each_class_has_a_sample_on_both_sides_however_rare_it_is(case):
     labels, size = case
@@ -52,7 +49,7 @@ def test_a_class_of_one_sample_is_refused():
         hold_out(np.array([0] * 9 + [1]), 4)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(labelled(), st.integers(0, 2**31), st.integers(0, 2**31))
 def test_split_neither_reads_nor_moves_the_global_random_state(case, one, other):
     np.random.seed(one)

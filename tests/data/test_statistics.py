@@ -27,7 +27,7 @@ def images(n: int, side: int, channels: int, seed: int) -> tuple[np.ndarray, np.
 cases = given(n=st.integers(1, 300), side=st.integers(1, 4), channels=st.integers(1, 3), seed=st.integers(0, 2**31))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @cases
 def test_pixel_statistics_equal_numpys(n, side, channels, seed):
     pixels, index = images(n, side, channels, seed)
@@ -39,7 +39,7 @@ def test_pixel_statistics_equal_numpys(n, side, channels, seed):
     assert (std[~varies] == 1).all()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @cases
 def test_color_covariance_equals_numpys(n, side, channels, seed):
     pixels, index = images(n, side, channels, seed)
@@ -48,7 +48,7 @@ def test_color_covariance_equals_numpys(n, side, channels, seed):
     np.testing.assert_allclose(color_covariance(pixels, index), expected, rtol=1e-9, atol=1e-7)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @cases
 def test_chunks_are_small_and_together_the_index(chunk_bytes, n, side, channels, seed):
     pixels, index = images(n, side, channels, seed)

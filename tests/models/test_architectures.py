@@ -35,25 +35,21 @@ def configured(name: str, image_size: int) -> nn.Module:
     return instantiate(cfg.model.net)
 
 
-def heads(name: str) -> int:
-    """How many auxiliary heads a config's network has."""
-    return 2 if name.startswith("googlenet") else 0
+HEADS = {"googlenet": 2, "googlenet_bn": 2, "googlenet_torchvision": 2}
+PAPER_SIZES = {"lenet": 32, "lenet5": 32, "alexnet": 227, "alexnet_bn": 227}
 
 
 @pytest.mark.parametrize("name", OWN)
 @pytest.mark.parametrize("image_size", [32, 64])
 def test_every_config_runs_forward_and_backward(name, image_size):
     torch.manual_seed(0)
-    check_both_ways(configured(name, image_size), image_size, heads(name))
-
-
-PAPER_SIZES = {"lenet": 32, "lenet5": 32, "alexnet": 227, "alexnet_bn": 227}
+    check_both_ways(configured(name, image_size), image_size, HEADS.get(name, 0))
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_every_config_has_the_shapes_of_a_forward_and_backward_pass_at_its_papers_size(name):
     size = PAPER_SIZES.get(name, 224)
-    check_shapes_both_ways(on_meta(configured, name, size), size, heads(name))
+    check_shapes_both_ways(on_meta(configured, name, size), size, HEADS.get(name, 0))
 
 
 @pytest.mark.slow
@@ -61,7 +57,7 @@ def test_every_config_has_the_shapes_of_a_forward_and_backward_pass_at_its_paper
 def test_every_config_runs_forward_and_backward_at_its_papers_size(name):
     torch.manual_seed(0)
     size = PAPER_SIZES.get(name, 224)
-    check_both_ways(configured(name, size), size, heads(name))
+    check_both_ways(configured(name, size), size, HEADS.get(name, 0))
 
 
 @pytest.mark.parametrize(

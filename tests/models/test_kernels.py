@@ -4,13 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import random
 from torch import Tensor, nn
 
 from bench.models.kernels import Dropout, LocalResponseNorm, MaxPool2x2
-
-
-def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def value_and_gradient(layer: nn.Module, x: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
@@ -20,7 +17,7 @@ def value_and_gradient(layer: nn.Module, x: Tensor, upstream: Tensor) -> tuple[T
     return y.detach(), gradient
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     channels=st.integers(1, 20),
     size=st.sampled_from([1, 3, 5, 7, 9]),
@@ -110,7 +107,7 @@ def in_channels_last(*shape: int, seed: int = 0, dtype: torch.dtype = torch.floa
     return random(*shape, seed=seed, dtype=dtype).contiguous(memory_format=torch.channels_last)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     channels=st.integers(1, 9),
     height=st.integers(2, 9),

@@ -2,14 +2,11 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from networks import random
+from torch import nn
 
 from bench.config import PRETRAINED_FROM
 from bench.models.layers import SMALL_BELOW, conv, geometry, init_kaiming
-
-
-def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from common import record_of
 
 from bench import report
 from bench.reporting import page, predictions, stats
@@ -55,8 +56,6 @@ def store(tmp_path_factory, make_records):
 
 @pytest.fixture(scope="module")
 def make_records():
-    from conftest import record_of
-
     records = [
         record_of(model, seed, val=value - seed / 100, params=5 - i, test_size=400)
         for i, (model, value) in enumerate(ACCURACY.items())

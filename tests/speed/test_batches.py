@@ -10,11 +10,13 @@ from torch import nn
 
 pytest.importorskip("matplotlib")
 
+from bench import config
+from bench.assemble import build
 from bench.data.loader import Batch
 from bench.models import Output
 from bench.module import Classifier
 from bench.profile import main
-from bench.speed import batches
+from bench.speed import batches, synthetic
 from bench.speed.turns import Done
 
 CPU = torch.device("cpu")
@@ -80,6 +82,14 @@ def test_a_point_is_the_median_of_its_rounds_and_their_highest_peak():
     point = batches.point("lenet", "inference", 4, turns)
     assert (point.milliseconds, point.images_per_s, point.peak_bytes) == (1000.0, 4.0, 9)
     assert (point.activation_bytes, point.joules) == (None, None)
+
+
+@pytest.mark.parametrize(("settings", "classes"), [(["data=flowers102"], 102), (["data.num_classes=1000"], 1000)])
+def test_the_random_images_have_the_classes_of_the_data_set(tmp_path, settings, classes):
+    cfg = synthetic.composed(["model=lenet", "trainer.precision=32-true", f"paths.cache={tmp_path}", *settings], 5)
+    data, module = build(cfg, config.check(cfg), CPU)
+    (batch,) = data.loader(data.train)
+    assert module.model(batch.images).logits.shape == (5, classes)
 
 
 def test_a_figure_is_drawn_also_where_all_of_a_mode_failed():

@@ -6,27 +6,17 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from samples import CHANNELS, QUICK, SEEDS, draws, random_images
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
-from bench.data.augment import ColorJitter, Draws, Lighting
+from bench.data.augment import ColorJitter, Lighting
 
-QUICK = settings(deadline=None, max_examples=40, derandomize=True)
-SEEDS, CHANNELS = st.integers(0, 2**31), st.sampled_from([1, 3])
 TORCHVISION = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
 """In the order of the parameters' columns."""
 AMOUNTS = dict(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
-
-
-def draws(n: int, seed: int = 0, lasting: int = 0) -> Draws:
-    return Draws(n, 0, torch.Generator().manual_seed(seed), torch.Generator().manual_seed(lasting))
-
-
-def random_images(n: int, side: int, channels: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (n, side, side, channels), dtype=torch.uint8, generator=generator)
 
 
 def check_jitter(jitter: ColorJitter, images: Tensor, parameters: Tensor) -> None:

@@ -5,18 +5,12 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from samples import QUICK, SEEDS, draws
 from torchvision.transforms import functional as TF
 
-from bench.data.augment import Cutout, Draws
-
-QUICK = settings(deadline=None, max_examples=40, derandomize=True)
-SEEDS = st.integers(0, 2**31)
-
-
-def draws(n: int, seed: int = 0, lasting: int = 0) -> Draws:
-    return Draws(n, 0, torch.Generator().manual_seed(seed), torch.Generator().manual_seed(lasting))
+from bench.data.augment import Cutout
 
 
 @QUICK

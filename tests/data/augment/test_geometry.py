@@ -7,28 +7,19 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from samples import CHANNELS, QUICK, SEEDS, draws, random_images
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop as TorchvisionResizedCrop
 from torchvision.transforms import functional as TF
 
-from bench.data.augment import AlternatingFlip, Draws, HorizontalFlip, RandomCrop, RandomResizedCrop
+from bench.data.augment import AlternatingFlip, HorizontalFlip, RandomCrop, RandomResizedCrop
 
 TORCHVISION_MODE = {"zero": "constant", "reflect": "reflect"}
-QUICK = settings(deadline=None, max_examples=40, derandomize=True)
-SEEDS, SIZES, CHANNELS = st.integers(0, 2**31), st.integers(1, 5), st.sampled_from([1, 3])
+SIZES = st.integers(1, 5)
 ALMOST_1 = 1 - 2**-53
 """The greatest number that a generator draws."""
-
-
-def draws(n: int, seed: int = 0, epoch: int = 0, lasting: int = 0) -> Draws:
-    return Draws(n, epoch, torch.Generator().manual_seed(seed), torch.Generator().manual_seed(lasting))
-
-
-def random_images(n: int, side: int, channels: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (n, side, side, channels), dtype=torch.uint8, generator=generator)
 
 
 def check_crop(crop: RandomCrop, images: Tensor, places: Tensor) -> None:

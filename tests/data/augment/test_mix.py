@@ -6,19 +6,14 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from samples import CHANNELS, QUICK, SEEDS, draws
 from torch import Tensor
 
-from bench.data.augment import CutMix, Draws, Mixup
+from bench.data.augment import CutMix, Mixup
 
-QUICK = settings(deadline=None, max_examples=40, derandomize=True)
-SEEDS, CHANNELS = st.integers(0, 2**31), st.sampled_from([1, 3])
 MIXES = pytest.mark.parametrize("kind", [Mixup, CutMix])
-
-
-def draws(n: int, seed: int = 0, lasting: int = 0) -> Draws:
-    return Draws(n, 0, torch.Generator().manual_seed(seed), torch.Generator().manual_seed(lasting))
 
 
 def random_pair(n: int, side: int, channels: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -87,7 +87,6 @@ def test_shares_can_be_chosen_and_validation_left_out(plant, load):
     assert sizes(load(val_share=0.5, test_share=0.1)) == (9, 9, 2)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(4, 40), min_size=2, max_size=6), st.floats(0.001, 0.6), st.sampled_from([VAL, TEST]))
 def test_a_share_is_drawn_from_train_alone_in_proportion(counts, share, part):
     labels = np.repeat(np.arange(len(counts) + 1), [*counts, 3])
@@ -103,7 +102,6 @@ def test_a_share_is_drawn_from_train_alone_in_proportion(counts, share, part):
     assert (np.abs(np.bincount(drawn, minlength=len(counts)) - expected) < 1 + 1e-9).all()
 
 
-@settings(deadline=None)
 @given(st.integers(4, 30), st.integers(2, 6), st.floats(0.001, 0.7))
 def test_a_share_of_equal_classes_has_one_of_each_at_least_and_leaves_one(count, classes, share):
     labels = np.repeat(np.arange(classes), count)
