@@ -1,6 +1,6 @@
 """The ``bench`` command: train one cell, or with ``-m`` a sweep of them.
 
-Nothing heavy is imported before a cell is about to run, so that help, completion and mistakes are answered at once.
+Heavy imports wait until a cell is about to run, so that help, completion and error messages are instant.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from bench.store import Store, StoreError
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
 def cell(cfg: DictConfig) -> None:
-    """Train one cell, unless an ok record is there. The cells of a sweep are run by its launcher instead.
+    """Train one cell, unless it already has an ok record. The cells of a sweep are run by its launcher instead.
 
-    A cell that is not ok ends the program, by SystemExit: Hydra would add to an exception's text.
+    A cell that is not ok exits through SystemExit: Hydra would add to an exception's text.
     """
     choices = HydraConfig.get().runtime.choices
     try:
@@ -33,7 +33,7 @@ def cell(cfg: DictConfig) -> None:
         resolved = config.check(cfg)
         done = Store(resolved["paths"]["results"]).ok(run_id(resolved))
         if done is not None and not resolved["force"]:
-            console.say(f"{done.run_id}: already there, left alone (force=true runs it again)")
+            console.say(f"{done.run_id}: already done, skipped (force=true runs it again)")
             return
         if console.live() and "torch" not in sys.modules:
             console.say("loading PyTorch")
@@ -52,7 +52,7 @@ def cell(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    """Run the command line; exit with 0, 1 (a cell failed), 2 (a mistake in the call) or 128 + a signal's number."""
+    """Run the command line; exit with 0, 1 (a cell failed), 2 (a usage error) or 128 + a signal's number."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     with cli.answering("bench"):
         cell()

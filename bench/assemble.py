@@ -28,29 +28,28 @@ from bench.record import run_id
 
 
 def prepare_machine(resolved: Mapping[str, Any]) -> torch.device:
-    """Allocator, threads, TF32 and random state; returns the device to train on.
+    """Set up allocator, threads, TF32 and random state; returns the device to train on.
 
     Raises:
-        ConfigError: the device asked for is not on this machine.
+        ConfigError: the requested device is not available on this machine.
     """
     machine.prepare_cpu()
     machine.release_freed_pages()
-    # TF32 goes with auto; whoever asks for 32-true gets 32 bits
+    # TF32 is part of auto; 32-true means 32 bits
     machine.allow_tf32(resolved["trainer"]["precision"] == "auto")
     L.seed_everything(resolved["seed"], verbose=False)
-    with cli.mistakes():
-        return machine.device(resolved["trainer"]["accelerator"])
+    return machine.device(resolved["trainer"]["accelerator"])
 
 
 def build(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device) -> tuple[ImageData, Classifier]:
-    """The data, for training on ``device``, and the module that the configuration describes.
+    """The data, for training on ``device``, and the module described by the configuration.
 
     Raises:
-        ConfigError: a constructor refuses its arguments, or the data are not there.
+        ConfigError: a constructor rejects its arguments, or the data are missing.
     """
     settings = resolved["data"]
     with cli.mistakes():
-        model = make_model(cfg, resolved)  # first: what it refuses should not wait for images to be decoded
+        model = make_model(cfg, resolved)  # first: its errors should not wait for images to be decoded
         if settings["train_image_size"] != settings["image_size"]:
             try_size(model, resolved)
         data = make_data(cfg, resolved, device)
@@ -59,7 +58,7 @@ def build(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device) ->
         if (mode := machine.compile_mode(resolved["trainer"]["compile"], device)) is not None:
             model.compile(mode=mode)  # in place: parameters keep their names
         optimizer, scheduler = hydra.utils.instantiate(cfg.optimizer), hydra.utils.instantiate(cfg.scheduler)
-        scheduler(optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}]), 10)  # refuse wrong arguments here
+        scheduler(optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}]), 10)  # reject wrong arguments here
         module = Classifier(
             model,
             num_classes=settings["num_classes"],
@@ -72,10 +71,10 @@ def build(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device) ->
 
 
 def make_model(cfg: DictConfig, resolved: Mapping[str, Any]) -> torch.nn.Module:
-    """The network that the configuration describes, pretrained or frozen where it says so.
+    """The network described by the configuration, pretrained or frozen if requested.
 
     Raises:
-        ValueError, TypeError, ImportError, hydra's InstantiationException: the network refuses its arguments.
+        ValueError, TypeError, ImportError, hydra's InstantiationException: the network rejects its arguments.
         ConnectionError, RuntimeError: pretrained weights cannot be downloaded, or their file is damaged.
     """
     model, settings = hydra.utils.instantiate(cfg.model.net), resolved["model"]
@@ -87,24 +86,24 @@ def make_model(cfg: DictConfig, resolved: Mapping[str, Any]) -> torch.nn.Module:
 
 
 def try_size(model: torch.nn.Module, resolved: Mapping[str, Any]) -> None:
-    """Raises ValueError where the network does not train on images of ``data.train_image_size``."""
+    """Raise ValueError if the network cannot train on images of ``data.train_image_size``."""
     side, settings = resolved["data"]["train_image_size"], resolved["data"]
     images = torch.empty(2, settings["in_channels"], side, side, device="meta")
     try:
         copy.deepcopy(model).to("meta").train()(images)
     except RuntimeError as error:
         raise ValueError(
-            f"data.train_image_size={side}: {resolved['model']['name']} trains on images of one size alone; "
+            f"data.train_image_size={side}: {resolved['model']['name']} only trains on images of one size; "
             f"it must be data.image_size, which is {settings['image_size']}"
         ) from error
 
 
 def make_data(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device) -> ImageData:
-    """The data that the configuration describes, in batches on ``device``.
+    """The data described by the configuration, in batches on ``device``.
 
     Raises:
-        ValueError, TypeError, FileNotFoundError, hydra's InstantiationException: a constructor refuses its arguments,
-            or the data are not there.
+        ValueError, TypeError, FileNotFoundError, hydra's InstantiationException: a constructor rejects its arguments,
+            or the data are missing.
     """
     settings = resolved["data"]
     augment = dict(hydra.utils.instantiate(cfg.augment))
@@ -112,10 +111,10 @@ def make_data(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device
     if resolved["model"].get("pretrained"):
         normalize = ChannelNormalize(*imagenet_statistics(resolved["model"]["twin"]))
     if not isinstance(normalize, Normalize):
-        raise ValueError(f"augment.normalize={normalize}: is no normalisation; write augment/normalize=channel")
+        raise ValueError(f"augment.normalize={normalize}: is not a normalisation; write augment/normalize=channel")
     for name, transform in augment.items():
         if not isinstance(transform, Transform | Mix):
-            raise ValueError(f"augment.{name}: is no augmentation of bench.data.augment")
+            raise ValueError(f"augment.{name}: is not an augmentation from bench.data.augment")
     bf16 = machine.precision(resolved["trainer"]["precision"], device) == "bf16-mixed"
     return ImageData(
         source=hydra.utils.instantiate(cfg.data.source),
@@ -134,7 +133,7 @@ def make_data(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device
 
 
 def make_logger(cfg: DictConfig, resolved: Mapping[str, Any], work: Path, sweep: str | None) -> Logger | None:
-    """The configured logger, told about the run; None for metrics.csv alone."""
+    """The configured logger; None for metrics.csv alone."""
     info = loggers.RunInfo(
         run_id=run_id(resolved),
         group=sweep,
@@ -153,7 +152,7 @@ def make_trainer(
     watchers: list[L.Callback],
     processes: int,
 ) -> L.Trainer:
-    """Lightning's Trainer, with nothing of its own but the loop; this process is one of ``processes``."""
+    """Lightning's Trainer, used only for its loop; this process is one of ``processes``."""
     options = resolved["trainer"]
     return L.Trainer(
         max_epochs=options["max_epochs"],
@@ -162,13 +161,13 @@ def make_trainer(
         strategy="auto" if processes == 1 else DDPStrategy(gradient_as_bucket_view=True),
         sync_batchnorm=processes > 1 and device.type == "cuda",  # statistics of the whole batch; not made for CPUs
         precision=machine.precision(options["precision"], device),  # type: ignore[arg-type] # Lightning's literals
-        # the processes are there already, and no others, also where Slurm's variables promise more
+        # the processes already exist, and there are no others, even if Slurm's variables say so
         plugins=[LightningEnvironment(), AtomicIO()],
         deterministic=options["deterministic"],
         callbacks=watchers,
         logger=logger or False,
         log_every_n_steps=max(1, len(data.train) // resolved["data"]["batch_size"]),  # nothing is logged more often
-        use_distributed_sampler=False,  # the loader shares out its epoch itself
+        use_distributed_sampler=False,  # the loader splits the epoch itself
         limit_val_batches=1.0 if len(data.val) else 0,
         check_val_every_n_epoch=options["check_val_every_n_epoch"],
         num_sanity_val_steps=options["num_sanity_val_steps"],

@@ -19,14 +19,14 @@ from bench.data.pipeline import center_crop
 from bench.saved import Saved
 
 WINDOW, STEPS = 0.25, 4
-"""Side of the occluding square, of the image's; it moves by its STEPS-th part."""
+"""Side of the occluding square, as a fraction of the image's; the square moves in steps of 1/STEPS of its side."""
 STRONGEST = 4
-"""Feature maps of each resolution that are shown."""
+"""Feature maps shown per resolution."""
 
 
 @dataclass(frozen=True)
 class Feature:
-    """A feature map (h, w), of ``channel`` of ``layer``, and the ``projection`` (S, S, C) of its largest value."""
+    """The ``activation`` (h, w) of a ``channel`` of ``layer``, and the ``projection`` (S, S, C) of its maximum."""
 
     layer: str
     channel: int
@@ -36,8 +36,8 @@ class Feature:
 
 @dataclass(frozen=True)
 class Attention:
-    """An image (S, S, C) uint8; what class it is (None if nobody knows), what was predicted, with which probability;
-    maps (S, S) for the class ``asked``: ``occlusion``, in [-1, 1], and ``grad_cam``, not negative; ``features``.
+    """An image (S, S, C) uint8; its true class (None if unknown), the predicted one, and its probability; maps (S, S)
+    for the class ``asked``: ``occlusion``, in [-1, 1], and ``grad_cam``, not negative; ``features``.
     """
 
     image: np.ndarray
@@ -51,7 +51,7 @@ class Attention:
 
 
 class Logits(nn.Module):
-    """A copy of a network that returns its logits alone, and whose ReLUs leave their input as it is."""
+    """A copy of a network that returns only its logits and whose ReLUs are not in place."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -66,7 +66,7 @@ class Logits(nn.Module):
 
 
 def attend(saved: Saved, picture: Image.Image, asked: int | None, true: str | None) -> Attention:
-    """What the network sees in a picture, for the class ``asked``, None for the predicted one."""
+    """What the network looks at in a picture, for the class ``asked``, None for the predicted one."""
     network = Logits(saved.model)
     device = next(network.parameters()).device
     images = inference.look(saved, picture, 1).permute(0, 3, 1, 2).contiguous().to(device)
@@ -88,7 +88,7 @@ def attend(saved: Saved, picture: Image.Image, asked: int | None, true: str | No
 
 
 def occlusion(network: nn.Module, images: Tensor, target: int) -> np.ndarray:
-    """By how much the probability of class ``target`` falls where a square of 0, the mean colour, covers the place.
+    """How much the probability of class ``target`` drops when a square of 0, the mean colour, covers a location.
 
     (1, C, S, S) → (S, S), the mean over the squares that cover a pixel. Zeiler, Fergus 2014, section 4.2.
     """
@@ -104,7 +104,7 @@ def occlusion(network: nn.Module, images: Tensor, target: int) -> np.ndarray:
 def grad_cam(network: nn.Module, images: Tensor, target: int) -> np.ndarray:
     """Gradient-weighted class activation map, (1, C, S, S) → (S, S), of the last maps larger than 1×1.
 
-    Selvaraju et al. 2017, equations 1 and 2; enlarged bilinearly.
+    Selvaraju et al. 2017, equations 1 and 2; upsampled bilinearly.
     """
     layer = last_maps(network, images)
     images = images.clone().requires_grad_()
@@ -114,7 +114,7 @@ def grad_cam(network: nn.Module, images: Tensor, target: int) -> np.ndarray:
 
 
 def outputs(network: nn.Module, images: Tensor) -> list[tuple[str, nn.Module, Tensor]]:
-    """Name, module and result of each call that gives maps larger than 1×1, in the order in which they return."""
+    """Name, module and result of each call that returns maps larger than 1×1, in the order in which they return."""
     found: list[tuple[str, nn.Module, Tensor]] = []
 
     def note(name: str, layer: nn.Module, result: object) -> None:
@@ -135,17 +135,17 @@ def outputs(network: nn.Module, images: Tensor) -> list[tuple[str, nn.Module, Te
 
 
 def last_maps(network: nn.Module, images: Tensor) -> nn.Module:
-    """The module that is the last one to return maps larger than 1×1."""
+    """The last module to return maps larger than 1×1."""
     return outputs(network, images)[-1][1]
 
 
 def features(network: nn.Module, images: Tensor) -> tuple[Feature, ...]:
-    """The strongest maps behind the last ReLU (or else convolution) of each resolution, first to last, and what their
+    """The strongest maps after the last ReLU (or else convolution) of each resolution, first to last, and what their
     largest values come from: projected back to the image by a deconvnet, Zeiler, Fergus 2014, section 2.1.
 
-    A deconvnet's unpooling and filtering are the gradients of pooling and convolution; its rectification, of what
-    flows back, takes the place of ReLU's. Batch norm and local response normalisation, which the paper's network did
-    not have behind convolutions, are passed by their gradients.
+    A deconvnet's unpooling and filtering are the gradients of pooling and convolution; it rectifies the backward signal
+    in place of ReLU's gradient. Batch norm and local response normalisation, which the paper's network did not have
+    after convolutions, use their gradients.
     """
     calls = outputs(network, images)
     kinds = nn.ReLU if any(isinstance(layer, nn.ReLU) for _, layer, _ in calls) else nn.Conv2d

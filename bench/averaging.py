@@ -1,4 +1,4 @@
-"""An average of the weights along the way, which is validated, selected and tested in their place."""
+"""A moving average of the weights, which is validated, selected and tested in their place."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class MovingAverage(WeightAveraging):
     """Exponential moving average of the weights and of batch norm's statistics.
 
     After step t, counted from 1, average ← d · average + (1 − d) · weights with d = min(``decay``, (t − 1) / (t + 9)):
-    it begins with the weights of the first step, and forgets the beginning soon. Polyak, Juditsky, "Acceleration of
-    stochastic approximation by averaging", 1992, which GoogLeNet uses (Szegedy et al. 2015, section 6), take the mean
-    of all steps, the beginning included.
+    it starts with the weights of the first step and soon forgets them. Polyak, Juditsky, "Acceleration of stochastic
+    approximation by averaging", 1992, which GoogLeNet uses (Szegedy et al. 2015, section 6), take the mean of all
+    steps, including the first ones.
 
     Args:
-        decay: in (0, 1); in the end the average is of about the last 1 / (1 − decay) steps.
+        decay: in (0, 1); eventually the average covers about the last 1 / (1 − decay) steps.
     """
 
     def __init__(self, decay: float):
@@ -30,19 +30,19 @@ class MovingAverage(WeightAveraging):
         self.decay = decay
 
     def average(self) -> nn.Module:
-        """The module that holds the averages, once the fit has begun."""
+        """The module with the averages, once the fit has started."""
         assert self._average_model is not None
         return self._average_model.module
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Move it to the device of the weights, where they were not yet when Lightning made the average of them."""
+        """Move it to the device of the weights, which were not there yet when Lightning created the average."""
         self.average().to(pl_module.device)
 
     @torch.no_grad()
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Update it; here because PyTorch's AveragedModel asks a tensor for the step, and a GPU would be waited for."""
+        """Update it; here because PyTorch's AveragedModel reads the step from a tensor, which synchronises GPUs."""
         t = trainer.global_step
         if t == self._latest_update_step:
             return
@@ -55,7 +55,7 @@ class MovingAverage(WeightAveraging):
                 a.copy_(w)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Validate the average; its buffers are the first process's, as in training, where DDP sees to it."""
+        """Validate the average, with the buffers of the first process, which DDP sees to in training."""
         if trainer.world_size > 1:
             for buffer in self.average().buffers():
                 torch.distributed.broadcast(buffer, 0)
@@ -67,7 +67,7 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 
 
 def weights_to_use(trainer: L.Trainer, pl_module: L.LightningModule) -> Mapping[str, Tensor]:
-    """The module's state, or its average where the trainer keeps one."""
+    """The module's state, or its average if the trainer keeps one."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined] # Lightning's own mixin
         if isinstance(callback, MovingAverage):
             return callback.average().state_dict()

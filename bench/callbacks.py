@@ -1,4 +1,4 @@
-"""What watches a run: what it costs, its table of epochs, and what it shows in the terminal."""
+"""Callbacks of a run: cost measurements, the table of epochs, and terminal output."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ Row = dict[str, float]
 
 
 class Meter(L.Callback):
-    """Images per second, seconds and peak memory of the training, over all tries that it took.
+    """Images per second, seconds and peak memory of the training, over all its attempts.
 
-    ``rates``: training images per second, one number an epoch, validation and the epoch's own checkpoint excluded;
-    logged as train_images_per_s. An epoch that was interrupted is measured from where it was gone on with.
+    ``rates``: training images per second, one number per epoch, excluding validation and the epoch's own checkpoint;
+    logged as train_images_per_s. An interrupted epoch is measured from where it was resumed.
     """
 
     def __init__(self, peak: PeakMemory) -> None:
@@ -48,19 +48,19 @@ class Meter(L.Callback):
         self.rates, self._before = state_dict["rates"], state_dict
 
     def seconds(self) -> float:
-        """Since this was made, and of the tries before up to the checkpoint."""
+        """Seconds since construction, plus those of earlier attempts up to the checkpoint."""
         return self._before["seconds"] + time.perf_counter() - self._begun
 
     def peak_bytes(self) -> int:
-        """The peak of all tries."""
+        """The peak over all attempts."""
         return int(max(self._before["peak"], self.peak.read()))
 
     def median(self) -> float | None:
-        """Median rate over the epochs; None before the first has ended."""
+        """Median rate over the epochs; None before the end of the first."""
         return statistics.median(self.rates) if self.rates else None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._restart(pl_module.device)  # an epoch that is gone on with has no start of its own
+        self._restart(pl_module.device)  # a resumed epoch has no start of its own
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._restart(pl_module.device)
@@ -82,11 +82,12 @@ class Meter(L.Callback):
 
 
 class EpochTable(Checkpoint):
-    """One row an epoch: ``rows`` in memory and a CSV file on disk.
+    """One row per epoch: ``rows`` in memory and a CSV file on disk.
 
-    Columns: ``epoch`` (from 1), ``seconds`` of training so far, and all that was logged in the epoch, in alphabetical
-    order, ``/`` as ``_``; those of validation are empty in epochs without one. A Checkpoint because Lightning calls
-    those when all is logged, and placed before the one that saves, so that a checkpoint has its own epoch's row.
+    Columns: ``epoch`` (from 1), ``seconds`` of training so far, and everything logged in the epoch, in alphabetical
+    order, ``/`` as ``_``; validation columns are empty in epochs without validation. It is a Checkpoint because
+    Lightning calls those after all logging, and precedes the one that saves, so that a checkpoint includes its epoch's
+    row.
     """
 
     def __init__(self, path: Path, meter: Meter, on_row: Callable[[Row], None] = lambda row: None):
@@ -115,7 +116,7 @@ class EpochTable(Checkpoint):
 
 
 class Bar(RichProgressBar):
-    """Lightning's bar, named after the network, epochs counted from 1."""
+    """Lightning's progress bar, labelled with the network and with epochs counted from 1."""
 
     def __init__(self, model: str, epochs: int):
         theme = RichProgressBarTheme(metrics_format=".3f", progress_bar="green", progress_bar_finished="green")
@@ -126,14 +127,14 @@ class Bar(RichProgressBar):
         return f"{self.model} {current_epoch + 1}/{self.epochs}"
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """The training loss, without the logger's version."""
+        """The metrics shown, without the logger's version."""
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
 
 def progress(shown: str, model: str, epochs: int) -> tuple[list[L.Callback], Callable[[Mapping[str, float]], None]]:
-    """How a run shows where it is: ``bar``, ``lines`` (one an epoch), ``none``, or ``auto``, a bar on a terminal.
+    """How a run shows its progress: ``bar``, ``lines`` (one per epoch), ``none``, or ``auto``, a bar on a terminal.
 
-    Returns Lightning callbacks and what is to be called with each row of the metrics table.
+    Returns Lightning callbacks and a function to call with each row of the metrics table.
     """
     if shown == "auto":
         shown = "bar" if console.live() else "lines"
@@ -152,7 +153,7 @@ def progress(shown: str, model: str, epochs: int) -> tuple[list[L.Callback], Cal
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Lightning's notices, and its warnings of what is meant or what only Lightning can mend."""
+    """Silence Lightning's notices, and its warnings about what is intended or what only Lightning can fix."""
     logs = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     levels = [log.level for log in logs]
     for log in logs:

@@ -1,4 +1,4 @@
-"""Checkpoints: the weights that are selected, and all that a run needs to go on as if nothing had happened."""
+"""Checkpoints: the selected weights, and the full state a run needs to resume exactly."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ SELECTED, LAST = "selected.ckpt", "last.ckpt"
 
 
 def is_head(name: str) -> bool:
-    """Whether a weight of Classifier's state belongs to an auxiliary head."""
+    """Whether a weight in Classifier's state belongs to an auxiliary head."""
     return name.startswith(f"model.{AUX_HEADS}.")
 
 
 class CheckpointError(Exception):
-    """A checkpoint cannot be used; the text is a line that names it."""
+    """A checkpoint cannot be used; the message is one line that names it."""
 
 
 def load(path: Path | str) -> dict[str, Any]:
-    """What a checkpoint holds, on the CPU: tensors, numbers and text; code in it is refused, not run.
+    """The contents of a checkpoint, on the CPU: tensors, numbers and text; code in it is rejected, not run.
 
     Raises:
-        CheckpointError: the file is damaged or holds other things.
+        CheckpointError: the file is damaged or contains anything else.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):  # says nothing of what the file holds
+    except (OSError, MemoryError):  # says nothing about the file's contents
         raise
-    except Exception as error:  # of many kinds, from pickle, zip files and PyTorch
-        reason = "holds code or is damaged, and is not loaded"
-        raise CheckpointError(f"{path}: {reason}; force=true trains from the beginning") from error
+    except Exception as error:  # many kinds, from pickle, zipfile and PyTorch
+        reason = "contains code or is damaged, and is not loaded"
+        raise CheckpointError(f"{path}: {reason}") from error
 
 
 class AtomicIO(TorchCheckpointIO):
-    """Checkpoint files appear whole or not at all, and are loaded without running code."""
+    """Checkpoint files are written atomically and loaded without running code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write the checkpoint without a copy in memory."""
+        """Write the checkpoint without copying it in memory."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(Path(path), lambda file: _save(checkpoint, file))
 
@@ -61,7 +61,7 @@ class AtomicIO(TorchCheckpointIO):
 
 
 class _Written:
-    """A file for torch.save that remembers why it could not be written, which PyTorch does not tell."""
+    """A file for torch.save that remembers why a write failed, which PyTorch does not report."""
 
     def __init__(self, file: BinaryIO):
         self.file = file
@@ -89,14 +89,14 @@ def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
 
 
 class Checkpoints(Checkpoint):
-    """Keeps the weights of the validated epoch with the best top-1 (the first of equals), or of the last epoch
-    without validation, and after each epoch, and every ``minutes`` within one, the whole state in ``last.ckpt``.
+    """Keeps the weights of the validated epoch with the best top-1 (the first on ties), or of the last epoch if there
+    is no validation; and the full state in ``last.ckpt``, after each epoch and every ``minutes`` within one.
 
-    The selected weights lie in ``selected-<epoch>.ckpt`` until :meth:`finish`: those that ``last.ckpt`` speaks of are
-    removed only when it speaks of others, so the two fit together whenever the process ends.
+    The selected weights are in ``selected-<epoch>.ckpt`` until :meth:`finish`: those that ``last.ckpt`` refers to are
+    removed only once it refers to others, so the two match whenever the process ends.
 
-    A signal noted by ``interrupts`` ends the training, by Interrupted, once the state is saved. With the selected
-    weights goes what ``use`` tells: all that is needed to use them.
+    A signal noted by ``interrupts`` ends the training with Interrupted once the state is saved. What ``use`` returns is
+    saved with the selected weights: all that is needed to use them.
     """
 
     def __init__(
@@ -128,17 +128,17 @@ class Checkpoints(Checkpoint):
         self._random, self._loader = checkpoint["random"][trainer.global_rank], checkpoint["loader"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.interrupts.install()  # Lightning has put handlers over ours, which talk to other processes
+        self.interrupts.install()  # Lightning has installed its own handlers, which talk to other processes
         self._saved = time.monotonic()
-        if self._random is not None:  # last of all, so that nothing draws from it before the training does
+        if self._random is not None:  # last, so that nothing draws from it before the training does
             set_random_state(self._random)
-            # Lightning, asked by the schedule for the number of steps, has made the loader before it loads states
+            # Lightning creates the loader before loading states, because the schedule asks for the number of steps
             loader_of(trainer).load_state_dict(self._loader)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.is_last_batch:  # validation follows, if it is due, then the epoch's end, which saves
+        if trainer.is_last_batch:  # followed by validation, if due, and the end of the epoch, which saves
             return
         due = time.monotonic() - self._saved > 60 * self.minutes
         stop, due = self._agree(trainer, batch_idx, self.interrupts.pending, due)
@@ -153,7 +153,7 @@ class Checkpoints(Checkpoint):
         if top1 > self.best_top1 or (not trainer.enable_validation and epoch + 1 == trainer.max_epochs):
             self.best_epoch, self.best_top1 = epoch + 1, top1
             if trainer.is_global_zero:
-                # auxiliary heads are of no use after training
+                # auxiliary heads are not needed after training
                 state = weights_to_use(trainer, pl_module)
                 weights = {name: value for name, value in state.items() if not is_head(name)}
                 content = {"epoch": epoch + 1, "state_dict": weights, "use": self.use()}
@@ -166,11 +166,11 @@ class Checkpoints(Checkpoint):
             raise Interrupted(stop)
 
     def finish(self) -> Path:
-        """Call the selected weights ``selected.ckpt``; returns the path."""
+        """Rename the selected weights to ``selected.ckpt``; returns the path."""
         target = self.folder / SELECTED
         if self.best_epoch is not None and (file := self._selected(self.best_epoch)).exists():
             file.replace(target)
-        for left in self.folder.glob("selected-*.ckpt"):  # of an epoch that was cut off and then run again
+        for left in self.folder.glob("selected-*.ckpt"):  # from an epoch that was interrupted and rerun
             left.unlink()
         return target
 
@@ -182,7 +182,7 @@ class Checkpoints(Checkpoint):
         self._saved = time.monotonic()
 
     def _agree(self, trainer: L.Trainer, batch_idx: int, stop: int | None, due: bool) -> tuple[int | None, bool]:
-        """What the first of several processes decides, asked every tenth batch, as it means waiting for each other."""
+        """The first process's decision, shared every tenth batch because it synchronises the processes."""
         if trainer.world_size == 1:
             return stop, due
         if batch_idx % 10:
@@ -191,21 +191,21 @@ class Checkpoints(Checkpoint):
 
 
 def validates(trainer: L.Trainer) -> bool:
-    """Whether this epoch is validated; where it is not, Lightning's metrics still have those of an earlier one."""
+    """Whether this epoch is validated; if not, Lightning's metrics still contain those of an earlier one."""
     every = trainer.check_val_every_n_epoch
     assert every is not None
     return trainer.enable_validation and (trainer.current_epoch + 1) % every == 0
 
 
 def loader_of(trainer: L.Trainer) -> BatchLoader:
-    """The training's batches."""
+    """The training loader."""
     loader = trainer.train_dataloader
     assert isinstance(loader, BatchLoader)
     return loader
 
 
 def gather(trainer: L.Trainer, mine: Any) -> list[Any]:
-    """What each of the training's processes has, by rank."""
+    """The values of all training processes, by rank."""
     if trainer.world_size == 1:
         return [mine]
     everyones: list[Any] = [None] * trainer.world_size
@@ -227,7 +227,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Bring every generator into a state that :func:`random_state` told."""
+    """Restore every generator to a state returned by :func:`random_state`."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"])

@@ -1,8 +1,8 @@
-"""Claims: which process works on a cell, told by a file that any machine which sees the folder can read.
+"""Claims: which process is working on a cell, recorded in a file that any machine with access to the folder can read.
 
-A claim is made by an atomic create and kept alive by a heartbeat, the file's time of change. Of two who want a cell
-one gets it; the claim of a process that has died is taken over, at once on the same machine, else when it has not
-been heard of for ``EXPIRY`` seconds.
+A claim is made by an atomic create and kept alive by a heartbeat, the file's modification time. If two processes want a
+cell, one gets it; the claim of a dead process is taken over, immediately on the same machine, otherwise after
+``EXPIRY`` seconds without a heartbeat.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ import psutil
 
 CLAIM = "claim.json"
 PROBE = f".{CLAIM}."
-"""What the names of files begin with that others may make and remove in a claimed folder at any moment."""
+"""Prefix of files that other processes may create and remove in a claimed folder at any time."""
 BEAT, EXPIRY = 10.0, 60.0
-"""Seconds between two heartbeats, and without one until a claim counts as dead."""
+"""Seconds between heartbeats, and seconds without one after which a claim counts as dead."""
 
 
 class ClaimedError(Exception):
-    """Another process holds the claim; the text is a line that names it."""
+    """Another process holds the claim; the message is one line that names it."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A process: ``machine`` tells hosts of one name apart, containers, and what was before a restart; ``born`` tells
-    it from a later process of the same number; ``id`` is the claim's own.
+    """A process: ``machine`` distinguishes hosts with the same name, containers and reboots; ``born`` distinguishes it
+    from a later process with the same pid; ``id`` is unique to the claim.
     """
 
     pid: int
@@ -53,7 +53,7 @@ def this_process() -> Owner:
 
 
 def _machine() -> str:
-    """What processes have in common that see each other's numbers."""
+    """An id shared by all processes that see each other's pids."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + str(Path("/proc/self/ns/pid").readlink())
     except OSError:  # not Linux
@@ -61,7 +61,7 @@ def _machine() -> str:
 
 
 def _born(pid: int) -> str | None:
-    """When a process began, by a clock that nobody sets; None where there is none, or only what is left of it."""
+    """When a process started, by a clock that cannot be set; None if there is no such process, or only a zombie."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if state in "ZX" else fields[18]  # a zombie; starttime in ticks, proc(5)
@@ -83,7 +83,7 @@ class Claim:
         """Claim the folder, which must exist.
 
         Raises:
-            ClaimedError: another process, which is alive, has it.
+            ClaimedError: another live process holds it.
         """
         file = folder / CLAIM
         owner = this_process()
@@ -93,15 +93,15 @@ class Claim:
                     raise ClaimedError(holder)
                 file.unlink(missing_ok=True)
             if not _create(file, owner):
-                raise ClaimedError(f"{folder.name}: another process has just begun to work on it")
+                raise ClaimedError(f"{folder.name}: another process has just started on it")
         return cls(file, owner)
 
     def held(self) -> bool:
-        """Whether it is still ours: a machine that slept, or lost the folder for long, may have been given up."""
+        """Whether it is still ours: others may take over from a machine that slept or lost access to the folder."""
         return (owner := _parse(_text(self.file))) is not None and owner.id == self.owner.id
 
     def release(self) -> None:
-        """Give the folder back."""
+        """Release the folder."""
         self._released.set()
         self._thread.join()
         if self.held():
@@ -109,20 +109,20 @@ class Claim:
 
     def _beat(self) -> None:
         while not self._released.wait(BEAT):
-            with contextlib.suppress(OSError):  # a file server that is away for a moment
+            with contextlib.suppress(OSError):  # the file server may be temporarily unavailable
                 if self.held():
                     os.utime(self.file)
 
 
 def holder(folder: Path) -> str | None:
-    """A line about the process that works on a folder; None where no living one does."""
+    """A line about the live process working on a folder; None if there is none."""
     file = folder / CLAIM
     text = _text(file)
     return None if text is None else _alive(file, text)
 
 
 def _create(file: Path, owner: Owner) -> bool:
-    """Whether the claim was ours to make; it appears with its content, by a hard link."""
+    """Create the claim, complete with its content, by a hard link; returns whether it succeeded."""
     draft = file.with_name(f"{PROBE}{owner.id}")
     try:
         draft.write_text(json.dumps(asdict(owner)) + "\n")
@@ -136,8 +136,8 @@ def _create(file: Path, owner: Owner) -> bool:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep others out while a dead claim makes room for a new one. Where a folder cannot be locked, as with some file
-    servers, the atomic create is all there is.
+    """Keep others out while a dead claim is replaced by a new one. If the folder cannot be locked, as on some file
+    servers, the atomic create is the only protection.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -149,13 +149,13 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _alive(file: Path, text: str) -> str | None:
-    """A line about the claim's owner, None if it is dead."""
+    """A line about the claim's owner; None if it is dead."""
     owner = _parse(text)
-    if owner is None:  # written by nobody who is still there: claims appear with their content
+    if owner is None:  # not written by a live process: claims appear with their content
         return None
     if owner.machine == _machine():
         alive = _born(owner.pid) == owner.born
-        return f"{file.parent.name}: process {owner.pid} of this machine works on it" if alive else None
+        return f"{file.parent.name}: process {owner.pid} on this machine is working on it" if alive else None
     try:
         heard = file.stat().st_mtime
     except FileNotFoundError:
@@ -163,12 +163,12 @@ def _alive(file: Path, text: str) -> str | None:
     silent = now(file.parent) - heard
     if silent > EXPIRY:
         return None
-    return f"{file.parent.name}: process {owner.pid} on {owner.host} works on it, heard of {max(0, silent):.0f} s ago"
+    return f"{file.parent.name}: process {owner.pid} on {owner.host} is working on it, seen {max(0, silent):.0f} s ago"
 
 
 def now(folder: Path) -> float:
-    """The time by the clock that stamps the folder's files, which on a network is not ours; by ours where no file can
-    be made, in a folder that may only be read or is just being removed.
+    """The time by the clock that stamps the folder's files, which is not ours on a network file system; by ours if no
+    file can be created, because the folder is read-only or being removed.
     """
     probe = folder / f"{PROBE}{uuid.uuid4().hex}"
     try:

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from hydra import compose, initialize_config_dir
@@ -17,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bench import config
 from bench.config import ConfigError
 from bench.explain import explain
+from bench.store import StoreError, check_writable
 
 FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -83,7 +85,7 @@ def composed(settings: Sequence[str]) -> DictConfig:
     """
     for setting in settings:
         if setting.startswith("-"):
-            raise ConfigError(f"{setting}: no such flag; --help tells what there is")
+            raise ConfigError(f"{setting}: no such flag; see --help")
         if "=" not in setting and not setting.startswith("~"):
             raise ConfigError(f"{setting}: write it as setting=value")
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
@@ -98,3 +100,38 @@ def run(name: str, usage: str, command: Callable[[list[str]], None]) -> None:
         return
     with answering(name):
         command(arguments)
+
+
+def settings(arguments: Sequence[str], known: Sequence[str]) -> dict[str, list[str]]:
+    """``key=value`` arguments, by key; a key may come more than once."""
+    found: dict[str, list[str]] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key not in known or not equals or not value:
+            raise ConfigError(f"{argument}: no such setting; write one of {', '.join(f'{name}=…' for name in known)}")
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def single(own: dict[str, list[str]], key: str, default: str = "") -> str:
+    """The value of a key that may come once."""
+    values = own.get(key, [default])
+    if len(values) > 1:
+        raise ConfigError(f"{key}={values[1]}: is given twice")
+    return values[0]
+
+
+def out_file(text: str, *suffixes: str) -> Path:
+    """The file that ``out=`` names.
+
+    Raises:
+        ConfigError: it has none of the suffixes, is a folder, or lies in none that can be written to.
+    """
+    file = Path(text).expanduser()
+    if file.suffix.lower() not in suffixes or file.is_dir() or not file.parent.is_dir():
+        raise ConfigError(f"out={text}: must end in {' or '.join(suffixes)}, in a folder that exists")
+    try:
+        check_writable(file.parent, "out")
+    except StoreError as error:
+        raise ConfigError(str(error)) from error
+    return file

@@ -1,7 +1,8 @@
-"""The composed configuration: where it lies, what is allowed in it."""
+"""The composed configuration: where it is and which values are allowed."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import re
@@ -18,30 +19,37 @@ from bench.store import StoreError, check_writable, seen
 
 PACKAGE = Path(__file__).parent
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
-"""The configuration folder: inside an installed package, beside it in a checkout."""
+"""The configuration folder: inside the package if installed, beside it in a checkout."""
 
 DEFAULT_DATA = "data"
 
 
 class ConfigError(Exception):
-    """A mistake in what the user asked for; its text is one line that names the value and what is allowed."""
+    """A user error; the message is one line that names the value and what is allowed."""
 
 
 resolvers.register()
 
 
+def need(what: str, extra: str, *packages: str) -> None:
+    """Raise ConfigError unless the ``packages`` of an ``extra`` that ``what`` needs are installed."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"{what}: needs {package}; pip install 'convbench[{extra}]'")
+
+
 def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain values, all interpolations resolved."""
+    """The configuration as plain values, with all interpolations resolved."""
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
     return values  # type: ignore[return-value]
 
 
 Rule = tuple[Callable[[Any], bool], str]
-"""Whether a value is allowed, and what is, in words."""
+"""A check of a value, and a description of what is allowed."""
 
 
-def _whole(least: int, most: float = math.inf) -> Rule:
+def whole(least: int, most: float = math.inf) -> Rule:
     text = f"a whole number, {least} or more" if most == math.inf else f"a whole number from {least} to {most}"
     return lambda v: type(v) is int and least <= v <= most, text
 
@@ -50,64 +58,64 @@ def _number(text: str, allowed: Callable[[float], bool]) -> Rule:
     return lambda v: type(v) in (int, float) and math.isfinite(v) and allowed(v), text
 
 
-def _choice(*options: Any) -> Rule:
+def choice(*options: Any) -> Rule:
     words = ", ".join(str(option).lower() for option in options)
     return lambda v: any(type(v) is type(option) and v == option for option in options), f"one of {words}"
 
 
-def _or_null(rule: Rule) -> Rule:
+def or_null(rule: Rule) -> Rule:
     return lambda v: v is None or rule[0](v), f"null or {rule[1]}"
 
 
 RULES: dict[str, Rule] = {
-    "seed": _whole(0, 2**32 - 1),
-    "force": _choice(True, False),
-    "sweep.retries": _whole(0),
-    "sweep.fail_fast": _choice(True, False),
-    "progress": _choice("auto", "bar", "lines", "none"),
-    "data.image_size": _whole(8),
-    "data.train_image_size": _whole(8),
-    "data.in_channels": _choice(1, 3),
-    "data.num_classes": _whole(2),
-    "data.decode_size": _whole(8),
-    "data.val_size": _or_null(_whole(0)),
-    "data.on_error": _choice("raise", "skip"),
-    "data.device": _choice("auto", "cpu", "cuda"),
-    "data.batch_size": _whole(1),
+    "seed": whole(0, 2**32 - 1),
+    "force": choice(True, False),
+    "sweep.retries": whole(0),
+    "sweep.fail_fast": choice(True, False),
+    "progress": choice("auto", "bar", "lines", "none"),
+    "data.image_size": whole(8),
+    "data.train_image_size": whole(8),
+    "data.in_channels": choice(1, 3),
+    "data.num_classes": whole(2),
+    "data.decode_size": whole(8),
+    "data.val_size": or_null(whole(0)),
+    "data.on_error": choice("raise", "skip"),
+    "data.device": choice("auto", "cpu", "cuda"),
+    "data.batch_size": whole(1),
     "loss.aux_weight": _number("a number, 0 or more", lambda v: v >= 0),
     "loss.label_smoothing": _number("a number in [0, 1)", lambda v: 0 <= v < 1),
     "optimizer.lr": _number("a number above 0", lambda v: v > 0),
     "optimizer.weight_decay": _number("a number, 0 or more", lambda v: v >= 0),
-    "trainer.max_epochs": _whole(1),
-    "trainer.check_val_every_n_epoch": _whole(1),
+    "trainer.max_epochs": whole(1),
+    "trainer.check_val_every_n_epoch": whole(1),
     "trainer.checkpoint_minutes": _number("a number above 0", lambda v: v > 0),
-    "trainer.clip_norm": _or_null(_number("a number above 0", lambda v: v > 0)),
-    "trainer.ema": _or_null(_number("a number between 0 and 1", lambda v: 0 < v < 1)),
-    "trainer.accelerator": _choice("auto", "gpu", "mps", "cpu"),
-    "trainer.devices": _whole(1),
-    "trainer.precision": _choice("auto", "32-true", "bf16-mixed"),
-    "trainer.compile": _choice("auto", "none", "default", "reduce-overhead", "max-autotune"),
-    "trainer.channels_last": _choice(True, False),
-    "trainer.deterministic": _choice(True, False),
-    "trainer.num_sanity_val_steps": _whole(-1),
+    "trainer.clip_norm": or_null(_number("a number above 0", lambda v: v > 0)),
+    "trainer.ema": or_null(_number("a number between 0 and 1", lambda v: 0 < v < 1)),
+    "trainer.accelerator": choice("auto", "gpu", "mps", "cpu"),
+    "trainer.devices": whole(1),
+    "trainer.precision": choice("auto", "32-true", "bf16-mixed"),
+    "trainer.compile": choice("auto", "none", "default", "reduce-overhead", "max-autotune"),
+    "trainer.channels_last": choice(True, False),
+    "trainer.deterministic": choice(True, False),
+    "trainer.num_sanity_val_steps": whole(-1),
 }
 
 SHAPES = ("num_classes", "in_channels", "image_size")
-"""What a network is told by ``data``, and is not to be told otherwise."""
+"""Arguments that a network gets from ``data`` and that must not be overridden."""
 
 MODEL = ("name", "net", "lr", "twin", "pretrained", "freeze")
-"""What a model's configuration holds."""
+"""The keys of a model's configuration."""
 
 PRETRAINED_FROM = 96
-"""The smallest images, in pixels, that get the papers' geometry: models.layers.SMALL_BELOW, without its imports."""
+"""The smallest images, in pixels, with the papers' geometry: models.layers.SMALL_BELOW, without its imports."""
 
 
 def check(cfg: DictConfig) -> dict[str, Any]:
     """Check a composed configuration; returns it resolved.
 
     Raises:
-        ConfigError: a value is not allowed, the data folder is missing, or the folder of the results or of the cache
-            cannot be written.
+        ConfigError: a value is not allowed, the data folder is missing, or the results or cache folder is not
+            writable.
     """
     try:
         config = resolved(cfg)
@@ -116,8 +124,8 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         raise ConfigError(_first_line(error)) from error
     if unset:
         raise ConfigError(_unset(unset[0]))
-    for key in RULES:
-        _check_value(key, _select(config, key))
+    for key, rule in RULES.items():
+        check_value(key, _select(config, key), rule)
     check_shapes(lambda key: _select(config, key))
     check_model(config["model"])
     if config["model"].get("pretrained"):
@@ -152,49 +160,50 @@ def check(cfg: DictConfig) -> dict[str, Any]:
 
 
 def check_shapes(select: Callable[[str], Any]) -> None:
-    """Check what shapes a network, from ``select(dotted name)``.
+    """Check the settings that shape a network, read with ``select(dotted name)``.
 
     Raises:
-        ConfigError: a value is not allowed, or the network was told another than the data.
+        ConfigError: a value is not allowed, or differs between the network and the data.
     """
     for name in SHAPES:
         wanted, told = select(f"data.{name}"), select(f"model.net.{name}")
-        _check_value(f"data.{name}", wanted)
+        check_value(f"data.{name}", wanted, RULES[f"data.{name}"])
         if told != wanted:
-            raise ConfigError(f"model.net.{name}={told}: is data.{name}, which is {wanted}; set that instead")
+            raise ConfigError(f"model.net.{name}={told}: must be data.{name}, which is {wanted}; set that instead")
 
 
-def _check_value(key: str, value: Any) -> None:
-    allowed, text = RULES[key]
+def check_value(key: str, value: Any, rule: Rule) -> None:
+    """Raise ConfigError unless the rule allows the value of the setting ``key``."""
+    allowed, text = rule
     if not allowed(value):
         raise ConfigError(f"{key}={value}: must be {text}")
 
 
 def check_model(model: Mapping[str, Any]) -> None:
-    """Check what a model's configuration holds; ``pretrained`` and ``freeze`` go with weights of torchvision.
+    """Check a model's configuration; ``pretrained`` and ``freeze`` need torchvision weights.
 
     Raises:
-        ConfigError: a key is not known, or its value not allowed.
+        ConfigError: a key is unknown or its value is not allowed.
     """
-    for key in model:  # Hydra takes +model/timm=resnet18, which would be read by nobody
+    for key in model:  # Hydra accepts +model/timm=resnet18, which nothing would read
         if key not in MODEL:
-            raise ConfigError(f"model.{key}: no such setting; there are {', '.join(MODEL)}")
+            raise ConfigError(f"model.{key}: no such setting; available: {', '.join(MODEL)}")
     for key, allowed in (("pretrained", "imagenet"), ("freeze", "backbone")):
         if model.get(key) not in (None, allowed):
             raise ConfigError(f"model.{key}={model[key]}: must be null or {allowed}")
     if model.get("pretrained") and not isinstance(model.get("twin"), str):
         raise ConfigError(f"model.pretrained={model['pretrained']}: torchvision has no weights for this network")
     if model.get("freeze") and not model.get("pretrained"):
-        raise ConfigError(f"model.freeze={model['freeze']}: needs model.pretrained=imagenet, or it stays random")
+        raise ConfigError(f"model.freeze={model['freeze']}: needs model.pretrained=imagenet, otherwise it stays random")
 
 
 def _check_pretrained(config: Mapping[str, Any]) -> None:
-    """What weights trained on ImageNet want of the images."""
+    """Check that the images suit weights trained on ImageNet."""
     data, normalize = config["data"], _select(config, "augment.normalize")
     if data["in_channels"] != 3:
-        raise ConfigError(f"data.in_channels={data['in_channels']}: pretrained weights are for 3")
+        raise ConfigError(f"data.in_channels={data['in_channels']}: pretrained weights need 3")
     if data["image_size"] < PRETRAINED_FROM:
-        raise ConfigError(f"data.image_size={data['image_size']}: pretrained weights are for {PRETRAINED_FROM} or more")
+        raise ConfigError(f"data.image_size={data['image_size']}: pretrained weights need {PRETRAINED_FROM} or more")
     if normalize != {"_target_": "bench.data.normalize.ChannelNormalize"}:
         raise ConfigError(
             "model.pretrained=imagenet: brings its own mean and std; leave augment/normalize=channel as it is"
@@ -215,14 +224,14 @@ def _check_folders(config: Mapping[str, Any]) -> None:
         if not isinstance(_select(config, f"paths.{name}"), str) or not config["paths"][name].strip():
             raise ConfigError(f"paths.{name}={config['paths'][name]}: must be a folder")
     if not isinstance(source := _select(config, "data.source"), Mapping):
-        raise ConfigError(f"data.source={json.dumps(source)}: must be what makes a data set, as in conf/data")
+        raise ConfigError(f"data.source={json.dumps(source)}: must describe a data set, as in conf/data")
     data, results, cache = (Path(config["paths"][name]).expanduser() for name in ("data", "results", "cache"))
-    # the default folder is made by the first download; one that was named must be there
+    # the default folder is created by the first download; one given explicitly must exist
     if "root" in source and str(data) != DEFAULT_DATA and not (seen(data) and data.is_dir()):
         raise ConfigError(f"paths.data={data}: no such folder")
     try:
         check_writable(results, "paths.results")
-        if not (seen(cache) and cache.is_dir()):  # one that is there may be read alone
+        if not (seen(cache) and cache.is_dir()):  # an existing cache may be read-only
             check_writable(cache, "paths.cache")
     except StoreError as error:
         raise ConfigError(str(error)) from error
@@ -232,11 +241,11 @@ SECRET = re.compile(r"(api_?key|access_?key|private_?key|token|secret|passw|pass
 
 
 def _check_secrets(node: Mapping[str, Any], place: str = "") -> None:
-    """Refuse settings that by their name are secrets: the configuration goes into records and logs."""
+    """Reject settings whose names look like secrets: the configuration goes into records and logs."""
     for key, value in node.items():
         if SECRET.search(str(key)):
             raise ConfigError(
-                f"{place}{key}: secrets do not belong into a configuration, which is recorded; "
+                f"{place}{key}: secrets do not belong in a configuration, which is recorded; "
                 "they are read from the environment, such as WANDB_API_KEY"
             )
         if isinstance(value, Mapping):

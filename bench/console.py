@@ -1,4 +1,4 @@
-"""What is shown in the terminal: one rich console, plain lines where output is not a terminal."""
+"""Terminal output: one rich console, with plain lines if the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from rich.console import Console
 
 
 class _Console(Console):
-    """A console that falls silent, rather than ends the program, when nobody reads on (a pipe into ``head``)."""
+    """A console that goes quiet, rather than ending the program, when its pipe is closed (as by ``head``)."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when flushing
 
 
 out = _Console(highlight=False)
 
 
 def live() -> bool:
-    """Whether bars can be drawn: output is a terminal."""
+    """Whether the output is a terminal, where bars can be drawn."""
     return out.is_terminal
 
 
 def say(text: str) -> None:
-    """Print one line, never wrapped or cut."""
+    """Print one line, never wrapped or truncated."""
     out.print(text, markup=False, soft_wrap=True)

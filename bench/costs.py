@@ -1,4 +1,4 @@
-"""What a network costs: parameters and multiply-accumulates, in total and layer by layer."""
+"""The cost of a network: parameters and multiply-accumulates, in total and layer by layer."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ KINDS: dict[str, tuple[type[nn.Module], ...]] = {
     "batch norm": (nn.BatchNorm2d,),
     "LRN": (LocalResponseNorm, nn.LocalResponseNorm),
 }
-"""The papers' words for classes of layers."""
+"""The papers' names for layer classes."""
 
 
 class Layer(NamedTuple):
     """One call of a layer on one image.
 
-    ``name``: where it is in the network, ``stem.0``. ``kind``: one of ``KINDS``, or its class. ``kernel``, ``stride``:
-    one number a side, empty where there is none; the kernel of local response normalisation is its channel window.
-    ``output``: (C, H, W) or (C,), empty if evaluation does not call it. ``params``: counted at the first call.
+    ``name``: its place in the network, ``stem.0``. ``kind``: one of ``KINDS``, or its class. ``kernel``, ``stride``:
+    one number per side, empty if there is none; the kernel of local response normalisation is its channel window.
+    ``output``: (C, H, W) or (C,), empty if it is not called in evaluation. ``params``: counted at the first call.
     """
 
     name: str
@@ -46,7 +46,7 @@ def parameters(model: nn.Module) -> int:
 
 
 def _counted(model: nn.Module) -> dict[str, int]:
-    """How many numbers each parameter tensor of the network as evaluated holds; a shared one is there once."""
+    """The size of each parameter tensor of the network as evaluated; shared ones are counted once."""
     heads = f"{AUX_HEADS}."
     return {name: p.numel() for name, p in model.named_parameters() if not name.startswith(heads)}
 
@@ -57,28 +57,20 @@ def macs(model: nn.Module, in_channels: int, image_size: int) -> int:
     Half of what PyTorch's counter calls flops. Local response normalisation does not count, as in the literature,
     though here its window sum happens to be a convolution.
     """
-    model = copy.deepcopy(model).to("meta").eval()
-    norms = {name for name, layer in model.named_modules() if isinstance(layer, LocalResponseNorm)}
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        model(torch.empty(1, in_channels, image_size, image_size, device="meta"))
-    counts = counter.get_flop_counts()
-    root = type(model).__name__
-    uncounted = sum(sum(counts.get(f"{root}.{name}".rstrip("."), {}).values()) for name in norms)
-    return (counter.get_total_flops() - uncounted) // 2
+    return sum(layer.macs for layer in layers(model, in_channels, image_size))
 
 
 def layers(model: nn.Module, in_channels: int, image_size: int) -> list[Layer]:
-    """The layers in the order in which evaluation calls them; sums are those of ``parameters`` and ``macs``.
+    """The layers in the order of their calls in evaluation; they add up to ``parameters`` and ``macs``.
 
-    Those without children that have parameters, multiply-accumulates or a kernel, or make something of another size.
-    Layers with children, and such as are not called, where the sums would miss them.
+    Included are layers without children that have parameters, multiply-accumulates or a kernel, or change the number of
+    elements; layers with children, and layers that are not called, only if the sums would miss them.
     """
-    pending = _counted(model)  # by name: moving a model to the meta device unties its shared parameters
+    pending = _counted(model)  # by name: moving a model to the meta device unties shared parameters
     model = copy.deepcopy(model).to("meta").eval()
     counter = FlopCounterMode(display=False)
     found: list[Layer] = []
-    unclaimed: list[int] = []  # flops of no layer yet, at the start of each call that is under way
+    unclaimed: list[int] = []  # flops not assigned to a layer, at the start of each active call
     claimed = 0
 
     def own_parameters(name: str, layer: nn.Module) -> int:
@@ -119,13 +111,13 @@ def _kind(layer: nn.Module) -> str:
 
 
 def _sides(layer: nn.Module, attribute: str) -> tuple[int, ...]:
-    """A pair where the layer holds one number for both sides."""
+    """A pair even if the layer has one number for both sides."""
     value = getattr(layer, attribute, None) or ()
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
 def _resizes(inputs: Any, output: Any) -> bool:
-    """Whether another number of elements comes out; flattening and the like do not count."""
+    """Whether the number of elements changes; flattening and the like do not count."""
     both = (*inputs[:1], output)
     return all(isinstance(x, Tensor) for x in both) and len({x.numel() for x in both}) > 1
 

@@ -1,30 +1,28 @@
-"""The ``bench-dashboard`` command: a W&B workspace and a report of a sweep whose cells were logged to W&B.
+"""The ``bench-dashboard`` command: a W&B workspace and report for a sweep that was logged to W&B.
 
     bench-dashboard [sweep=NAME] [paths.results=results/local] [entity=…] [project=convbench]
 
-sweep: of the results folder, the last one if none is named. Makes a saved view of the project with the sweep's runs,
-grouped by network, and a report: learning curves with seed bands, test accuracy, accuracy against cost, confusion and
-mistakes, the table of the results folder. Prints where they are. entity: a user or team, by default the API key's.
+sweep: a sweep in the results folder, by default the last one. Creates a saved view of the project with the sweep's
+runs, grouped by network, and a report: learning curves with seed bands, test accuracy, accuracy against cost,
+confusion matrix and mistakes, and the leaderboard. Prints their URLs. entity: a user or team, by default the API key's.
 
-Runs that were logged with logger.mode=offline must be sent first: the commands are listed, nothing is made, and the
-exit code is 1.
+Runs that were logged with logger.mode=offline must be synced first: the commands are listed, nothing is created, and
+the exit code is 1.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import cli, console
-from bench.config import ConfigError
-from bench.evaluate import settings, single
+from bench.config import ConfigError, need
 from bench.loggers import CELLS
 from bench.record import RunRecord
 from bench.reporting import leaderboard, render
-from bench.status import PLAN, cells_of, state_of
+from bench.status import cells_of, one_of, sweeps
 from bench.store import DEFAULT_RESULTS, Store
 
 if TYPE_CHECKING:
@@ -33,9 +31,9 @@ if TYPE_CHECKING:
 
 SETTINGS = ("sweep", "paths.results", "entity", "project")
 CURVES = ("val/top1", "val/top5", "val/loss", "train/top1", "train/loss", "lr")
-"""Logged once an epoch."""
+"""Logged once per epoch."""
 COSTS = ("params", "macs", "fit_seconds", "peak_memory_bytes")
-"""Of the summary."""
+"""From the summary."""
 
 
 def main() -> None:
@@ -44,36 +42,30 @@ def main() -> None:
 
 
 def dashboard(arguments: list[str]) -> None:
-    """Make workspace and report; exit code 1 if there are runs that W&B has not got yet, or if it cannot be reached."""
-    own = settings(arguments, SETTINGS)
-    store = Store(single(own, "paths.results", DEFAULT_RESULTS))
-    names = sorted(file.parent.name for file in store.root.glob(f"sweeps/*/{PLAN}") if state_of(file.parent))
-    if not names:
-        raise ConfigError(f"paths.results={store.root}: holds no sweep")
-    sweep = single(own, "sweep", names[-1])
-    if sweep not in names:
-        raise ConfigError(f"sweep={sweep}: no such sweep; there are {', '.join(names[-5:])}")
-    if importlib.util.find_spec("wandb_workspaces") is None:
-        raise ConfigError("bench-dashboard: needs wandb-workspaces; pip install 'convbench[wandb]'")
-    state = state_of(store.root / "sweeps" / sweep)
-    assert state is not None
+    """Create the workspace and report; exit code 1 if runs have not been synced, or W&B cannot be reached."""
+    own = cli.settings(arguments, SETTINGS)
+    store = Store(cli.single(own, "paths.results", DEFAULT_RESULTS))
+    plans = sweeps(store)
+    sweep = one_of(plans, cli.single(own, "sweep"))
+    state = plans[sweep]
+    need("bench-dashboard", "wandb", "wandb_workspaces")
     records = [cell.record for cell in cells_of(store, state) if cell.record is not None]
     folders = [store.path(record.run_id) / "wandb" for record in records]
     if not any(folder.is_dir() for folder in folders):
         raise ConfigError(f"sweep={sweep}: no cell was logged to W&B; run it with logger=wandb")
     if offline := unsent(folders):
-        console.say(f"{len(offline)} runs are not in W&B yet; log in with `wandb login`, send them, and try again:")
+        console.say(f"{len(offline)} runs are not in W&B yet; log in with `wandb login`, sync them, and try again:")
         for folder in offline:
             console.say(f"  wandb sync {shlex.quote(str(folder))}")
         raise SystemExit(cli.FAILED)
 
     import wandb
 
-    project = single(own, "project", "convbench")
+    project = cli.single(own, "project", "convbench")
     try:
-        entity = single(own, "entity") or wandb.Api().default_entity
+        entity = cli.single(own, "entity") or wandb.Api().default_entity
         if not entity:
-            raise ConfigError("entity: the API key has none of its own; name a user or team")
+            raise ConfigError("entity: the API key has no default entity; name a user or team")
         view = workspace(entity, project, sweep)
         view.save()
         page = report(entity, project, sweep, records)
@@ -82,7 +74,7 @@ def dashboard(arguments: list[str]) -> None:
         raise
     except Exception as error:  # W&B's own, those of its service, of the network below it, of its schemas
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        cli.stop("bench-dashboard", f"W&B: {reason}; `wandb login` and a network are needed", cli.FAILED)
+        cli.stop("bench-dashboard", f"W&B: {reason}; needs `wandb login` and a network connection", cli.FAILED)
     console.say(f"workspace: {view.url}")
     console.say(f"report: {page.url}")
 
@@ -94,7 +86,7 @@ def unsent(folders: Sequence[Path]) -> list[Path]:
 
 
 def workspace(entity: str, project: str, sweep: str) -> Workspace:
-    """A view of the project: the sweep's runs, a group a network."""
+    """A view of the project: the sweep's runs, grouped by network."""
     from wandb_workspaces import expr, workspaces
     from wandb_workspaces.reports import v2
 
@@ -123,7 +115,7 @@ def workspace(entity: str, project: str, sweep: str) -> Workspace:
 
 
 def report(entity: str, project: str, sweep: str, records: Sequence[RunRecord]) -> Report:
-    """A report of the sweep, with the table that the records make."""
+    """A report of the sweep, with the records' leaderboard."""
     from wandb_workspaces import expr
     from wandb_workspaces.reports import v2
 
@@ -148,7 +140,7 @@ def report(entity: str, project: str, sweep: str, records: Sequence[RunRecord]) 
             v2.TableOfContents(),
             *tables,
             v2.H2("Learning curves"),
-            v2.P("A line a network: the mean over its seeds, with their range."),
+            v2.P("One line per network: the mean over its seeds, with their range."),
             v2.PanelGrid(runsets=[runs], panels=[curve(name) for name in CURVES]),
             v2.H2("Accuracy against cost"),
             v2.PanelGrid(
@@ -162,7 +154,7 @@ def report(entity: str, project: str, sweep: str, records: Sequence[RunRecord]) 
 
 
 def curve(name: str) -> LinePlot:
-    """A metric over epochs, the mean of a group's seeds with their range."""
+    """A metric over epochs: the mean over a group's seeds, with their range."""
     from wandb_workspaces.reports import v2
 
     return v2.LinePlot(
@@ -176,7 +168,7 @@ def curve(name: str) -> LinePlot:
 
 
 def of_test_images() -> list[Any]:
-    """Panels of what :func:`bench.loggers.conclude` sends."""
+    """Panels for what :func:`bench.loggers.conclude` logs."""
     from wandb_workspaces.reports import v2
 
     chart = v2.CustomChart(

@@ -1,4 +1,4 @@
-"""Trained networks for use elsewhere: a single module from pixels to logits, and files of it."""
+"""Trained networks for deployment: a single module from pixels to logits, and its export to files."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Runner = Callable[[Tensor], Tensor]
 
 
 class Deployed(nn.Module):
-    """A trained network that takes images as they are decoded: (N, C, D, D) float32 in [0, 1] → logits (N, K).
+    """A trained network that takes decoded images: (N, C, D, D) float32 in [0, 1] → logits (N, K).
 
-    The normalisation is part of it, auxiliary heads are not, and batch norm is folded into the convolutions before
-    it. D is the side of the network's images; with a normalisation that tells places apart it is that of the images
-    it was learnt on, of which the network then sees the middle.
+    It includes the normalisation but no auxiliary heads, and batch norm is folded into the convolutions before it. D is
+    the side of the network's images; with a position-dependent normalisation it is that of the images the
+    normalisation was fitted to, of which the network sees the centre.
     """
 
     def __init__(self, saved: Saved):
@@ -44,14 +44,14 @@ class Deployed(nn.Module):
         return self.network(self.middle(self.normalize(images)))[0]
 
     def middle(self, x: Tensor) -> Tensor:
-        """The part of larger images that the network sees."""
+        """The centre of larger images, which the network sees."""
         if self.side == self.crop:
             return x
         return x[..., self.margin : self.margin + self.crop, self.margin : self.margin + self.crop]
 
 
 class Affine(nn.Module):
-    """Values in [0, 1] times a scale plus a shift, a pair a channel or a pair a value: (N, C, D, D) → the same."""
+    """Scale and shift of values in [0, 1], per channel or per value: (N, C, D, D) → the same."""
 
     scale: Tensor
     shift: Tensor
@@ -87,26 +87,26 @@ class Whitening(nn.Module):
 def _as_module(normalize: Normalize, channels: int, side: int) -> nn.Module:
     if isinstance(normalize, AffineNormalize):
         state = normalize.state()
-        height = side if len(state["scale"]) > channels else 1  # of a pair a value, or of one a channel
+        height = side if len(state["scale"]) > channels else 1  # per value, or per channel
         return Affine(*(state[name].view(height, height, channels).permute(2, 0, 1) for name in ("scale", "shift")))
     assert isinstance(normalize, ZcaNormalize)
     return Whitening(normalize)
 
 
 class _Tracer(fx.Tracer):
-    """Leaves whole what asks for the shape of its input."""
+    """Does not trace into modules that depend on their input's shape."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, FitTo | LocalResponseNorm | MaxPool2x2) or super().is_leaf_module(m, module_qualified_name)
 
 
 def folded(model: nn.Module) -> nn.Module:
-    """A copy for evaluation, without auxiliary heads, batch norm folded into the convolutions before it.
+    """A copy for evaluation, without auxiliary heads, with batch norm folded into the convolutions before it.
 
-    A network whose code cannot be followed without images, as some of timm's, keeps its batch norm, and so does each
-    layer of timm's that is batch norm and activation in one.
+    Networks that cannot be traced without images, such as some of timm's, keep their batch norm, and so do timm's
+    layers that combine batch norm and activation.
     """
-    # weights in PyTorch's usual order: others cannot be told from parts of a larger tensor when they are written
+    # contiguous weights: on export others cannot be distinguished from views of a larger tensor
     model = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
     try:
         graph = _Tracer().trace(model)
@@ -116,20 +116,20 @@ def folded(model: nn.Module) -> nn.Module:
 
 
 def batch_norms(model: nn.Module) -> int:
-    """How many layers of batch norm there are."""
+    """The number of batch norm layers."""
     return sum(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
 
 
 def exported(network: Deployed, channels: int) -> torch.export.ExportedProgram:
-    """The program of ``torch.export``, for any number of images."""
+    """The ``torch.export`` program, for any number of images."""
     example = torch.zeros(2, channels, network.side, network.side)
     with torch.no_grad():
         return torch.export.export(network, (example,), dynamic_shapes={INPUT: {0: torch.export.Dim("n")}})
 
 
 def write_pt2(network: Deployed, saved: Saved, file: Path) -> Runner:
-    """Write what ``torch.export.load`` reads, its classes' names in the extra file ``about.json``; returns what the
-    file computes.
+    """Write a file for ``torch.export.load``, with the class names in the extra file ``about.json``; returns the
+    function that the file computes.
     """
     program = exported(network, saved.in_channels)
     torch.export.save(program, file, extra_files={"about.json": json.dumps(about(saved))})
@@ -138,8 +138,8 @@ def write_pt2(network: Deployed, saved: Saved, file: Path) -> Runner:
 
 
 def write_onnx(network: Deployed, saved: Saved, file: Path) -> Runner:
-    """Write an ONNX file with input ``images``, output ``logits`` and the classes' names in its metadata; returns
-    what ONNX Runtime computes from it on the CPU.
+    """Write an ONNX file with input ``images``, output ``logits`` and the class names in its metadata; returns the
+    function that ONNX Runtime computes from it on the CPU.
 
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is not installed.
@@ -148,7 +148,7 @@ def write_onnx(network: Deployed, saved: Saved, file: Path) -> Runner:
     import onnxscript  # noqa: F401 - what PyTorch's exporter is written in
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own making
+        warnings.simplefilter("ignore")  # caused by the exporter itself
         program = torch.onnx.export(
             exported(network, saved.in_channels),
             input_names=[INPUT],
@@ -167,17 +167,17 @@ def write_onnx(network: Deployed, saved: Saved, file: Path) -> Runner:
 
 
 WRITERS: dict[str, Callable[[Deployed, Saved, Path], Runner]] = {".onnx": write_onnx, ".pt2": write_pt2}
-"""By the suffix of the file."""
+"""By file suffix."""
 
 
 def about(saved: Saved) -> dict[str, object]:
-    """What the user of a file has to know."""
+    """What a user of the file needs to know."""
     return {"run_id": saved.run_id, "classes": list(saved.classes), "values": "RGB or grey, float32 in [0, 1]"}
 
 
 def deviation(run: Runner, saved: Saved, side: int, n: int = 64) -> float:
-    """The largest difference between a file's logits and the module's for ``n`` images, over the largest logit if that
-    is above 1; the module gets them as in the run's own test.
+    """The largest difference between a file's logits and the module's for ``n`` images, relative to the largest logit
+    if that is above 1; the module processes them as in the run's own test.
     """
     shape = (n, side, side, saved.in_channels)
     coarse = np.random.default_rng(0).integers(0, 256, (n, 4, 4, saved.in_channels), dtype=np.uint8)

@@ -1,8 +1,8 @@
-"""One cell trained by several processes of this machine, one a GPU, or a share of the CPU's cores each.
+"""Training one cell in several processes on this machine, one per GPU, or each with a share of the CPU cores.
 
-The processes are started here, each with nothing but the resolved configuration, rather than by Lightning, which runs
-the command line again: that is wrong in a sweep (lightning-hydra-template #393). They train with Lightning's DDP; a
-batch of ``data.batch_size`` is shared out among them, so the recipe is the same for any number.
+The processes are started here, from nothing but the resolved configuration, rather than by Lightning, which reruns the
+command line: that is wrong in a sweep (lightning-hydra-template #393). They train with Lightning's DDP; a batch of
+``data.batch_size`` is split among them, so the recipe is the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from torch import multiprocessing
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from bench import cli, machine
+from bench import machine
 from bench.config import ConfigError
 from bench.interrupt import SIGNALS, Interrupted, Interrupts
 from bench.record import RunRecord
@@ -33,43 +33,44 @@ OUTCOME = "outcome.json"
 
 
 class ProcessError(Exception):
-    """One of the processes failed or was lost; the text is a line that says why."""
+    """One of the processes failed or was lost; the message is one line that says why."""
 
 
 def rank() -> int:
-    """Which of the processes this is, counted from 0."""
+    """The rank of this process, counted from 0."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def train(
     resolved: Mapping[str, Any], about: Mapping[str, Any], work: Path, sweep: str | None, interrupts: Interrupts
 ) -> RunRecord:
-    """``bench.train.train`` in ``trainer.devices`` processes; returns what the first one does.
+    """``bench.train.train`` in ``trainer.devices`` processes; returns the result of the first one.
 
     Raises:
-        ConfigError: what bench.train.train refuses.
-        ProcessError: a process failed or was lost; none is left.
+        ConfigError: bench.train.train rejects the configuration.
+        ProcessError: a process failed or was lost; the others have been killed.
         Interrupted: a signal stopped the run.
     """
     processes = resolved["trainer"]["devices"]
-    if _device(resolved).type == "cuda" and processes > (there := torch.cuda.device_count()):
+    device = machine.device(resolved["trainer"]["accelerator"])
+    if device.type == "cuda" and processes > (there := torch.cuda.device_count()):
         raise ConfigError(f"trainer.devices={processes}: this machine has {there} GPU{'s' * (there != 1)}")
     context = multiprocessing.get_context("spawn")
-    stop = context.Value("i", 0)  # the signal that asks them to stop; their own they do not listen to
+    stop = context.Value("i", 0)  # the signal that asks them to stop; they ignore signals of their own
     (work / OUTCOME).unlink(missing_ok=True)
-    threads = max(1, torch.get_num_threads() // processes)  # they share what this one may use
+    threads = max(1, torch.get_num_threads() // processes)  # they share this process's threads
     arguments = (os.getpid(), threads, _free_port(), dict(resolved), dict(about), work, sweep, stop)
     group = None
     try:
         with interrupts.deferring():
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited from their first moment
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited from the start
             try:
                 group = multiprocessing.spawn(_process, arguments, nprocs=processes, join=False)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
             while not group.join(timeout=0.5, grace_period=2):
                 stop.value = interrupts.pending or 0
-                if "refused" in _outcome(work):  # by the first one, for which the others would wait
+                if "refused" in _outcome(work):  # by the first process; the others would wait for it
                     break
     except (ProcessRaisedException, ProcessExitedException) as error:
         if interrupts.pending is not None:
@@ -91,13 +92,13 @@ def train(
 
 
 def _outcome(work: Path) -> dict[str, Any]:
-    """What the first process has left, or the first that failed; nothing until then."""
+    """The outcome left by the first process, or by the first to fail; empty until then."""
     file = work / OUTCOME
     return json.loads(file.read_text()) if file.exists() else {}
 
 
 class _FromParent(Interrupts):
-    """Interrupts of a process that is asked to stop by its parent."""
+    """Interrupts of a process that its parent asks to stop."""
 
     def __init__(self, stop: Any):
         super().__init__()
@@ -116,11 +117,6 @@ class _FromParent(Interrupts):
             signal.signal(number, signal.SIG_IGN)
 
 
-def _device(resolved: Mapping[str, Any]) -> torch.device:
-    with cli.mistakes():
-        return machine.device(resolved["trainer"]["accelerator"])
-
-
 def _process(
     rank: int,
     parent: int,
@@ -132,16 +128,16 @@ def _process(
     sweep: str | None,
     stop: Any,
 ) -> None:
-    """What each process does; the first one leaves its outcome in a file, or the first that fails why it did."""
+    """The main function of each process; the first one writes its outcome to a file, or the first to fail its error."""
     if sys.platform == "linux":
-        pr_set_pdeathsig = 1  # sys/prctl.h: without the parent nobody would know of this process
+        pr_set_pdeathsig = 1  # sys/prctl.h: do not outlive the parent
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:  # it has died already
+    if os.getppid() != parent:  # the parent has already died
         os._exit(1)
-    from bench import train  # the parent's module; here it is imported anew, which takes seconds
+    from bench import train  # imported again in this process, which takes seconds
 
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    if _device(resolved).type == "cuda":
+    if machine.device(resolved["trainer"]["accelerator"]).type == "cuda":
         torch.cuda.set_device(rank)
     torch.set_num_threads(threads)
     outcome: dict[str, Any]
@@ -162,7 +158,7 @@ def _process(
 
 
 def part() -> None:
-    """End the group: from here on each process is by itself."""
+    """End the process group: from here on each process is on its own."""
     with contextlib.suppress(ValueError):
         torch.distributed.barrier()
     torch.distributed.destroy_process_group()

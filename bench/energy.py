@@ -1,4 +1,4 @@
-"""Energy, where the machine tells: of processors by the kernel's powercap (RAPL), of NVIDIA's GPUs by NVML."""
+"""Energy, if the machine reports it: of CPUs by the kernel's powercap (RAPL), of NVIDIA GPUs by NVML."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ POWERCAP = Path("/sys/class/powercap")
 
 
 class Energy:
-    """Joules since construction, of all processors of the machine, or of the GPU alone on CUDA.
+    """Joules since construction, of all CPUs of the machine, or of the GPU alone on CUDA.
 
-    The processors' counters are those of whole packages: of everything that ran meanwhile. On many machines only root
-    may read them.
+    CPU counters cover whole packages, and so everything that ran meanwhile. On many machines only root may read them.
     """
 
     def __init__(self, device: torch.device):
@@ -23,27 +22,27 @@ class Energy:
         self._begun = [read() for read, _ in self._counters]
 
     def read(self) -> float | None:
-        """Joules; None where the machine does not tell."""
+        """Joules; None if the machine does not report them."""
         if not self._counters:
             return None
         total = 0.0
         for (read, wraps), begun in zip(self._counters, self._begun, strict=True):
             spent = read() - begun
-            total += spent if spent >= 0 else spent + wraps  # counters begin anew after an hour or so
+            total += spent if spent >= 0 else spent + wraps  # counters wrap around after an hour or so
         return total
 
 
 Counter = tuple[Callable[[], float], float]
-"""Gives joules; at so many it begins anew."""
+"""A function that returns joules, and the value at which it wraps around."""
 
 
 def _packages() -> list[Counter]:
     counters: list[Counter] = []
-    for zone in sorted(POWERCAP.glob("intel-rapl:*")):  # AMD's processors have the same name
+    for zone in sorted(POWERCAP.glob("intel-rapl:*")):  # the same name on AMD CPUs
         with contextlib.suppress(OSError, ValueError):
             if (zone / "name").read_text().startswith("package"):  # others are parts of it
                 file = zone / "energy_uj"
-                file.read_text()  # refuses whoever may not
+                file.read_text()  # raises if not permitted
                 wraps = int((zone / "max_energy_range_uj").read_text()) / 1e6
                 counters.append((lambda file=file: int(file.read_text()) / 1e6, wraps))  # type: ignore[misc]
     return counters

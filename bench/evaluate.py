@@ -69,15 +69,13 @@ def main() -> None:
 
 def evaluate(arguments: list[str]) -> None:
     """Print, and write, the table that the arguments ask for."""
-    own = settings(arguments, SETTINGS)
-    split, images = single(own, "split", "val"), single(own, "images")
+    own = cli.settings(arguments, SETTINGS)
+    split, images = cli.single(own, "split", "val"), cli.single(own, "images")
     if split not in ("val", "test"):
         raise ConfigError(f"split={split}: must be one of val, test")
     if images and "split" in own:
         raise ConfigError(f"split={split}: images={images} takes the place of a split; leave out one of them")
-    file = Path(single(own, "out")).expanduser() if "out" in own else None
-    if file and (file.suffix.lower() not in (".md", ".csv") or not file.parent.is_dir()):
-        raise ConfigError(f"out={file}: must end in .md or .csv, in a folder that exists")
+    file = cli.out_file(cli.single(own, "out"), ".md", ".csv") if "out" in own else None
     crops = crops_of(own)
     networks = opened(own)
     check_alike(networks, by_protocol=not images)
@@ -87,14 +85,11 @@ def evaluate(arguments: list[str]) -> None:
     if images:
         pictures = inference.of_folder(Path(images).expanduser(), networks[0].classes)
     else:
-        pictures = inference.of_split(networks[0], split, single(own, "paths.data") or None)
+        pictures = inference.of_split(networks[0], split, cli.single(own, "paths.data") or None)
     table = compare(networks, pictures, crops)
     console.out.print(to_rich(table))
     if file:
-        try:
-            write_atomically(file, to_csv(table) if file.suffix.lower() == ".csv" else to_markdown(table))
-        except OSError as error:
-            raise ConfigError(f"out={file}: cannot be written ({error})") from error
+        write_atomically(file, to_csv(table) if file.suffix.lower() == ".csv" else to_markdown(table))
         console.say(f"written: {file}")
 
 
@@ -152,30 +147,11 @@ def row(name: str, crops: int, told: Sequence[Answers], macs: Sequence[int], pic
     )
 
 
-def settings(arguments: Sequence[str], known: Sequence[str]) -> dict[str, list[str]]:
-    """``key=value`` arguments, by key; a key may come more than once."""
-    found: dict[str, list[str]] = {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if key not in known or not equals or not value:
-            raise ConfigError(f"{argument}: no such setting; write one of {', '.join(f'{name}=…' for name in known)}")
-        found.setdefault(key, []).append(value)
-    return found
-
-
-def single(own: dict[str, list[str]], key: str, default: str = "") -> str:
-    """The value of a key that may come once."""
-    values = own.get(key, [default])
-    if len(values) > 1:
-        raise ConfigError(f"{key}={values[1]}: is given twice")
-    return values[0]
-
-
 def crops_of(own: dict[str, list[str]]) -> list[int]:
     """The numbers of ``crops=1,10``, each once."""
     from bench.views import CROPS
 
-    words = single(own, "crops", "1").split(",")
+    words = cli.single(own, "crops", "1").split(",")
     for word in words:
         if word not in map(str, CROPS):
             raise ConfigError(f"crops={word}: must be one of {', '.join(map(str, CROPS))}")
@@ -200,8 +176,7 @@ def opened(own: dict[str, list[str]]) -> list[Saved]:
     if not places:
         raise ConfigError("checkpoint: must name a run's directory or its checkpoints/selected.ckpt")
     machine.prepare_cpu()
-    with cli.mistakes():
-        device = machine.device(single(own, "trainer.accelerator", "auto"))
+    device = machine.device(cli.single(own, "trainer.accelerator", "auto"))
     networks = [open_run(place, device) for place in places]
     for i, network in enumerate(networks):
         if network.run_id in (before.run_id for before in networks[:i]):

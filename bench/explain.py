@@ -1,4 +1,4 @@
-"""What went wrong while Hydra composed a configuration, in a line or two; and the groups and options there are."""
+"""Short explanations of Hydra's configuration errors; and the available groups and options."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from omegaconf import DictConfig, OmegaConf
 from bench.config import CONF
 
 ADDED = ("sweep",)
-"""Groups without a default, of which an option is added to a call: ``+sweep=five``."""
+"""Groups without a default, whose options are added with a plus sign: ``+sweep=five``."""
 
 HYDRAS = ("hydra/launcher",)
-"""Groups of Hydra's that have options of this project's."""
+"""Hydra's own groups for which this project has options."""
 
 _ABSENT = object()
 
 
 def explain(error: Exception) -> str:
-    """One or two lines for an error that Hydra or OmegaConf raised while composing: what was wrong, what is allowed."""
+    """One or two lines for an error raised by Hydra or OmegaConf while composing: what is wrong, what is allowed."""
     if getattr(error, "options", None) is not None:  # a group's option that does not exist
         group, name = _option(str(getattr(error, "missing_cfg_file", "")))
         return f"{group}={name}: no such option{_near(name, options(group))}; choose one of {', '.join(options(group))}"
     text = str(error) or str(error.__cause__)
     if match := re.search(r"Could not load '([^']+)'", text):  # one of several, as in augment=[crop,flip]
         group, name = _option(match[1])
-        return f"{group}={name}: no such option{_near(name, options(group))}; choose of {', '.join(options(group))}"
+        return f"{group}={name}: no such option{_near(name, options(group))}; choose from {', '.join(options(group))}"
     if match := re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text):
         if match[1] in ADDED:
-            return f"{match[1]}: is added, as +{match[1]}=…; there are {', '.join(options(match[1]))}"
+            return f"{match[1]}: must be added as +{match[1]}=…; available: {', '.join(options(match[1]))}"
         group, folder = _option(match[1])
         if group and any(option.startswith(f"{folder}/") for option in options(group)):
-            return f"{match[1]}: is no group; write {group}={folder}/…"
+            return f"{match[1]}: is not a group; write {group}={folder}/…"
         if found := _options_with(match[1]):
-            return f"{match[1]}: only there with {_joined(found)}"
+            return f"{match[1]}: only available with {_joined(found)}"
         near = _near(match[1], [*groups(), *_settings()])
         return f"{match[1]}: no such setting{near}; groups are {', '.join(groups())}"
     if "viable alternative" in text or "extraneous input" in text or "mismatched input" in text:
         line = text.splitlines()[0]
         if "[" in line:
-            return f"{line}; a list goes in quotes and without spaces: 'augment=[crop_flip,cutout]'"
-        return f"{line}; a value with signs such as = and ( needs quotes of its own: \"paths.results='/a=b'\""
+            return f"{line}; a list needs quotes and no spaces: 'augment=[crop_flip,cutout]'"
+        return f"{line}; a value with characters such as = or ( needs its own quotes: \"paths.results='/a=b'\""
     if "can only concatenate str (not" in text:
-        return "a list inside a list is no choice of options; write 'augment=[crop_flip,cutout]'"
+        return "a list within a list is not allowed; write 'augment=[crop_flip,cutout]'"
     if "Config group override must be a string or a list" in text:
-        return f"a group's option must be named, and not be null; groups are {', '.join(groups())}"
+        return f"a group's option must be a name, not null; groups are {', '.join(groups())}"
     if "Ambiguous value for argument" in text:
         return f"{text.split(chr(39))[1]}: several values make a sweep, which needs -m: bench -m …"
     if match := re.search(r"Error parsing override '([^']+)'\s+missing EQUAL", text):
@@ -59,14 +59,14 @@ def explain(error: Exception) -> str:
 
 @cache
 def groups() -> tuple[str, ...]:
-    """The groups: those that config.yaml has defaults of, such as ``augment/normalize``, ADDED and HYDRAS."""
+    """The groups with defaults in config.yaml, such as ``augment/normalize``, plus ADDED and HYDRAS."""
     entries = OmegaConf.load(CONF / "config.yaml").defaults
     names = [str(name) for entry in entries if isinstance(entry, DictConfig) for name in entry]
     return tuple(sorted([*(name for name in names if not name.startswith("override ")), *ADDED, *HYDRAS]))
 
 
 def options(group: str) -> list[str]:
-    """A group's options: ``lenet`` and the like, then those of folders that are no group, such as ``timm/resnet18``."""
+    """A group's options: ``lenet`` and the like, then those in subfolders, such as ``timm/resnet18``."""
     files = (file.relative_to(CONF).with_suffix("").as_posix() for file in CONF.glob(f"{group}/**/*.yaml"))
     names = [name for its_group, name in map(_option, files) if its_group == group]
     return sorted(names, key=lambda name: (name.count("/"), name))
@@ -83,18 +83,20 @@ def _settings() -> Iterator[str]:
 
     def walk(node: Any, prefix: str) -> Iterator[str]:
         for key, value in node.items() if isinstance(node, Mapping) else ():
+            if key == "defaults":  # Hydra's
+                continue
             yield f"{prefix}{key}"
             yield from walk(value, f"{prefix}{key}.")
 
     yield from walk(OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml")), "")
     for group in groups():
-        for option in options(group) if group not in (*ADDED, *HYDRAS) else ():
+        for option in options(group) if group not in (*ADDED, *HYDRAS, "experiment") else ():  # recipes set others'
             settings = OmegaConf.load(CONF / group / f"{option}.yaml")
             yield from walk(OmegaConf.to_container(settings), group.replace("/", ".") + ".")
 
 
 def _options_with(key: str) -> list[str]:
-    """The options, such as ``optimizer=sgd``, that bring the setting ``key`` along."""
+    """The options, such as ``optimizer=sgd``, that define the setting ``key``."""
     found = []
     for group in groups():
         name = key.removeprefix(group.replace("/", ".") + ".")
@@ -106,7 +108,7 @@ def _options_with(key: str) -> list[str]:
 
 
 def _joined(choices: list[str]) -> str:
-    """``model=vgg11, vgg13 or augment=flip``: a group's name once."""
+    """``model=vgg11, vgg13 or augment=flip``: each group's name once."""
     by_group: dict[str, list[str]] = {}
     for choice in choices:
         group, _, option = choice.partition("=")

@@ -1,16 +1,16 @@
-"""The ``bench-export`` command: a trained network as a file for other programs.
+"""The ``bench-export`` command: export a trained network to ONNX and torch.export files.
 
     bench-export checkpoint=RUN [out=FILE.onnx] [out=FILE.pt2]
 
-checkpoint: a run's directory or its checkpoints/selected.ckpt. Without out both files are written into the run's
-folder, export/. ONNX (.onnx) is read by ONNX Runtime and many others, .pt2 by torch.export.load. Either is one
-function, images → logits: (N, C, S, S) float32 in [0, 1], any N, as torchvision's ToTensor gives them. Normalisation
-is inside, batch norm is folded into the convolutions, auxiliary heads are gone; the names of the classes lie in the
-file's metadata.
+checkpoint: a run's directory or its checkpoints/selected.ckpt. Without out, both files are written to export/ in the
+run's directory. ONNX (.onnx) is read by ONNX Runtime and many others, .pt2 by torch.export.load. Each is one function,
+images → logits: (N, C, S, S) float32 in [0, 1], any N, as returned by torchvision's ToTensor. Normalisation is
+included, batch norm is folded into the convolutions, auxiliary heads are removed; the class names are in the file's
+metadata.
 
-Each file is read back and compared with the network on 64 images: a file whose logits differ by more than 1e-4 of the
-largest one, or of 1 where that is less, is not kept, and the exit code is 1. Then both are timed beside PyTorch, in 32
-bits, taking turns, on the CPU.
+Each file is loaded again and compared with the network on 64 images: if its logits differ by more than 1e-4 of the
+largest one (or of 1, if that is smaller), it is not kept and the exit code is 1. Then both are timed against PyTorch,
+in 32 bits, in turns, on the CPU.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rich.table import Table
 
 from bench import cli, console
 from bench.config import ConfigError
-from bench.evaluate import opened, settings
+from bench.evaluate import opened
 from bench.store import write_atomically
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SETTINGS = ("checkpoint", "out")
 SUFFIXES = (".onnx", ".pt2")
 MOST = 1e-4
-"""A file's logits differ from the network's by no more than this share of the largest, or of 1 if that is less."""
+"""Largest allowed difference of a file's logits from the network's, relative to the largest one, or to 1 if smaller."""
 BATCHES = (1, 64)
 ROUNDS = 7
 TURN_IMAGES = 64
@@ -47,12 +47,9 @@ def main() -> None:
 
 
 def export(arguments: list[str]) -> None:
-    """Write, check and time the files that the arguments ask for."""
-    own = settings(arguments, SETTINGS)
-    files = [Path(name).expanduser() for name in own.get("out", [])]
-    for file in files:
-        if file.suffix.lower() not in SUFFIXES or file.is_dir() or not file.parent.is_dir():
-            raise ConfigError(f"out={file}: must end in .onnx or .pt2, in a folder that exists")
+    """Write, check and time the requested files."""
+    own = cli.settings(arguments, SETTINGS)
+    files = [cli.out_file(name, *SUFFIXES) for name in own.get("out", [])]
     networks = opened(own | {"trainer.accelerator": ["cpu"]})
     if len(networks) > 1:
         raise ConfigError(f"checkpoint={networks[1].path}: bench-export takes one network")
@@ -63,8 +60,7 @@ def export(arguments: list[str]) -> None:
     from bench.deploy import WRITERS, Deployed, batch_norms, deviation
 
     if not files:
-        folder = saved.path.parent.parent if saved.path.parent.name == "checkpoints" else saved.path.parent
-        files = [folder / "export" / f"{saved.run_id}{suffix}" for suffix in SUFFIXES]
+        files = [saved.folder / "export" / f"{saved.run_id}{suffix}" for suffix in SUFFIXES]
     network = Deployed(saved)
     before, left = batch_norms(saved.model), batch_norms(network)
     side = network.side
@@ -82,7 +78,7 @@ def export(arguments: list[str]) -> None:
                 raise ConfigError(f"{file.suffix}: {error}; pip install 'convbench[export]'") from error
             with torch.inference_mode():
                 apart = deviation(run, saved, side)
-            if not apart <= MOST:  # also where it is no number
+            if not apart <= MOST:  # also if it is NaN
                 cli.stop("bench-export", f"{file}: differs from the network by {apart:.1e}; not kept", cli.FAILED)
             file.parent.mkdir(exist_ok=True)
             write_atomically(file, draft.read_bytes())
@@ -92,7 +88,7 @@ def export(arguments: list[str]) -> None:
 
 
 def timed(saved: Saved, network: Deployed, runners: dict[str, Runner]) -> Table:
-    """Milliseconds a call of each, medians of turns."""
+    """Milliseconds per call for each, medians over rounds."""
     import torch
 
     from bench.models.layers import Output
@@ -103,7 +99,7 @@ def timed(saved: Saved, network: Deployed, runners: dict[str, Runner]) -> Table:
         out: Output = saved.model(x.contiguous(memory_format=torch.channels_last))
         return out.logits
 
-    everyone: dict[str, Runner] = {"PyTorch, as it was trained": plain, "PyTorch, folded": network, **runners}
+    everyone: dict[str, Runner] = {"PyTorch, as trained": plain, "PyTorch, folded": network, **runners}
     table = Table("milliseconds", *(f"{n} image{'s' * (n > 1)}" for n in BATCHES), box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"

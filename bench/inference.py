@@ -1,4 +1,4 @@
-"""What trained networks say of images: read, looked at in one view or many, their answers averaged."""
+"""Predictions of trained networks for images, averaged over one view or many."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from bench.views import views
 
 SPLITS = ("val", "test")
 BATCH = 256
-"""Views that are made together, at least."""
+"""Minimum number of views computed together."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images as their source has them. ``names`` (n,); ``labels`` (n,) int64, None where nobody knows them;
-    ``read`` opens number i.
+    """Images as stored by their source. ``names`` (n,); ``labels`` (n,) int64, None if unknown; ``read`` opens image
+    number i.
     """
 
     title: str
@@ -43,8 +43,8 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Answers:
-    """``probabilities`` (n, K) float64, rows of NaN for images that cannot be read; ``unreadable``, those with the
-    reasons; ``passes``, forward passes an image, on average.
+    """``probabilities`` (n, K) float64, rows of NaN for unreadable images; ``unreadable``: their positions and the
+    reasons; ``passes``: average number of forward passes per image.
     """
 
     probabilities: np.ndarray
@@ -54,7 +54,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class _Originals(Decoder):
-    """Decodes nothing; keeps what opens a source's images."""
+    """Decodes nothing; keeps the function that opens a source's images."""
 
     readers: list[Callable[[int], Image.Image]] = field(default_factory=list)
 
@@ -64,12 +64,12 @@ class _Originals(Decoder):
 
 
 def of_split(saved: Saved, split: str, root: str | None = None) -> Pictures:
-    """The validation or test images of a run, in their order.
+    """The validation or test images of a run, in order.
 
-    ``root`` is where the data sets are now (``paths.data``); None for where they were then.
+    ``root`` is where the data sets are now (``paths.data``); None for where they were during the run.
 
     Raises:
-        ConfigError: the images are not there, are not those that the run had, or it had none.
+        ConfigError: the images are missing or differ from the run's, or the run had none.
     """
     settings = saved.config["data"]
     source = dict(settings["source"])
@@ -80,7 +80,7 @@ def of_split(saved: Saved, split: str, root: str | None = None) -> Pictures:
     decoder = _Originals(cli.composed([]).paths.cache, saved.decode_size, saved.in_channels)
     with cli.mistakes():
         if "content" in settings and resolvers.content(source["root"]) != settings["content"]:
-            raise ConfigError(f"{source['root']}: holds other images than {saved.name} was trained with")
+            raise ConfigError(f"{source['root']}: contains other images than {saved.name} was trained on")
         dataset = hydra.utils.instantiate(OmegaConf.create(source))(decoder)
         index = dict(zip(("train", *SPLITS), parts(dataset, settings["val_size"]), strict=True))[split]
     if not len(index):
@@ -107,20 +107,20 @@ def of_folder(folder: Path, classes: Sequence[str]) -> Pictures:
     for entry in sorted(filter(is_class, folder.iterdir())):
         if entry.name not in classes:
             known = ", ".join(classes[:10]) + ("" if len(classes) <= 10 else ", …")
-            raise ConfigError(f"images={folder}: {entry.name} is no class of the network's, which knows {known}")
+            raise ConfigError(f"images={folder}: {entry.name} is not a class of the network, which knows {known}")
         found = images_in(entry)
         names += [str(entry / name) for name in found]
         labels += [classes.index(entry.name)] * len(found)
     if not names:
-        raise ConfigError(f"images={folder}: holds no images in folders named after classes; bench-predict needs none")
+        raise ConfigError(f"images={folder}: has no images in folders named after classes; bench-predict needs none")
     return Pictures(f"{folder}, {len(names):,} images", names, np.array(labels), lambda i: upright(names[i]))
 
 
 def of_files(places: Iterable[str]) -> Pictures:
-    """Image files, and those of folders and the folders in them, sorted; their classes are unknown.
+    """Image files, and those in folders and their subfolders, sorted; their classes are unknown.
 
     Raises:
-        ConfigError: a file or folder is not there, or a folder holds no images.
+        ConfigError: a file or folder is missing, or a folder contains no images.
     """
     names: list[str] = []
     for place in places:
@@ -129,7 +129,7 @@ def of_files(places: Iterable[str]) -> Pictures:
             folders = sorted([path, *(inner for inner in path.rglob("*") if inner.is_dir())])
             found = [str(inner / name) for inner in folders for name in images_in(inner)]
             if not found:
-                raise ConfigError(f"{place}: holds no images")
+                raise ConfigError(f"{place}: contains no images")
             names += found
         elif path.is_file():
             names.append(place)
@@ -139,7 +139,7 @@ def of_files(places: Iterable[str]) -> Pictures:
 
 
 def answers(saved: Saved, pictures: Pictures, crops: int = 1) -> Answers:
-    """The softmax of a network averaged over the ``crops`` views of each image, see :func:`bench.views.views`."""
+    """A network's softmax averaged over the ``crops`` views of each image, see :func:`bench.views.views`."""
     n = len(pictures.names)
     probabilities = np.full((n, len(saved.classes)), np.nan)
     unreadable: dict[int, str] = {}
@@ -147,7 +147,7 @@ def answers(saved: Saved, pictures: Pictures, crops: int = 1) -> Answers:
     if not console.live():
         console.say(note)
     shown = track(range(n), note, n, console=console.out, disable=not console.live(), transient=True)
-    passes, most = 0, int(saved.config["data"]["batch_size"])  # training has shown that these fit into memory
+    passes, most = 0, int(saved.config["data"]["batch_size"])  # known to fit into memory from training
     for batch in _batches(saved, pictures, crops, shown, unreadable):
         looks = torch.cat([looks for _, looks in batch])
         passes += len(looks)
@@ -162,7 +162,7 @@ def answers(saved: Saved, pictures: Pictures, crops: int = 1) -> Answers:
 def _batches(
     saved: Saved, pictures: Pictures, crops: int, order: Iterable[int], unreadable: dict[int, str]
 ) -> Iterator[list[tuple[int, Tensor]]]:
-    """Positions and views of images, as many together as make BATCH views; notes those that are ``unreadable``."""
+    """Positions and views of images, grouped into at least BATCH views; records the ``unreadable`` ones."""
     batch: list[tuple[int, Tensor]] = []
     for i in order:
         try:
@@ -179,7 +179,7 @@ def _batches(
 
 
 def decoded(saved: Saved, pictures: Pictures, i: int) -> Image.Image:
-    """Image number i in the network's number of channels.
+    """Image number i, with the network's number of channels.
 
     Raises:
         UnreadableError: it cannot be decoded.
@@ -189,10 +189,10 @@ def decoded(saved: Saved, pictures: Pictures, i: int) -> Image.Image:
 
 
 def look(saved: Saved, picture: Image.Image, crops: int) -> Tensor:
-    """The views of a :func:`decoded` image as the network takes them: (K, S, S, C) float32, normalised.
+    """The views of a :func:`decoded` image as input to the network: (K, S, S, C) float32, normalised.
 
-    1 is what the run's own test saw, and 2 that and its mirror image. The others are of the whole image, unless the
-    normalisation tells places apart: then they are of the square that it was learnt for.
+    1 is the view of the run's own test, 2 adds its mirror image. The others are taken from the whole image, or, if the
+    normalisation depends on the position, from the square it was fitted to.
     """
     size, normalize = saved.image_size, saved.normalize
     if crops > 2 and not normalize.first:

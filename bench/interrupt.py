@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: Ctrl-C, SIGTERM, and SIGUSR1 and SIGUSR2, which batch systems send beforehand."""
+"""Signals that ask a run to stop: Ctrl-C, SIGTERM, and SIGUSR1 and SIGUSR2, the batch systems' advance warnings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1
 
 
 class Interrupted(BaseException):
-    """The run was asked to stop; no Exception, so that nobody takes it for a failure."""
+    """The run was asked to stop; not an Exception, so that it is not handled as a failure."""
 
     def __init__(self, signum: int):
         super().__init__(signum)
@@ -26,10 +26,10 @@ class Interrupted(BaseException):
 
 
 class Interrupts:
-    """While entered, signals raise Interrupted; while ``deferred``, the first is only noted in ``pending``, for the
-    training loop to save its state first. The second one always raises.
+    """While entered, signals raise Interrupted; while ``deferred``, the first one is only noted in ``pending``, so that
+    the training loop can save its state. The second one always raises.
 
-    Elsewhere than in the main thread, where Python has no signals, nothing is noted.
+    Outside the main thread, where Python handles no signals, it does nothing.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def deferring(self) -> Iterator[None]:
-        """Around a loop that looks at ``pending``."""
+        """Wraps a loop that checks ``pending``."""
         self.deferred = True
         try:
             yield
@@ -57,13 +57,13 @@ class Interrupts:
             self.deferred = False
 
     def install(self) -> None:
-        """Take the signals, again where another handler was put over ours."""
+        """Install the handlers, again if others have replaced them."""
         for number in self._before:
             signal.signal(number, self._handle)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.deferred and self.pending is None:
             self.pending = signum
-            console.say(f"{signal.Signals(signum).name}: saving after this batch; once more stops at once")
+            console.say(f"{signal.Signals(signum).name}: saving after this batch; a second signal stops at once")
         else:
             raise Interrupted(signum)

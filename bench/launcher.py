@@ -1,4 +1,4 @@
-"""What all launchers of a sweep share: each cell is given to a queue, told of when it has ended, and never lost.
+"""What all launchers of a sweep share: each cell is submitted to a queue, reported when it ends, and never lost.
 
 The queues are those of Ray and this process (bench.queues), and of Slurm (bench.slurm). What crosses from process to
 process is a cell's resolved configuration one way and how it ended the other; all else is in the records.
@@ -7,8 +7,6 @@ process is a cell's resolved configuration one way and how it ended the other; a
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import signal
 import time
 from collections import Counter
@@ -21,11 +19,12 @@ from hydra import compose
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from bench import console
 from bench.claim import EXPIRY
-from bench.config import ConfigError, resolved
+from bench.config import Rule, check_value, choice, need, or_null, resolved, whole
 from bench.interrupt import Interrupted, Interrupts
 from bench.record import RunRecord, run_id
 from bench.status import cell_line, cells_of, state_of, stopped
@@ -87,7 +86,7 @@ class CellLauncher(Launcher):
         composed = [compose(self.config.hydra.job.config_name, list(overrides)) for overrides in job_overrides]
         cells = [Cell(run_id(values), values) for values in map(resolved, composed)]
         folder = Path(self.config.hydra.sweep.dir)
-        queue = _load(self.queue)(cells, sweep=folder.name, folder=folder, **self.settings)
+        queue = get_object(self.queue)(cells, sweep=folder.name, folder=folder, **self.settings)
         store, limits = Store(self.config.paths.results), self.config.sweep
         with Interrupts():  # also between cells, and while others train them
             work_through(cells, queue, store, state_of(folder) or {}, limits.retries, limits.fail_fast, folder)
@@ -104,28 +103,21 @@ def check(launcher: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: the package it needs is not installed, or a setting has a value that is not allowed.
     """
-    needs = getattr(_load(str(launcher["_target_"])), "needs", None)
+    needs = getattr(get_object(str(launcher["_target_"])), "needs", None)
     name = str(launcher["_target_"]).rpartition(".")[2].lower()
-    if needs is not None and importlib.util.find_spec(needs) is None:
-        raise ConfigError(f"hydra/launcher={name}: not installed; pip install 'convbench[{name}]'")
-    for key, value in launcher.items():
-        optional = key.startswith(("num_", "cpus_", "gpus_")) or key == "mem_gb"
-        if key not in WHOLE and not (optional and value is not None):
-            continue
-        least = 0 if key.startswith("num_") else 1
-        if type(value) is not int or value < least:
-            allowed = f"a whole number, {least} or more"
-            raise ConfigError(f"hydra.launcher.{key}={value}: must be {'null or ' * optional}{allowed}")
-    if launcher.get("cluster", "slurm") not in ("slurm", "local"):
-        raise ConfigError(f"hydra.launcher.cluster={launcher['cluster']}: must be one of slurm, local")
+    if needs is not None:
+        need(f"hydra/launcher={name}", name, needs)
+    for key, rule in RULES.items():
+        if key in launcher:
+            check_value(f"hydra.launcher.{key}", launcher[key], rule)
 
 
-WHOLE = ("timeout_min", "max_parallel", "requeues", "signal_delay_s")
-
-
-def _load(name: str) -> Any:
-    module, _, attribute = name.rpartition(".")
-    return getattr(importlib.import_module(module), attribute)
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("timeout_min", "max_parallel", "requeues", "signal_delay_s"), whole(1)),
+    **dict.fromkeys(("cpus_per_cell", "cpus_per_task", "gpus_per_node", "mem_gb"), or_null(whole(1))),
+    **dict.fromkeys(("num_cpus", "num_gpus"), or_null(whole(0))),
+    "cluster": choice("slurm", "local"),
+}
 
 
 def work_through(
@@ -156,7 +148,7 @@ def work_through(
     try:
         for cell in cells:
             if store.ok(cell.run_id) and not cell.config["force"]:
-                console.say(f"{cell.run_id}: already there, left alone (force=true runs it again)")
+                console.say(f"{cell.run_id}: already done, skipped (force=true runs it again)")
             else:
                 queue.submit(cell)
         while len(queue) or busy:
@@ -214,7 +206,7 @@ def record_lost(cell: Cell, reason: str) -> None:
         except OSError as error:  # a full disk
             console.say(f"{cell.run_id}: failed, {reason}; cannot be recorded: {error}")
             return
-    console.say(f"{cell.run_id}: failed, {reason}; not recorded, as another process works on it")
+    console.say(f"{cell.run_id}: failed, {reason}; not recorded, as another process is working on it")
 
 
 def execute(config: Mapping[str, Any], sweep: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Loggers beside metrics.csv: extras that are all made with the same argument about the run."""
+"""Loggers in addition to metrics.csv: optional, all created from the same description of the run."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from filelock import FileLock
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from bench.config import ConfigError
+from bench.config import ConfigError, need
 from bench.record import RunRecord
 from bench.reporting import predictions, stats
 from bench.reporting.predictions import MISTAKES, PREDICTIONS
 from bench.store import RECORD, write_atomically
 
 FILES = ("config.yaml", "metrics.csv", PREDICTIONS, MISTAKES)
-"""What goes with a record to where files are kept."""
+"""Files that are uploaded with a record."""
 CELLS = ("Actual", "Predicted", "nPredictions")
-"""What W&B's chart calls the columns of a confusion matrix."""
+"""Column names of W&B's confusion matrix chart."""
 MOST_CELLS = 10_000
-"""Rows of a W&B table that a chart shows."""
+"""Maximum rows of a W&B table that a chart shows."""
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a logger is told of the run: ``group`` is the sweep's name, None outside one."""
+    """What a logger knows about the run; ``group``: the sweep's name, None outside a sweep."""
 
     run_id: str
     group: str | None
@@ -42,28 +42,28 @@ class RunInfo:
 
 
 def none(run: RunInfo) -> None:
-    """No logger; metrics.csv is written in any case."""
+    """No logger; metrics.csv is always written."""
 
 
 def tensorboard(run: RunInfo) -> Logger:
     """TensorBoard event files in the run's directory."""
-    _need("tensorboard")
+    need("logger=tensorboard", "tensorboard", "tensorboard")
     from lightning.pytorch.loggers import TensorBoardLogger
 
     return TensorBoardLogger(run.workspace, name="", version="tensorboard")
 
 
 def mlflow(run: RunInfo, experiment: str, tracking_uri: str | None, folder: str) -> Logger:
-    """MLflow, one run a cell: at ``tracking_uri``, or else in the database ``folder``/mlflow.db."""
-    _need("mlflow")
+    """MLflow, one run per cell: at ``tracking_uri``, or else in the database ``folder``/mlflow.db."""
+    need("logger=mlflow", "mlflow", "mlflow")
     from lightning.pytorch.loggers import MLFlowLogger
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    kept = run.workspace / "mlflow_id"  # a cell that is gone on with is one run
+    kept = run.workspace / "mlflow_id"  # a resumed cell stays one run
     new = not kept.exists()
     place = Path(folder).expanduser().absolute()
-    with warnings.catch_warnings(), FileLock(place / "mlflow.lock"):  # the first to come makes the database
+    with warnings.catch_warnings(), FileLock(place / "mlflow.lock"):  # the first process creates the database
         warnings.filterwarnings("ignore", message=".*loader strategy is deprecated")  # inside MLflow
         logger = MLFlowLogger(
             experiment_name=experiment,
@@ -73,32 +73,32 @@ def mlflow(run: RunInfo, experiment: str, tracking_uri: str | None, folder: str)
             artifact_location=None if tracking_uri else (place / "mlflow").as_uri(),
             tags={"sweep": run.group or "", "model": run.tags[0], "data": run.tags[1]},
         )
-        assert logger.run_id is not None  # asking for it begins the run
+        assert logger.run_id is not None  # accessing it starts the run
     write_atomically(kept, logger.run_id)
-    if new:  # MLflow refuses settings that have changed, and a cell may go on with another progress or paths
+    if new:  # MLflow rejects changed settings, and a cell may resume with different progress or paths
         logger.log_hyperparams(run.config)
     return logger
 
 
 def wandb(run: RunInfo, project: str, entity: str | None, mode: Any, gradients: bool, images: int) -> Logger:
-    """Weights & Biases, one run a cell, in the run's directory; ``mode`` is online, offline or disabled.
+    """Weights & Biases, one run per cell, in the run's directory; ``mode`` is online, offline or disabled.
 
-    ``gradients``: a histogram of each parameter's gradients an epoch. ``images``: how many of the hardest mistakes the
-    table of predictions has.
+    ``gradients``: log a histogram of each parameter's gradients per epoch. ``images``: number of hardest mistakes in
+    the table of predictions.
 
     Raises:
-        ConfigError: ``mode`` or ``images`` is something else, or it is online and there is no API key.
+        ConfigError: ``mode`` or ``images`` is invalid, or the mode is online and there is no API key.
     """
     if type(images) is not int or images < 0:
         raise ConfigError(f"logger.images={images}: must be a whole number, 0 for none")
     modes = ("online", "offline", "disabled")
     if mode not in modes:
         raise ConfigError(f"logger.mode={mode}: choose one of {', '.join(modes)}")
-    _need("wandb")
+    need("logger=wandb", "wandb", "wandb")
     import wandb as api
     from lightning.pytorch.loggers import WandbLogger
 
-    kept = run.workspace / "wandb_id"  # a cell that is gone on with is one run
+    kept = run.workspace / "wandb_id"  # a resumed cell stays one run
     if not kept.exists():
         write_atomically(kept, uuid.uuid4().hex[:8])
     try:
@@ -113,16 +113,9 @@ def wandb(run: RunInfo, project: str, entity: str | None, mode: Any, gradients: 
     return WandbLogger(experiment=experiment)
 
 
-def _need(package: str) -> None:
-    import importlib.util
-
-    if importlib.util.find_spec(package) is None:
-        raise ConfigError(f"logger={package}: not installed; pip install 'convbench[{package}]'")
-
-
 @contextmanager
 def finishing() -> Iterator[None]:
-    """End the W&B run, if one was begun, however the block is left: else the next cell's metrics join it."""
+    """Finish the W&B run, if one was started, however the block ends: else the next cell's metrics would join it."""
     import sys
 
     failed = 1
@@ -135,7 +128,7 @@ def finishing() -> Iterator[None]:
 
 
 def watch(logger: Logger | None, resolved: Mapping[str, Any], model: nn.Module, steps: int) -> None:
-    """Let W&B see the gradients, if it is asked to, once an epoch of so many ``steps``."""
+    """Let W&B log the gradients, if configured, once per epoch of ``steps`` steps."""
     if logger is not None and resolved["logger"].get("gradients"):
         logger.watch(model, log="gradients", log_freq=steps, log_graph=False)  # type: ignore[attr-defined]
 
@@ -148,10 +141,10 @@ def conclude(
     pixels: np.ndarray,
     test: np.ndarray,
 ) -> None:
-    """Hand the record to the logger, if there is one: its numbers as the run's summary, and its files in ``work``.
+    """Pass the record to the logger, if there is one: its numbers as the run's summary, and its files in ``work``.
 
-    W&B also gets the confusion matrix and a table of the hardest mistakes among the test images, which are those
-    at the positions ``test`` (n,) of ``pixels``, (N, S, S, C) uint8.
+    W&B also gets the confusion matrix and a table of the hardest mistakes on the test images, which are at the
+    positions ``test`` (n,) of ``pixels``, (N, S, S, C) uint8.
     """
     if logger is None:
         return

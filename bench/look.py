@@ -3,26 +3,25 @@
     bench-look checkpoint=RUN [IMAGE…] [split=val] [samples=8] [class=NAME] [out=FOLDER] [paths.data=…]
                [trainer.accelerator=auto]
 
-IMAGE: image files and folders; without any, the first ``samples`` images of the run's val or test split. Draws, as SVG
-and PNG into out= (the run's folder look/, if it is not given):
+IMAGE: image files and folders; by default the first ``samples`` images of the run's val or test split. Writes SVG and
+PNG files to out= (by default the run's folder look/):
 
 filters      the filters of the first convolution (Krizhevsky et al. 2012, figure 3)
-attention    for the predicted class, or class=NAME, where the network looks in each image: by occlusion (Zeiler, Fergus
-             2014, section 4.2), the drop of the class's probability when a square of the mean colour covers the place;
+attention    where the network looks in each image for the predicted class, or class=NAME: by occlusion (Zeiler, Fergus
+             2014, section 4.2), the drop in the class's probability when a square of the mean colour covers a location;
              and by Grad-CAM (Selvaraju et al. 2017)
-features-N   of image N the strongest feature maps of each resolution, and what they answer to, projected back to the
+features-N   the strongest feature maps of image N at each resolution, and what they respond to, projected back to the
              image (Zeiler, Fergus 2014, section 2.1)
 """
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import cli, console
-from bench.config import ConfigError
-from bench.evaluate import opened, settings, single
+from bench.config import ConfigError, need
+from bench.evaluate import opened
 from bench.store import write_atomically
 
 if TYPE_CHECKING:
@@ -38,35 +37,32 @@ def main() -> None:
 
 
 def look(arguments: list[str]) -> None:
-    """Draw what the arguments ask for, and print the files' names."""
+    """Draw what the arguments ask for and print the file names."""
     named = [argument for argument in arguments if argument.partition("=")[0] in SETTINGS and "=" in argument]
-    own, places = settings(named, SETTINGS), [argument for argument in arguments if argument not in named]
-    if (split := single(own, "split", "val")) not in ("val", "test"):
+    own, places = cli.settings(named, SETTINGS), [argument for argument in arguments if argument not in named]
+    if (split := cli.single(own, "split", "val")) not in ("val", "test"):
         raise ConfigError(f"split={split}: must be one of val, test")
-    if (samples := single(own, "samples", "8")) not in map(str, range(1, 101)):
+    if (samples := cli.single(own, "samples", "8")) not in map(str, range(1, 101)):
         raise ConfigError(f"samples={samples}: must be a number from 1 to 100")
-    for package in ("captum", "matplotlib"):
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"bench-look: needs {package}; pip install 'convbench[look]'")
+    need("bench-look", "look", "captum", "matplotlib")
     networks = opened(own)
     if len(networks) > 1:
         raise ConfigError(f"checkpoint={networks[1].path}: bench-look takes one network")
     (saved,) = networks
-    label = single(own, "class")
+    label = cli.single(own, "class")
     if label and label not in saved.classes:
         known = ", ".join(saved.classes[:10]) + ("" if len(saved.classes) <= 10 else ", …")
         raise ConfigError(f"class={label}: the network knows {known}")
-    run = saved.path.parent.parent if saved.path.parent.name == "checkpoints" else Path()
-    folder = Path(single(own, "out", str(run / "look"))).expanduser()
+    folder = Path(cli.single(own, "out", str(saved.folder / "look"))).expanduser()
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"out={folder}: is no folder")
+        raise ConfigError(f"out={folder}: is not a folder")
 
     from bench import inference
 
     if places:
         pictures = inference.of_files(places)
     else:
-        pictures = inference.of_split(saved, split, single(own, "paths.data") or None)
+        pictures = inference.of_split(saved, split, cli.single(own, "paths.data") or None)
     files = draw(saved, pictures, len(pictures.names) if places else min(len(pictures.names), int(samples)), label)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -75,7 +71,7 @@ def look(arguments: list[str]) -> None:
 
 
 def draw(saved: Saved, pictures: Pictures, count: int, label: str) -> dict[str, bytes]:
-    """File name → SVG or PNG, of the first ``count`` pictures; ``label``: a class, empty for the predicted one.
+    """File name → SVG or PNG for the first ``count`` pictures; ``label``: a class, or empty for the predicted one.
 
     Raises:
         ConfigError: an image cannot be read.

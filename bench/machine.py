@@ -1,4 +1,4 @@
-"""The machine a run stands on: memory allocator, precision, peak memory, description."""
+"""The machine a run uses: memory allocator, precision, peak memory, description."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ import psutil
 import torch
 
 import bench
+from bench.config import ConfigError
 
 
 def prepare_cpu() -> None:
-    """Allocator and threads; call before the first large tensor."""
+    """Set up the allocator and threads; call before the first large tensor."""
     keep_freed_pages()
     fit_threads()
 
 
 def keep_freed_pages() -> bool:
-    """Tell glibc's allocator to keep the pages of freed tensors; True where the C library has the call.
+    """Tell glibc's allocator to keep the pages of freed tensors; True if the C library supports it.
 
-    By default glibc maps every large activation anew and unmaps it at once; the page faults then cost a third of
-    a training step on a CPU.
+    By default glibc maps and unmaps memory for every large activation; the page faults cost a third of a training step
+    on a CPU.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
@@ -42,10 +43,10 @@ def keep_freed_pages() -> bool:
 
 
 def release_freed_pages() -> None:
-    """Give the pages of an earlier cell back, so that its memory does not count for the next one."""
-    gc.unfreeze()  # what the last run has left belongs to cycles with objects that were frozen then
+    """Release the pages of an earlier cell, so that its memory does not count towards the next one."""
+    gc.unfreeze()  # what the last run left is in reference cycles with objects that were frozen
     gc.collect()
-    gc.freeze()  # collections within the cell need not look at the modules, which takes a fifth of a second
+    gc.freeze()  # collections during the cell then skip the modules, which take a fifth of a second
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
@@ -57,10 +58,10 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def fit_threads() -> None:
-    """Let PyTorch use no more threads than the process may have CPUs at once.
+    """Limit PyTorch's threads to the CPUs that the process may use at once.
 
-    PyTorch counts the cores that it sees, which in a container with a quota are all of the machine's; more threads than
-    the quota are stopped for most of the time. ``OMP_NUM_THREADS`` is the user's own word.
+    PyTorch counts all visible cores, which in a container with a quota are all of the machine's; threads beyond the
+    quota are throttled most of the time. ``OMP_NUM_THREADS`` overrides this.
     """
     quota = cpu_quota()
     if quota is not None and "OMP_NUM_THREADS" not in os.environ:
@@ -68,7 +69,7 @@ def fit_threads() -> None:
 
 
 def cpu_quota() -> float | None:
-    """CPUs that control groups (Linux, version 2) let this process use at once; None for no limit."""
+    """CPUs that control groups (Linux, version 2) allow this process to use at once; None for no limit."""
     own = re.search(r"^0::/(.*)$", _text("/proc/self/cgroup"), re.MULTILINE)
     if own is None:
         return None
@@ -80,25 +81,25 @@ def cpu_quota() -> float | None:
 
 
 def device(accelerator: str) -> torch.device:
-    """The device to train on: ``gpu``, ``mps``, ``cpu``, or with ``auto`` the first of them that is there.
+    """The device to train on: ``gpu``, ``mps``, ``cpu``, or with ``auto`` the first of these that is available.
 
     Raises:
-        ValueError: ``accelerator`` is not on this machine.
+        ConfigError: ``accelerator`` is not available on this machine.
     """
     there = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     chosen = next(name for name in there if there[name]) if accelerator == "auto" else accelerator
     if not there.get(chosen, False):
         has = ", ".join(name for name in there if there[name])
-        raise ValueError(f"trainer.accelerator={accelerator}: this machine has {has}")
+        raise ConfigError(f"trainer.accelerator={accelerator}: this machine has {has}")
     if not there["gpu"]:
-        # Lightning has PyTorch look for GPUs by loading a library of NVIDIA, so that processes can be forked; PyTorch
-        # looks in each optimizer step, and where there is no GPU it loads anew each time: 4 % of LeNet's step
+        # Lightning makes PyTorch look for GPUs by loading an NVIDIA library, so that processes can be forked; PyTorch
+        # looks in every optimizer step, and without a GPU it loads the library again each time: 4 % of LeNet's step
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     return torch.device("cuda" if chosen == "gpu" else chosen)
 
 
 def precision(wanted: str, device: torch.device) -> str:
-    """Lightning's name of the precision to train in; ``auto`` is bf16 autocast where the hardware multiplies bf16."""
+    """Lightning's name for the training precision; ``auto`` is bf16 autocast if the hardware multiplies bf16."""
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
@@ -110,22 +111,22 @@ def precision(wanted: str, device: torch.device) -> str:
 
 
 def compile_mode(wanted: str, device: torch.device) -> str | None:
-    """The mode in which ``torch.compile`` is to make the network's step; None for not at all.
+    """The ``torch.compile`` mode for the network; None for no compilation.
 
-    ``auto`` is ``default`` on GPUs that its compiler Triton can write for, and not at all elsewhere: on CPUs compiled
-    steps are slower than eager ones in bf16 and channels_last, and a minute goes by before the first.
+    ``auto`` is ``default`` on GPUs that Triton supports, and none elsewhere: on CPUs compiled steps are slower than
+    eager ones in bf16 and channels_last, and the first takes a minute.
     ``reduce-overhead`` and ``max-autotune`` record the step as a CUDA graph.
     """
     if wanted != "auto":
         return None if wanted == "none" else wanted
     triton = importlib.util.find_spec("triton") is not None
-    # 7.0 (Volta) is the first generation that Triton knows
+    # 7.0 (Volta) is the first generation that Triton supports
     able = device.type == "cuda" and triton and torch.cuda.get_device_capability(device) >= (7, 0)
     return "default" if able else None
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Whether GPUs may multiply 32-bit numbers with the 10 bits of TF32's fractions, which is faster."""
+    """Set whether GPUs may multiply 32-bit numbers in TF32, with 10 bits of mantissa, which is faster."""
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed
 
@@ -133,8 +134,8 @@ def allow_tf32(allowed: bool) -> None:
 class PeakMemory:
     """Peak memory since construction, in bytes: of the GPU's allocator on CUDA, else resident memory of the process.
 
-    On Linux the kernel's high-water mark is reset first, so that each cell of a sweep has its own peak; elsewhere,
-    and where the kernel does not let us, the mark is that of the process so far.
+    On Linux the kernel's high-water mark is reset first, so that each cell of a sweep has its own peak; elsewhere, or
+    if the kernel does not permit it, it is the peak of the process so far.
     """
 
     def __init__(self, device: torch.device):
@@ -160,7 +161,7 @@ class PeakMemory:
 
 
 def _text(path: str | Path) -> str:
-    """A file's text; empty where it cannot be read."""
+    """A file's text; empty if it cannot be read."""
     try:
         return Path(path).read_text()
     except OSError:
@@ -168,7 +169,7 @@ def _text(path: str | Path) -> str:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was given; calls return before that on GPUs."""
+    """Wait until the device has finished its work; GPU calls return before that."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -177,7 +178,7 @@ def wait(device: torch.device) -> None:
 
 def hardware() -> dict[str, Any]:
     """Processor, cores, threads, memory (bytes), GPUs, host, operating system."""
-    return _hardware() | {"threads": torch.get_num_threads()}  # which may change: a quota, a share of the cores
+    return _hardware() | {"threads": torch.get_num_threads()}  # may change: a quota, a share of the cores
 
 
 @functools.cache
@@ -188,7 +189,7 @@ def _hardware() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),  # which of the machine's, as a launcher has chosen
+        "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),  # those of the machine's that a launcher has chosen
         "host": platform.node(),
         "os": platform.platform(),
     }
@@ -196,7 +197,7 @@ def _hardware() -> dict[str, Any]:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a result."""
+    """Versions of Python and of the packages that affect results."""
     packages = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy", "scikit-learn")
     own = {"python": platform.python_version(), "convbench": bench.__version__}
     return own | {name: importlib.metadata.version(name) for name in packages}
@@ -204,7 +205,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def git_sha() -> str | None:
-    """Commit of the checkout the package runs from, with ``-dirty`` behind it if it has changes; None outside one."""
+    """Commit of the checkout the package runs from, with suffix ``-dirty`` if it has changes; None outside one."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         tracked = subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False)

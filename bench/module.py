@@ -25,8 +25,8 @@ FLUSH_SAMPLES = 2048
 class EpochMetrics(nn.Module):
     """Top-1, top-5 and mean cross entropy over an epoch, each sample counted once.
 
-    Logits are collected and handed to torchmetrics some thousand samples at a time: an update a step would cost
-    a small network a tenth of its speed.
+    Logits are collected and passed to torchmetrics a few thousand samples at a time: an update per step would cost a
+    small network a tenth of its speed.
     """
 
     def __init__(self, num_classes: int):
@@ -40,7 +40,7 @@ class EpochMetrics(nn.Module):
             },
             compute_groups=False,
         )
-        self.loss = MeanMetric(nan_strategy="disable")  # a loss that is no number must show
+        self.loss = MeanMetric(nan_strategy="disable")  # a NaN loss must show
         self._logits: list[Tensor] = []
         self._labels: list[Tensor] = []
 
@@ -56,7 +56,7 @@ class EpochMetrics(nn.Module):
         return {"counted": counted, "logits": self._logits, "labels": self._labels}
 
     def resume(self, progress: dict[str, Any]) -> None:
-        """Go on counting from there."""
+        """Continue counting from ``progress``."""
         for name, metric in self._metrics().items():
             for state, value in progress["counted"][name].items():
                 setattr(metric, state, value.to(metric.device))
@@ -88,21 +88,21 @@ class EpochMetrics(nn.Module):
 
 
 class Classifier(L.LightningModule):
-    """Trains and measures any network that returns an ``Output``.
+    """Trains and evaluates any network that returns an ``Output``.
 
     The loss is the cross entropy of the logits plus ``aux_weight`` times that of each auxiliary head (Szegedy et al.
     2015, section 5: 0.3), both with ``label_smoothing``. Reported losses are plain cross entropies of the logits.
 
-    Logged once an epoch: ``{train,val,test}/{top1,top5,loss}``, ``train/aux<i>_top1`` for each auxiliary head,
-    counted from 1 in the order of depth, and ``lr``.
+    Logged once per epoch: ``{train,val,test}/{top1,top5,loss}``, ``train/aux<i>_top1`` for each auxiliary head,
+    counted from 1 in order of depth, and ``lr``.
 
     Args:
         model: (N, C, S, S) → Output; one that has auxiliary heads holds them in ``aux_heads``.
         num_classes: width of the logits.
-        optimizer: makes the optimizer from parameter groups.
-        scheduler: makes the schedule, stepped once a batch, from the optimizer and the number of steps.
+        optimizer: creates the optimizer from parameter groups.
+        scheduler: creates the schedule, stepped once per batch, from the optimizer and the number of steps.
         label_smoothing: in [0, 1).
-        aux_weight: of each auxiliary head's loss, 0 or more.
+        aux_weight: weight of each auxiliary head's loss, 0 or more.
         clip_norm: gradients are scaled down to this global norm; None for no clipping.
     """
 
@@ -150,7 +150,7 @@ class Classifier(L.LightningModule):
         return F.cross_entropy(logits, wanted, label_smoothing=self.label_smoothing)
 
     def heads(self) -> list[EpochMetrics]:
-        """The auxiliary heads' metrics, in the order of depth."""
+        """The auxiliary heads' metrics, in order of depth."""
         return [metrics for metrics in self.aux_metrics if isinstance(metrics, EpochMetrics)]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -160,7 +160,7 @@ class Classifier(L.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a test batch and keep its logits.
 
-        In 32 bits whatever the precision of training: bf16 logits tie for first place in half a percent of images.
+        In 32 bits whatever the training precision: bf16 logits tie for first place in half a percent of images.
         """
         with torch.autocast(batch.images.device.type, enabled=False):
             logits = self.model(batch.images).logits
@@ -172,15 +172,15 @@ class Classifier(L.LightningModule):
             metrics.reset()
 
     def on_validation_epoch_start(self) -> None:
-        self.val_metrics.reset()  # what Lightning's sanity check counted goes with it
+        self.val_metrics.reset()  # also drops what Lightning's sanity check counted
 
     def on_test_epoch_start(self) -> None:
-        machine.allow_tf32(False)  # it is not 32 bits; the next run sets it anew
+        machine.allow_tf32(False)  # TF32 is not 32 bits; the next run sets it again
         self.test_metrics.reset()
         self.test_logits = []
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch; raises FloatingPointError where the loss is no longer a number."""
+        """Log the epoch; raises FloatingPointError if the loss is not finite."""
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         aux = {f"train/aux{i}_top1": head.compute()["top1"] for i, head in enumerate(self.heads(), start=1)}
         train = self._log_epoch("train", self.train_metrics, aux | {"lr": lr})
@@ -214,12 +214,12 @@ class Classifier(L.LightningModule):
         self._progress = checkpoint["epoch_metrics"][self.trainer.global_rank]
 
     def on_train_start(self) -> None:
-        """Go on with the epoch's metrics; only now is the module on its device."""
+        """Resume the epoch's metrics; only now is the module on its device."""
         for metrics, progress in zip((self.train_metrics, *self.heads()), self._progress, strict=False):
             metrics.resume(progress)
         self._progress = []
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip gradients; here because Lightning's own clipping refuses fused optimizers under autocast."""
+        """Clip gradients; done here because Lightning's own clipping rejects fused optimizers under autocast."""
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)

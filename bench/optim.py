@@ -27,16 +27,16 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
 
 def _share(name: str, value: float) -> None:
     if not 0 <= value <= 1:
-        raise ValueError(f"scheduler.{name}={value}: a share of the steps lies in [0, 1]")
+        raise ValueError(f"scheduler.{name}={value}: must be a fraction of the steps, in [0, 1]")
 
 
 def _half_cosine(done: float) -> float:
-    """From 1 to 0 as ``done`` goes from 0 to 1."""
+    """Falls from 1 to 0 as ``done`` rises from 0 to 1."""
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 def one_cycle(optimizer: Optimizer, total_steps: int, warmup: float = 0.4) -> LRScheduler:
-    """Half a cosine up from lr/25 over the ``warmup`` share of the steps, then down to 0, after Smith, Topin 2018."""
+    """Half a cosine up from lr/25 over the ``warmup`` fraction of the steps, then down to 0 (Smith, Topin 2018)."""
     _share("warmup", warmup)
     peak = max(1, round(warmup * total_steps))
 
@@ -49,7 +49,7 @@ def one_cycle(optimizer: Optimizer, total_steps: int, warmup: float = 0.4) -> LR
 
 
 def cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05) -> LRScheduler:
-    """Linear up over the ``warmup`` share of the steps, half a cosine down to 0 (Loshchilov, Hutter 2017)."""
+    """Linear warmup over the ``warmup`` fraction of the steps, half a cosine down to 0 (Loshchilov, Hutter 2017)."""
     _share("warmup", warmup)
     first = max(1, round(warmup * total_steps))
 
@@ -64,28 +64,28 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05) -> LRSc
 def step(
     optimizer: Optimizer, total_steps: int, milestones: tuple[float, ...] = (0.5, 0.75), gamma: float = 0.1
 ) -> LRScheduler:
-    """The rate times ``gamma`` at each milestone, a share of the steps (Krizhevsky et al. 2012, section 5)."""
+    """Multiply the rate by ``gamma`` at each milestone, a fraction of the steps (Krizhevsky et al. 2012, section 5)."""
     for share in milestones:
         _share("milestones", share)
     return LambdaLR(optimizer, lambda step: gamma ** sum(step >= share * total_steps for share in milestones))
 
 
 def staircase(optimizer: Optimizer, total_steps: int, every: float = 0.1, gamma: float = 0.5) -> LRScheduler:
-    """The rate times ``gamma`` after each ``every``, a share of the steps, which may be above 1 for never (Szegedy et
-    al. 2015, section 6: 4 % less every 8 epochs).
+    """Multiply the rate by ``gamma`` after every ``every``, a fraction of the steps, above 1 for never (Szegedy et al.
+    2015, section 6: 4 % less every 8 epochs).
     """
     if not every > 0:
-        raise ValueError(f"scheduler.every={every}: a share of the steps is above 0")
+        raise ValueError(f"scheduler.every={every}: must be above 0")
     return LambdaLR(optimizer, lambda step: gamma ** int(step / (every * total_steps) + 1e-9))
 
 
 def poly(optimizer: Optimizer, total_steps: int, power: float = 0.5) -> LRScheduler:
-    """The ``power`` of the share of the steps that is left: from the rate down to 0."""
+    """Polynomial decay to 0: the rate times the remaining fraction of the steps to the power ``power``."""
     if not power > 0:
         raise ValueError(f"scheduler.power={power}: must be above 0")
     return LambdaLR(optimizer, lambda step: (1 - min(step, total_steps) / total_steps) ** power)
 
 
 def constant(optimizer: Optimizer, total_steps: int) -> LRScheduler:
-    """The rate as it is."""
+    """A constant rate."""
     return LambdaLR(optimizer, lambda _: 1.0)

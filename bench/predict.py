@@ -12,13 +12,12 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from pathlib import Path
 
 import numpy as np
 
 from bench import cli, console
 from bench.config import ConfigError
-from bench.evaluate import check_alike, crops_of, opened, settings, single
+from bench.evaluate import check_alike, crops_of, opened
 from bench.store import write_atomically
 
 SETTINGS = ("checkpoint", "crops", "top", "out", "trainer.accelerator")
@@ -32,12 +31,10 @@ def main() -> None:
 def predict(arguments: list[str]) -> None:
     """Print what the networks answer; exit code 1 if an image cannot be read."""
     named = [argument for argument in arguments if argument.partition("=")[0] in SETTINGS and "=" in argument]
-    own = settings(named, SETTINGS)
-    if (top := single(own, "top", "5")) not in map(str, range(1, 1001)):
+    own = cli.settings(named, SETTINGS)
+    if (top := cli.single(own, "top", "5")) not in map(str, range(1, 1001)):
         raise ConfigError(f"top={top}: must be a number from 1 to 1000")
-    file = Path(single(own, "out")).expanduser() if "out" in own else None
-    if file and (file.suffix.lower() != ".csv" or not file.parent.is_dir()):
-        raise ConfigError(f"out={file}: must be a .csv file in a folder that exists")
+    file = cli.out_file(cli.single(own, "out"), ".csv") if "out" in own else None
     crops = crops_of(own)
     if len(crops) > 1:
         raise ConfigError(f"crops={own['crops'][0]}: must be one number")

@@ -24,7 +24,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from hydra.utils import instantiate
@@ -76,23 +75,16 @@ def profile(arguments: list[str]) -> None:
             raise ConfigError(f"{argument}: goes with {MEASURE}; layers are one model's, {ALL} has a line a model")
     own = dict(a.split("=", 1) for a in arguments if a.startswith(("format=", "out=")))
     settings = [a for a in arguments if a != ALL and not a.startswith(("format=", "out="))]
-    file = Path(own["out"]).expanduser() if "out" in own else None
+    file = cli.out_file(own["out"], *BY_SUFFIX) if "out" in own else None
     suffix = file.suffix.lower() if file else ".txt"
-    if suffix not in BY_SUFFIX:
-        raise ConfigError(f"out={own['out']}: must end in one of {', '.join(BY_SUFFIX)}")
     style = own.get("format", BY_SUFFIX[suffix])
     if style not in FORMATS:
         raise ConfigError(f"format={style}: choose one of {', '.join(FORMATS)}")
     if file and style != BY_SUFFIX[suffix]:
         raise ConfigError(f"format={style}: out={own['out']} says {BY_SUFFIX[suffix]}; leave out one of them")
-    if file and (file.is_dir() or not file.parent.is_dir()):
-        raise ConfigError(f"out={own['out']}: must be a file in a folder that exists")
     table = of_all_models(settings) if ALL in arguments else of_layers(settings)
     if file:
-        try:
-            write_atomically(file, render(table, style))
-        except OSError as error:
-            raise ConfigError(f"out={file}: cannot be written ({error})") from error
+        write_atomically(file, render(table, style))
         console.say(f"written: {file}")
     elif style == "table":
         console.out.print(to_rich(table))

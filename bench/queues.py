@@ -1,4 +1,4 @@
-"""The queues that cells wait in: of this process, and of Ray; that of Slurm is in bench.slurm."""
+"""The queues that run cells: in this process, and on Ray; bench.slurm has the one for Slurm."""
 
 from __future__ import annotations
 
@@ -42,32 +42,32 @@ class InProcess:
 
 
 STOPPING = 60.0
-"""Seconds that cells in other processes are given to save and stop."""
+"""Seconds that cells in other processes have to save and stop."""
 
 
 def say_stopping(running: int) -> None:
-    """Say that cells in other processes are asked to stop, if there are any."""
+    """Say that cells in other processes are being stopped, if there are any."""
     if running:
-        console.say(f"stopping {running} cell{'s' * (running > 1)}, which save first; once more stops at once")
+        console.say(f"stopping {running} cell{'s' * (running > 1)}, which save first; a second signal stops at once")
 
 
 def at_work(config: Mapping[str, Any], sweep: str, folder: str, threads: int) -> tuple[str, str]:
-    """``execute`` in a process of a queue, in the folder that relative paths are meant from."""
+    """``execute`` in a queue's process, in the folder that relative paths refer to."""
     import torch
 
     try:
         os.chdir(folder)
     except OSError:
-        return "lost", f"{folder}: no such folder on {socket.gethostname()}; all machines must see it by this name"
+        return "lost", f"{folder}: no such folder on {socket.gethostname()}; all machines must see it under this path"
     torch.set_num_threads(threads)
     return execute(dict(config) | {"progress": "none"}, sweep)
 
 
 class RayTasks:
-    """A Ray task a cell, in a process of its own, with as many GPUs as the cell has devices, or threads of the CPU.
+    """One Ray task per cell, in its own process, with as many GPUs as the cell has devices, or with CPU threads.
 
-    ``cpus_per_cell``: None for the processors over the GPUs, or without GPUs over the cells, within the smallest
-    machine's.
+    ``cpus_per_cell``: None for the number of CPUs divided by that of GPUs, or without GPUs by that of cells, at most
+    those of the smallest machine.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class RayTasks:
         shares = self.gpus or len(cells)
         each = max(1, int(sum(node.get("CPU", 0) for node in able)) // shares)
         self.cpus = cpus_per_cell or min(each, max(1, int(min(node.get("CPU", 1) for node in able))))
-        for cell in cells:  # else it would wait for ever
+        for cell in cells:  # or it would wait forever
             needs = self._needs(cell)
             if not any(
                 node.get("CPU", 0) >= needs["num_cpus"] and node.get("GPU", 0) >= needs["num_gpus"] for node in able
@@ -106,9 +106,9 @@ class RayTasks:
 
     def submit(self, cell: Cell) -> None:
         needs = self._needs(cell)
-        # one call a process; lost workers are tried again by the launcher, which counts
+        # one call per process; the launcher retries lost workers and counts the retries
         task = self.ray.remote(max_calls=1, max_retries=0, **needs)(at_work)  # type: ignore[call-overload]
-        # as futures: waiting for them is Python's, while a signal in the midst of ray.wait is lost in a SystemError
+        # as futures, whose wait is Python's: a signal during ray.wait is lost in a SystemError
         self.running[task.remote(cell.config, self.sweep, str(Path.cwd()), self.cpus).future()] = cell
 
     def _needs(self, cell: Cell) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The record of one cell: what it is called, what was run, what came out, on what."""
+"""The record of one cell: its name, configuration, results and environment."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Metrics = dict[str, dict[str, float]]
 """Split (train, val, test) → top1, top5 (fractions in [0, 1]) and loss (mean cross entropy, nats)."""
 
 NOT_IDENTITY = ("paths", "logger", "force", "progress", "sweep")
-"""Top-level settings that change no result, and so do not count for a run's identity."""
+"""Top-level settings that change no result and are therefore not part of a run's identity."""
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-"""What a run id may look like: it names a directory."""
+"""The form of a run id, which names a directory."""
 
 NOT_DECISIVE = {
     "augment.normalize": ("cache_dir",),
@@ -27,17 +27,17 @@ NOT_DECISIVE = {
     "data.source": ("root", "download"),
     "trainer": ("accelerator", "checkpoint_minutes", "num_sanity_val_steps"),
 }
-"""Settings further down that say where images lie or where a run takes place, not what it is."""
+"""Nested settings that say where the images are or where a run takes place, not what it is."""
 
 
 USUAL = (("devices", 1), ("compile", "auto"), ("ema", None), ("check_val_every_n_epoch", 1))
-"""Settings of the trainer that are left out where they have this value, as if they were not there. More devices are
-another run: each process draws its own dropout.
+"""Trainer settings that are left out of the identity if they have this value. More devices make another run: each
+process draws its own dropout.
 """
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a resolved configuration that decides a result."""
+    """The part of a resolved configuration that determines the result."""
 
     def what(node: Mapping[str, Any], place: str) -> dict[str, Any]:
         kept = {key: value for key, value in node.items() if key not in NOT_DECISIVE.get(place, ())}
@@ -52,14 +52,14 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     if "train_image_size" in data and data["train_image_size"] == data["image_size"]:  # the usual, too
         config = {**config, "data": {k: v for k, v in data.items() if k != "train_image_size"}}
     kept = what({key: value for key, value in config.items() if key not in NOT_IDENTITY}, "")
-    if "augment" in kept:  # their order decides, too, and would be lost when keys are sorted
+    if "augment" in kept:  # their order matters too, and would be lost when keys are sorted
         kept["augment"] = list(kept["augment"].items())
     return kept
 
 
 def protocol(config: Mapping[str, Any]) -> str:
-    """The name of which images train, validate and test; with ``data.val_size``, where that draws validation images,
-    and, of a folder, with the beginning of the hash of its files: other images are another protocol.
+    """The name of the split into training, validation and test images; with ``data.val_size``, if that draws validation
+    images, and for a folder with the start of the hash of its files: other images are another protocol.
     """
     data = config["data"]
     size, content = data["val_size"], data.get("content")
@@ -75,17 +75,17 @@ def run_id(config: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One trained (or failed) cell. Fields that a failed cell never learnt are None.
+    """One trained (or failed) cell. Fields unknown for a failed cell are None.
 
     Attributes:
         run_id: the cell's name and directory.
         status: ``ok``, ``failed`` or ``interrupted``.
         error: one line that says why a cell is not ok.
-        protocol: which images train, validate and test; numbers of different protocols never share a table.
+        protocol: which images train, validate and test; results of different protocols never share a table.
         epochs: epochs trained.
         selected_epoch: the epoch, counted from 1, whose weights were tested: the best on validation data.
         train_size, val_size, test_size: samples.
-        skipped_images: that could not be read and were left out.
+        skipped_images: images that could not be read and were left out.
         metrics: of the selected epoch; ``train`` as measured while training (augmented images, dropout on).
         params, macs: of the network as evaluated, for one image; auxiliary heads do not count.
         train_images_per_s: median over epochs, validation excluded.
@@ -124,7 +124,7 @@ class RunRecord:
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
-        """The record as JSON without NaN; keys keep their order, which counts for augmentations."""
+        """The record as JSON without NaN; keys keep their order, which matters for augmentations."""
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
 
     @classmethod
@@ -132,7 +132,7 @@ class RunRecord:
         """Read a record.
 
         Raises:
-            ValueError: not JSON, of another schema version, with fields missing or unknown, or a run_id that is none.
+            ValueError: not JSON, another schema version, missing or unknown fields, or an invalid run_id.
         """
         values = json.loads(text)
         if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
@@ -142,7 +142,7 @@ class RunRecord:
         if unknown := sorted(values.keys() - known):
             raise ValueError(f"unknown fields {', '.join(unknown)}")
         if not RUN_ID.fullmatch(str(values.get("run_id"))):  # it names a folder
-            raise ValueError(f"run_id={values.get('run_id')}: is no name of a run")
+            raise ValueError(f"run_id={values.get('run_id')}: is not a valid run id")
         try:
             return cls(**values)
         except TypeError as error:

@@ -2,11 +2,11 @@
 
     bench-report [paths.results=results/local] [data=…] [protocol=…] [model=…] [seed=…] [sort=rank] [readme=FILE]
 
-Writes leaderboard.md, leaderboard.csv, report.html, a page to explore that opens without a network, and figures/, as
-SVG and PNG, of all runs into the folder, and prints the tables of those that data, protocol, model and seed choose, one
-value each or several with commas; they are ranked anew. sort: rank (by validation top-1, the default), test_top1,
-params, macs, fit_seconds and others; ranks stay. readme=FILE: puts each table between the lines
-<!-- leaderboard: DATA PROTOCOL --> and <!-- end --> of that file, and what single choices buy between
+Writes leaderboard.md, leaderboard.csv, report.html (an interactive page that works offline) and figures/ (SVG and PNG)
+of all runs into the folder. Prints the tables of the runs selected by data, protocol, model and seed (one value, or
+several separated by commas), ranked among themselves. sort: rank (by validation top-1, the default), test_top1, params,
+macs, fit_seconds and others; ranks do not change. readme=FILE: inserts each table between the lines
+<!-- leaderboard: DATA PROTOCOL --> and <!-- end --> of that file, and the ablations between
 <!-- ablations: DATA PROTOCOL --> and <!-- end -->.
 """
 
@@ -30,8 +30,8 @@ SETTINGS = ("paths.results", *FILTERS, "sort", "readme")
 
 
 class Made(NamedTuple):
-    """Of a results folder: all records, the predictions by run id, the tables of the ok ones, and of each table what
-    single choices buy.
+    """What a results folder contains: all records, predictions by run id, the tables of the ok records, and the
+    ablations found in each table.
     """
 
     records: list[RunRecord]
@@ -41,7 +41,7 @@ class Made(NamedTuple):
 
 
 def build(store: Store, show: Sequence[RunRecord] | None = None) -> Made:
-    """Write the leaderboard of all records; print the tables that the records ``show`` belong to, or all."""
+    """Write the leaderboard of all records; print the tables that contain the records ``show``, by default all."""
     records = store.load_all()
     told = predictions_of(store, records)
     tables = leaderboard.tables(records, told)
@@ -57,7 +57,7 @@ def build(store: Store, show: Sequence[RunRecord] | None = None) -> Made:
 
 
 def predictions_of(store: Store, records: Iterable[RunRecord]) -> dict[str, Predictions]:
-    """Run id → predictions of the ok records that have them; a warning names a damaged file."""
+    """Run id → predictions of the ok records that have them; warns about damaged files."""
     found = {}
     for record in records:
         if record.status == "ok":
@@ -72,20 +72,18 @@ def predictions_of(store: Store, records: Iterable[RunRecord]) -> dict[str, Pred
 
 
 def main() -> None:
-    """Run the command line; exit code 2 for a mistake in the call."""
+    """Run the command line; exit code 2 for a usage error."""
     from bench import cli  # only now: imports Hydra
 
     cli.run("bench-report", __doc__ or "", report)
 
 
 def report(arguments: list[str]) -> None:
-    """Do what the arguments ask for."""
-    settings = {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if key not in SETTINGS or not equals:
-            _refuse(f"{argument}: no such setting; write one of {', '.join(f'{name}=…' for name in SETTINGS)}")
-        settings[key] = value
+    """Build and print what the arguments ask for."""
+    from bench import cli  # only now: imports Hydra
+
+    own = cli.settings(arguments, SETTINGS)
+    settings = {key: cli.single(own, key) for key in own}
     if (key := settings.get("sort", "rank")) not in leaderboard.SORT_KEYS:
         _refuse(f"sort={key}: must be one of {', '.join(leaderboard.SORT_KEYS)}")
     readme = Path(settings["readme"]).expanduser() if "readme" in settings else None
@@ -95,7 +93,7 @@ def report(arguments: list[str]) -> None:
     store = Store(results)
     records = [record for record in store.load_all() if record.status == "ok"]
     if not records:
-        _refuse(f"paths.results={results}: holds no finished runs")
+        _refuse(f"paths.results={results}: contains no finished runs")
     chosen = _chosen(records, settings)
     try:
         check_writable(results)
@@ -108,11 +106,11 @@ def report(arguments: list[str]) -> None:
         try:
             text = readme.read_text(encoding="utf-8")
         except UnicodeDecodeError:
-            _refuse(f"readme={readme}: is not text in UTF-8")
+            _refuse(f"readme={readme}: is not UTF-8 text")
         sections = render.sections(made.tables, made.effects)
         if not render.marked(text, sections):
             there = ", ".join(f"<!-- {' '.join((f'{kind}:', *names))} -->" for kind, *names in sections)
-            _refuse(f"readme={readme}: has no place for a table; write {there} and <!-- end --> into it")
+            _refuse(f"readme={readme}: has no place for a table; add {there} and <!-- end --> to it")
         write_atomically(readme, render.inject(text, sections))
     written = [results / "leaderboard.md", results / "leaderboard.csv", *([readme] if readme else [])]
     for package, what, write in (("plotly", "report.html", write_page), ("matplotlib", "figures", write_figures)):
@@ -138,19 +136,19 @@ def write_figures(store: Store, made: Made) -> Path:
 
     folder = store.root / "figures"
     folder.mkdir(exist_ok=True)
-    for name, content in figures.draw(made.tables, made.records, made.predictions, store.root / "runs").items():
+    for name, content in figures.draw(made.tables, made.effects, made.predictions, store.root / "runs").items():
         write_atomically(folder / name, content)
     return folder
 
 
 def _chosen(records: Sequence[RunRecord], settings: dict[str, str]) -> list[RunRecord]:
-    """The records that the filters leave; ends the program where one leaves none, and says what there is."""
+    """The records that pass the filters; if a filter matches none, an error that lists the available values."""
     for key, field in FILTERS.items():
         if key in settings:
             wanted = settings[key].split(",")
             there = sorted({str(getattr(record, field)) for record in records})
             if unknown := [value for value in wanted if value not in there]:
-                _refuse(f"{key}={unknown[0]}: no finished run matches; there are {', '.join(there)}")
+                _refuse(f"{key}={unknown[0]}: no finished run matches; available: {', '.join(there)}")
             records = [record for record in records if str(getattr(record, field)) in wanted]
     return list(records)
 

@@ -1,4 +1,4 @@
-"""What configuration files may ask of folders: ``${class_folders:…}``, ``${content:…}`` and ``${expanded:…}``."""
+"""Resolvers for configuration files: ``${class_folders:…}``, ``${content:…}`` and ``${expanded:…}``."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def class_folders(root: str) -> int:
     """The number of class folders in ``root``/train.
 
     Raises:
-        ValueError: there is no such folder, or it holds fewer than two.
+        ValueError: there is no such folder, or it contains fewer than two.
     """
     train = _train(root)
     count = sum(entry.is_dir() and not entry.name.startswith(".") for entry in train.iterdir())
     if count < 2:
-        raise ValueError(f"{train}: holds {count} class folders, at least 2 are needed")
+        raise ValueError(f"{train}: at least 2 class folders are needed, found {count}")
     return count
 
 
 def content(root: str) -> str:
-    """A hash of the names and sizes (bytes) of the files ``root``/{train,val,test}/<class>/*, hidden ones aside.
+    """A hash of the names and sizes (bytes) of the files ``root``/{train,val,test}/<class>/*, except hidden ones.
 
     10 hex digits, the same for a copy.
 
@@ -38,25 +38,25 @@ def content(root: str) -> str:
         for name in sorted(name for name in os.listdir(folder) if not name.startswith(".")):
             try:
                 size = os.stat(os.path.join(folder, name)).st_size
-            except OSError:  # a link to nowhere
+            except OSError:  # a broken link
                 size = -1
             digest.update(f"{place}/{name}\0{size}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()[:10]
 
 
 def expanded(folder: str) -> str:
-    """``folder`` with a home for ``~``, for Hydra, which takes it by its letter."""
+    """``folder`` with ``~`` expanded, for Hydra, which takes it literally."""
     return str(Path(folder).expanduser())
 
 
 def _train(root: str) -> Path:
     train = Path(root).expanduser() / "train"
     if not train.is_dir():
-        raise ValueError(f"{train}: no such folder; images are looked for in <paths.data>/<data.name>/train/<class>/*")
+        raise ValueError(f"{train}: no such folder; images are read from <paths.data>/<data.name>/train/<class>/*")
     return train
 
 
 def register() -> None:
-    """Make them known to OmegaConf; may be called again."""
+    """Register the resolvers with OmegaConf; may be called repeatedly."""
     for resolver in (class_folders, content, expanded):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -1,4 +1,4 @@
-"""Trained networks: what is kept with the selected weights, and a network made of it again, without its data set."""
+"""Trained networks: what is saved with the selected weights, and loading a network from it without its data set."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from bench.record import run_id
 
 @dataclass(frozen=True)
 class Saved:
-    """A trained network, in evaluation, in 32 bits.
+    """A trained network, in evaluation mode, in 32 bits.
 
-    ``model``: (N, C, S, S) normalised → Output. ``normalize``: as the training images were. ``classes``: their names,
-    in the order of the logits. ``config``: of the run that trained it.
+    ``model``: (N, C, S, S) normalised → Output. ``normalize``: the normalisation used in training. ``classes``: their
+    names, in the order of the logits. ``config``: of the run that trained it.
     """
 
     run_id: str
@@ -42,13 +42,18 @@ class Saved:
         return f"{self.config['model']['name']} s{self.config['seed']}"
 
     @property
+    def folder(self) -> Path:
+        """The run's directory, or the folder of a standalone weights file."""
+        return self.path.parent.parent if self.path.parent.name == "checkpoints" else self.path.parent
+
+    @property
     def image_size(self) -> int:
         """Side of the images the network takes, in pixels."""
         return int(self.config["data"]["image_size"])
 
     @property
     def decode_size(self) -> int:
-        """Side of the images the normalisation was learnt from, in pixels."""
+        """Side of the images the normalisation was fitted to, in pixels."""
         return int(self.config["data"]["decode_size"])
 
     @property
@@ -63,7 +68,7 @@ class Saved:
 
 
 def use(resolved: Mapping[str, Any], data: ImageData) -> dict[str, Any]:
-    """What a checkpoint keeps beside the weights for their use: numbers, text and tensors."""
+    """What a checkpoint stores to make its weights usable: numbers, text and tensors."""
     return {
         "config": dict(resolved),
         "classes": list(data.dataset.classes),
@@ -87,10 +92,10 @@ def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def open_run(place: Path | str, device: torch.device | str = "cpu") -> Saved:
-    """The network of a run's directory or of a file of selected weights, on ``device``, to be used in 32 bits.
+    """Load the network from a run's directory or a file of selected weights, on ``device``, for use in 32 bits.
 
     Raises:
-        ConfigError: there is none, it was made by another program, or names code that is not this project's.
+        ConfigError: there is none, another program wrote it, or it names code outside this project.
     """
     path = Path(place).expanduser()
     file = path / "checkpoints" / SELECTED if path.is_dir() else path
@@ -99,9 +104,9 @@ def open_run(place: Path | str, device: torch.device | str = "cpu") -> Saved:
     try:
         content = load(file)
     except CheckpointError as error:
-        raise ConfigError(str(error).partition(";")[0]) from error
+        raise ConfigError(str(error)) from error
     if not isinstance(content, dict) or "use" not in content or "state_dict" not in content:
-        raise ConfigError(f"checkpoint={place}: holds no selected weights; name a run's checkpoints/{SELECTED}")
+        raise ConfigError(f"checkpoint={place}: contains no selected weights; name a run's checkpoints/{SELECTED}")
     config = content["use"]["config"]
     settings = {"net": config["model"]["net"], "normalize": config["augment"]["normalize"]}
     with cli.mistakes():
@@ -121,8 +126,8 @@ def open_run(place: Path | str, device: torch.device | str = "cpu") -> Saved:
 
 
 def check_targets(node: Any, place: Path | str) -> None:
-    """Refuse a configuration that would call other than this project's networks, normalisations and sources: a
-    checkpoint may be a stranger's.
+    """Reject a configuration that would call anything but this project's networks, normalisations and sources: a
+    checkpoint may come from a stranger.
 
     Raises:
         ConfigError: it names something else.
@@ -136,14 +141,14 @@ def check_targets(node: Any, place: Path | str) -> None:
         target = str(node["_target_"])
         if not target.startswith("bench.") or not _harmless(hydra.utils.get_object(target)):
             raise ConfigError(
-                f"checkpoint={place}: wants to call {target}, which is no network or data of this project; not loaded"
+                f"checkpoint={place}: wants to call {target}, not a network or data source of this project; not loaded"
             )
     for value in node.values():
         check_targets(value, place)
 
 
 def _harmless(target: Any) -> bool:
-    """Whether it is a network, a normalisation or a source of this project: what a configuration may make."""
+    """Whether it is a network, normalisation or source of this project, which a configuration may create."""
     if not isinstance(target, type):
         return any(target is getattr(sources, name) for name in sources.__all__)
     return issubclass(target, nn.Module | Normalize) and target.__module__.startswith(("bench.models.", "bench.data."))

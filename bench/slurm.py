@@ -1,4 +1,4 @@
-"""The queue of Slurm: a batch job a cell, by submitit."""
+"""The Slurm queue: one batch job per cell, through submitit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bench.store import Store
 
 @dataclass(frozen=True)
 class SlurmCell:
-    """What a batch job does; ``threads``: None for as many as it may use processors."""
+    """What a batch job runs; ``threads``: None for as many as the CPUs it may use."""
 
     config: dict[str, Any]
     sweep: str
@@ -36,11 +36,11 @@ class SlurmCell:
 
         job = submitit.JobEnvironment()
         try:
-            with Interrupts():  # also while PyTorch is imported: submitit leaves SIGTERM without effect
+            with Interrupts():  # also while PyTorch is imported: submitit ignores SIGTERM
                 return at_work(self.config, self.sweep, self.folder, self.threads or len(os.sched_getaffinity(0)))
         except Interrupted as stop:
             signum, told = stop.signum, ("interrupted", str(stop))
-        if signum == signal.SIGUSR2:  # the time is nearly up: submitit queues the job again, ``requeues`` times
+        if signum == signal.SIGUSR2:  # the time limit is near: submitit requeues the job, ``requeues`` times
             try:
                 signal.raise_signal(signum)
             except submitit.core.utils.UncompletedJobError as error:
@@ -48,21 +48,21 @@ class SlurmCell:
         if job.cluster != "slurm":
             return told
         if (state := _state(job.job_id)) == "preempted":
-            # in the grace time: who ends by himself then has ended, for Slurm
+            # in the grace period: to Slurm, a job that exits by itself now has ended
             subprocess.run(["scontrol", "requeue", job.job_id], check=False)
-        elif state == "running":  # the signal was not Slurm's
+        elif state == "running":  # the signal did not come from Slurm
             return told
-        raise SystemExit(128 + signum)  # without a result: Slurm may run it again, the queue tells the sweep
+        raise SystemExit(128 + signum)  # without a result: Slurm may rerun the job, and the queue informs the sweep
 
     def checkpoint(self, *_: Any) -> Any:
-        """What submitit queues again: the same, which goes on from the cell's checkpoint."""
+        """What submitit requeues: the same job, which resumes from the cell's checkpoint."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
 
 
 def _state(job_id: str) -> str:
-    """``running``, ``preempted`` if it still runs but is to make room in a moment, or ``ending``."""
+    """``running``, ``preempted`` if it is still running but about to be stopped, or ``ending``."""
     show = ["scontrol", "--oneliner", "show", "job", job_id]
     told = subprocess.run(show, capture_output=True, text=True, check=False).stdout
     if "JobState=RUNNING" not in told:
@@ -71,18 +71,18 @@ def _state(job_id: str) -> str:
 
 
 LOOK = 10.0
-"""Seconds between two looks at Slurm's queue; results are looked for every second."""
+"""Seconds between polls of Slurm's queue; results are polled every second."""
 
 OVER = {"COMPLETED", "FAILED", "CANCELLED", "PREEMPTED", "TIMEOUT", "DEADLINE"}
 OVER |= {"OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "REVOKED"}
-"""The states of jobs that do not run again."""
+"""The states of jobs that will not run again."""
 
 
 class SlurmJobs:
-    """A batch job a cell, by submitit; its settings are those of conf/hydra/launcher/slurm.yaml.
+    """One batch job per cell, through submitit; the settings are those of conf/hydra/launcher/slurm.yaml.
 
-    A job has ended when its result is there, or Slurm's queue says so at two looks. The queue is asked for, rather
-    than the accounting as submitit does, as every cluster has one.
+    A job has ended when its result exists, or Slurm's queue says so in two polls. The queue is polled, rather than the
+    accounting database as submitit does, because every cluster has one.
     """
 
     def __init__(
@@ -104,9 +104,9 @@ class SlurmJobs:
         import submitit
 
         if cluster == "slurm" and (missing := [name for name in ("sbatch", "srun") if shutil.which(name) is None]):
-            raise ConfigError(f"hydra.launcher.cluster=slurm: no {missing[0]} here; cluster=local runs without")
+            raise ConfigError(f"hydra.launcher.cluster=slurm: {missing[0]} not found; cluster=local runs without Slurm")
         if signal_delay_s >= 60 * timeout_min:
-            raise ConfigError(f"hydra.launcher.signal_delay_s={signal_delay_s}: must be less than the job's time")
+            raise ConfigError(f"hydra.launcher.signal_delay_s={signal_delay_s}: must be less than the job's time limit")
         self.sweep, self.cluster, self.threads = sweep, cluster, cpus_per_task
         self.folder = folder.absolute() / "jobs"
         self.executor = submitit.AutoExecutor(folder=self.folder, cluster=cluster, slurm_max_num_timeout=requeues)
@@ -142,21 +142,21 @@ class SlurmJobs:
         return None
 
     def _send(self) -> None:
-        """Put what waits into Slurm's queue, together, as one array."""
+        """Submit the waiting cells to Slurm together, as one array job."""
         if not self.waiting:
             return
         cells, self.waiting = self.waiting, []
-        # signals wait until the jobs are known; Ctrl-C does not reach those that are processes of this terminal, which
-        # inherit what is blocked, and are stopped by SIGTERM
+        # block signals until the jobs are known; local jobs are processes of this terminal and inherit the mask, so
+        # that Ctrl-C does not reach them: they are stopped by SIGTERM
         held = {signal.SIGINT} if self.cluster == "local" else set(SIGNALS)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
-        begun = now(self.folder.parent)  # not after it: a job may be quick
+        begun = now(self.folder.parent)  # before submitting: a job may be quick
         try:
             with self.executor.batch():
                 jobs = [self.executor.submit(SlurmCell(*self._work(cell))) for cell in cells]
             self.running |= zip(jobs, cells, strict=True)
             self.begun |= dict.fromkeys(jobs, begun)
-        except Exception as error:  # of submitit's: sbatch refuses
+        except Exception as error:  # from submitit: sbatch failed
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             if not self.begun:
                 raise ConfigError(reason) from error
@@ -168,7 +168,7 @@ class SlurmJobs:
         return cell.config, self.sweep, str(Path.cwd()), self.threads
 
     def _look(self, pause: float) -> None:
-        """Note which jobs have ended, and at how many looks in a row they had."""
+        """Note which jobs have ended, and in how many consecutive polls."""
         if self.cluster == "local":
             self.over = {job.job_id: (job.state, 2) for job in self.running if job.done()}
             return
@@ -176,16 +176,16 @@ class SlurmJobs:
             return
         self.looked = time.monotonic()
         show = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i %T"]
-        told = subprocess.run(show, capture_output=True, text=True, check=False)
-        if told.returncode:  # Slurm is away for a moment
+        listed = subprocess.run(show, capture_output=True, text=True, check=False)
+        if listed.returncode:  # Slurm is temporarily unavailable
             return
-        states = dict(line.split() for line in told.stdout.splitlines())
-        now = {job.job_id: states.get(job.job_id, "no longer known to Slurm") for job in self.running}
-        looks = {name: self.over.get(name, ("", 0))[1] + 1 for name in now}
-        self.over = {name: (state, looks[name]) for name, state in now.items() if state in OVER or name not in states}
+        known = dict(line.split() for line in listed.stdout.splitlines())
+        states = {job.job_id: known.get(job.job_id, "no longer known to Slurm") for job in self.running}
+        looks = {name: self.over.get(name, ("", 0))[1] + 1 for name in states}
+        self.over = {name: (state, looks[name]) for name, state in states.items() if state in OVER or name not in known}
 
     def _next(self) -> Ended | None:
-        there = set(self.folder.iterdir())  # looking up each may tell what a file server held some time ago
+        there = set(self.folder.iterdir())  # a lookup per file may return a file server's stale cache
         for job, cell in self.running.items():
             state, looks = self.over.get(job.job_id, ("", 0))
             if job.paths.result_pickle in there or looks > 1:
@@ -197,7 +197,7 @@ class SlurmJobs:
         if job.paths.result_pickle.exists():
             try:
                 return Ended(cell, *job.result())
-            except Exception as error:  # of submitit's, with the job's traceback between lines of dashes
+            except Exception as error:  # from submitit, with the job's traceback between lines of dashes
                 _, _, trace = str(error).partition(22 * "-" + "\n")
                 lines = (trace.partition(22 * "-")[0] or str(error)).strip().splitlines()
                 reason = lines[-1] if lines else type(error).__name__
@@ -214,7 +214,7 @@ class SlurmJobs:
         names = [job.job_id for job in self.running if not (self.cluster == "local" and job.done())]
         say_stopping(len(names))
         if self.cluster == "local":
-            for name in names:  # the number of the process that runs the job; submitit's cancel gives it a second
+            for name in names:  # the pid of the job's process; submitit's cancel gives it only a second
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(name), signal.SIGTERM)
         elif names:

@@ -1,9 +1,9 @@
-"""How far a sweep is, from its plan, the records, and the claims of those at work; and the ``bench-status`` command.
+"""The progress of a sweep, from its plan, records and claims; and the ``bench-status`` command.
 
     bench-status [paths.results=results/local] [sweep=NAME]
 
-Tells what is done, running, failed and waiting, how long the rest will take, and the best so far; of the last sweep,
-or the one that is named (or all, with sweep=all), on any machine that sees the folder; reading it is enough. Needs no
+Shows what is done, running, failed and waiting, how long the rest will take, and the best result so far, for the last
+sweep, or the one given by sweep= (sweep=all: all of them). Works on any machine that can read the folder, without
 PyTorch.
 """
 
@@ -35,31 +35,31 @@ State = Literal["done", "running", "failed", "interrupted", "cut off", "waiting"
 
 
 def state_of(folder: Path) -> dict[str, Any] | None:
-    """The plan of the sweep in ``folder``; None where there is none, or only one of an earlier version."""
+    """The plan of the sweep in ``folder``; None if it has none, or one from an earlier version."""
     file = folder / PLAN
     state = json.loads(file.read_text()) if file.exists() else None
     return state if state is not None and isinstance(state["cells"], dict) else None
 
 
 def stopped(folder: Path, signum: int) -> None:
-    """Note in the plan that a signal stopped the sweep."""
+    """Record in the plan that a signal stopped the sweep."""
     if (state := state_of(folder)) is not None:
         write_atomically(folder / PLAN, json.dumps(state | {"stopped": signum}, indent=2) + "\n")
 
 
 def goes_on(force: bool) -> str:
     """What the same command does after a stop."""
-    return "with force=true the same command begins anew" if force else "the same command goes on from there"
+    return "with force=true the same command starts over" if force else "the same command resumes from there"
 
 
 def command(overrides: Sequence[str]) -> str:
-    """The command line that runs a cell by itself."""
+    """The command line that runs a single cell."""
     return shlex.join(["bench", *(setting for setting in overrides if not setting.startswith("+sweep="))])
 
 
 @dataclass(frozen=True)
 class CellState:
-    """A cell of a plan: its record if it has ended, else its rows of metrics.csv so far; ``epochs`` it is to have."""
+    """A cell of a plan: its record if it has ended, else its metrics.csv rows so far; ``epochs``: planned number."""
 
     run_id: str
     state: State
@@ -68,20 +68,20 @@ class CellState:
     epochs: int
 
     def val_top1(self) -> float | None:
-        """Of the record, or else of the last epoch that was validated; None before there is one."""
+        """From the record, or else the last validated epoch; None before the first."""
         if self.record is not None:
             return self.record.metrics.get("val", {}).get("top1")
         return next((float(row["val_top1"]) for row in reversed(self.rows) if row.get("val_top1")), None)
 
     def seconds_left(self) -> float | None:
-        """Of a running cell, at its pace so far; None before its first epoch has ended."""
+        """For a running cell, at its pace so far; None before its first epoch has ended."""
         if not self.rows:
             return None
         return float(self.rows[-1]["seconds"]) / len(self.rows) * (self.epochs - len(self.rows))
 
 
 def cells_of(store: Store, state: Mapping[str, Any]) -> list[CellState]:
-    """The cells of a sweep's plan, in its order."""
+    """The cells of a sweep's plan, in order."""
     return [_cell(store, run_id, plan, state["started"]) for run_id, plan in state["cells"].items()]
 
 
@@ -101,9 +101,9 @@ def _cell(store: Store, run_id: str, plan: Mapping[str, Any], started: float) ->
 
 
 def remaining(cells: Sequence[CellState]) -> float | None:
-    """Seconds until the rest is done, if as many run side by side as do now; None before anything can be told.
+    """Estimated seconds until the rest is done, at the current parallelism; None before there is anything to go by.
 
-    A cell that waits is taken to last as long as those of its network and data did, or else as the mean of all.
+    A waiting cell is assumed to take as long as those of its network and data set, or else the mean of all.
     """
     took: dict[str, list[float]] = {}
     for cell in cells:
@@ -135,7 +135,7 @@ def summary(cells: Sequence[CellState]) -> str:
 
 
 def best(cells: Sequence[CellState]) -> str | None:
-    """The best validation top-1 of each data set and protocol so far, in a line; None without any."""
+    """The best validation top-1 of each data set and protocol so far, in one line; None if there is none."""
     top: dict[tuple[str, str], RunRecord] = {}
     for cell in cells:
         record = cell.record
@@ -158,7 +158,7 @@ def duration(seconds: float) -> str:
 
 
 def cell_line(record: RunRecord, cells: Sequence[CellState] | None) -> str:
-    """``nin on digits, seed 0: test 96.1 % top-1 in 28 s; 3 left``: a finished cell in a line."""
+    """A finished cell in one line: ``nin on digits, seed 0: test 96.1 % top-1 in 28 s; 3 left``."""
     name = f"{record.model} on {record.dataset}, seed {record.seed}"
     if record.status == "ok":
         splits = [
@@ -175,7 +175,7 @@ def cell_line(record: RunRecord, cells: Sequence[CellState] | None) -> str:
 
 
 def not_ok(store: Store, state: Mapping[str, Any], cells: Sequence[CellState]) -> list[str]:
-    """Lines about the cells of a sweep that has ended and that are not ok: why, the traceback, how to run it again."""
+    """For each cell of a finished sweep that is not ok: why, its traceback, and how to run it again."""
     lines = []
     for cell in cells:
         if cell.state == "done":
@@ -189,33 +189,50 @@ def not_ok(store: Store, state: Mapping[str, Any], cells: Sequence[CellState]) -
     return lines
 
 
+def sweeps(store: Store) -> dict[str, dict[str, Any]]:
+    """Name → plan of the folder's sweeps, in the order they started.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    from bench.config import ConfigError
+
+    files = sorted(store.root.glob(f"sweeps/*/{PLAN}"))
+    plans = {file.parent.name: plan for file in files if (plan := state_of(file.parent)) is not None}
+    if not plans:
+        raise ConfigError(f"paths.results={store.root}: contains no sweep")
+    return plans
+
+
+def one_of(plans: Mapping[str, Any], name: str) -> str:
+    """``name``, or the last sweep's if it is empty.
+
+    Raises:
+        ConfigError: there is no such sweep.
+    """
+    from bench.config import ConfigError
+
+    if name and name not in plans:
+        raise ConfigError(f"sweep={name}: no such sweep; available: {', '.join(list(plans)[-5:])}")
+    return name or list(plans)[-1]
+
+
 def main() -> None:
-    """Run the command line; exit code 2 for a mistake in the call."""
+    """Run the command line; exit code 2 for a usage error."""
     from bench import cli
 
     cli.run("bench-status", __doc__ or "", show)
 
 
 def show(arguments: list[str]) -> None:
-    """Print the state of the sweeps that the arguments choose."""
-    from bench.config import ConfigError
+    """Print the state of the sweeps selected by the arguments."""
+    from bench import cli
 
-    chosen = {"paths.results": DEFAULT_RESULTS, "sweep": ""}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if key not in chosen or not equals:
-            raise ConfigError(f"{argument}: no such setting; write {', '.join(f'{name}=…' for name in chosen)}")
-        chosen[key] = value
-    store = Store(chosen["paths.results"])
-    names = sorted(file.parent.name for file in store.root.glob(f"sweeps/*/{PLAN}") if state_of(file.parent))
-    if not names:
-        raise ConfigError(f"paths.results={chosen['paths.results']}: holds no sweep")
-    wanted = names if chosen["sweep"] == "all" else [chosen["sweep"] or names[-1]]
-    if wanted[0] not in names:
-        raise ConfigError(f"sweep={wanted[0]}: no such sweep; there are {', '.join(names[-5:])}")
-    for name in wanted:
-        state = state_of(store.root / "sweeps" / name)
-        assert state is not None
+    own = cli.settings(arguments, ("paths.results", "sweep"))
+    store, wanted = Store(cli.single(own, "paths.results", DEFAULT_RESULTS)), cli.single(own, "sweep")
+    plans = sweeps(store)
+    for name in plans if wanted == "all" else [one_of(plans, wanted)]:
+        state = plans[name]
         cells = cells_of(store, state)
         console.out.print(_table(name, cells))
         console.say(summary(cells))

@@ -1,9 +1,9 @@
 """Records on disk: ``<results>/runs/<run_id>/``, each written once.
 
-A cell works in its directory, where every file appears whole; ``record.json`` is the last, so that a directory without
-one is a cell under way or cut off. A cut off or failed cell goes on from ``checkpoints/last.ckpt``. A cell that is run
-again beside an ok record works in ``.<run_id>.again`` and takes the place of the old one only when it is ok itself: an
-ok record is never lost.
+A cell works in its directory, where every file is written atomically; ``record.json`` comes last, so a directory
+without one is a cell that is running or was cut off. A cut off or failed cell resumes from ``checkpoints/last.ckpt``.
+A rerun of a cell that has an ok record works in ``.<run_id>.again`` and replaces it only when it is ok itself: an ok
+record is never lost.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ RECORD, ERROR, LAST = "record.json", "error.txt", "checkpoints/last.ckpt"
 
 
 class StoreError(Exception):
-    """The results folder does not allow what is asked; its text is one line."""
+    """The results folder does not allow the operation; the message is one line."""
 
 
 class BusyError(StoreError):
-    """Another process works on the cell."""
+    """Another process is working on the cell."""
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The directory of a cell under way, and this process's claim on it."""
+    """The directory of a running cell, and this process's claim on it."""
 
     path: Path
     claim: Claim
     made: tuple[Path, ...] = ()
-    """The folders above that were not there before it, the innermost first."""
+    """The parent folders created for it, innermost first."""
 
     @property
     def checkpoint(self) -> Path | None:
-        """Where an earlier try can be gone on from."""
+        """The checkpoint an earlier attempt left to resume from."""
         file = self.path / LAST
         return file if file.exists() else None
 
 
 def write_atomically(path: Path, data: str | bytes | Callable[[BinaryIO], object]) -> None:
-    """Write a file whole or not at all: temporary file, fsync, rename; ``data`` may write into the open file itself."""
+    """Write a file completely or not at all: temporary file, fsync, rename; ``data`` may be a function that writes."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         with part.open("wb") as file:
@@ -66,14 +66,14 @@ def write_atomically(path: Path, data: str | bytes | Callable[[BinaryIO], object
 
 
 def seen(path: Path) -> bool:
-    """Whether the path is there for us: Path.exists raises where a folder above may not be entered."""
+    """Whether the path exists for us: Path.exists raises if a parent folder may not be entered."""
     return os.path.exists(path)  # noqa: PTH110
 
 
 def check_writable(folder: Path, setting: str = "paths.results") -> None:
-    """Raise StoreError if files cannot be made in the folder, or the folder itself, without making anything.
+    """Raise StoreError if the folder, or files in it, cannot be created; creates nothing.
 
-    ``setting`` is what names the folder.
+    ``setting`` is the setting that names the folder.
     """
     ancestor = next(path for path in (folder, *folder.absolute().parents) if seen(path))
     effective = os.access in os.supports_effective_ids
@@ -93,56 +93,56 @@ class Store:
         """A cell's directory.
 
         Raises:
-            ValueError: ``run_id`` is not one, and could lead out of the folder.
+            ValueError: ``run_id`` is not valid and could lead out of the folder.
         """
         if not RUN_ID.fullmatch(run_id):
-            raise ValueError(f"run id {run_id!r}: only letters, digits and . _ - are allowed, the first not . _ -")
+            raise ValueError(f"run id {run_id!r}: must be letters, digits and . _ -, starting with a letter or digit")
         return self.root / "runs" / run_id
 
     def _again(self, run_id: str) -> Path:
         return self.path(run_id).with_name(f".{run_id}.again")
 
     def load(self, run_id: str) -> RunRecord | None:
-        """The cell's record; None where there is none, or none that can be read (a warning names that)."""
+        """The cell's record; None if there is none, or it cannot be read (with a warning)."""
         return _read(self.path(run_id) / RECORD)
 
     def ok(self, run_id: str, since: float = 0.0) -> RunRecord | None:
-        """The cell's record if it is there, ok, and not from before ``since`` (seconds since the epoch)."""
+        """The cell's record if it exists, is ok, and is not older than ``since`` (seconds since the epoch)."""
         self._finish_replacement(run_id)
         record = _read(self.path(run_id) / RECORD, since)
         return record if record is not None and record.status == "ok" else None
 
     def outcome(self, run_id: str, since: float, force: bool = False) -> RunRecord | None:
-        """What became of the cell's last try, if it ended after ``since`` (seconds since the epoch), or else, of a cell
-        that is not run by ``force``, an ok record from before.
+        """The record of the cell's last attempt if it ended after ``since`` (seconds since the epoch), or else, without
+        ``force``, an earlier ok record.
         """
         tries = (_read(folder / RECORD, since) for folder in self.places(run_id))
         last = next((record for record in tries if record is not None), None)
         return last if last is not None or force else self.ok(run_id)
 
     def load_all(self) -> list[RunRecord]:
-        """All records, by run id; a warning names each that cannot be read."""
+        """All records, by run id; warns about each that cannot be read."""
         for aside in self.root.glob("runs/.*.old"):
             self._finish_replacement(aside.name.removeprefix(".").removesuffix(".old"))
         records = (_read(file) for file in sorted(self.root.glob(f"runs/[!.]*/{RECORD}")))
         return [record for record in records if record is not None]
 
     def holder(self, run_id: str) -> str | None:
-        """A line about the living process that works on the cell, None where there is none."""
+        """A line about the live process working on the cell, None if there is none."""
         return next((line for line in map(holder, self.places(run_id)) if line is not None), None)
 
     def places(self, run_id: str) -> tuple[Path, Path]:
-        """Where the cell may be worked on: beside an ok record, and its own directory."""
+        """Where a process may work on the cell: beside an ok record, or in its own directory."""
         return self._again(run_id), self.path(run_id)
 
     def workspace(self, run_id: str, since: float = 0.0) -> Workspace:
-        """The directory for a try at the cell, claimed by this process, which is to publish, discard or release it.
+        """The directory for an attempt at the cell, claimed by this process, which must publish, discard or release it.
 
-        It is empty, or holds what an earlier try left that can be gone on from, if its checkpoint was made after
+        It is empty, or contains what an earlier attempt left to resume from, if its checkpoint was written after
         ``since`` (seconds since the epoch).
 
         Raises:
-            BusyError: another process works on the cell, or has just finished it.
+            BusyError: another process is working on the cell, or has just finished it.
         """
         path = self._again(run_id) if self.ok(run_id) else self.path(run_id)
         made = tuple(folder for folder in path.parents if not folder.exists())
@@ -157,7 +157,7 @@ class Store:
             kept = {path / CLAIM}
             if work.checkpoint is not None and work.checkpoint.stat().st_mtime >= since:
                 kept |= set(path.iterdir()) - {path / RECORD, path / ERROR}
-            for part in path.rglob(".*.part"):  # of a process that was killed while it wrote
+            for part in path.rglob(".*.part"):  # left by a process that was killed while writing
                 part.unlink()
             for entry in set(path.iterdir()) - kept:
                 if not entry.name.startswith(PROBE):
@@ -168,27 +168,27 @@ class Store:
         return work
 
     def discard(self, work: Workspace) -> None:
-        """Give up a try that did nothing: remove its directory, unless an earlier try can be gone on from, and the
-        folders that were made for it alone.
+        """Give up an attempt that did nothing: remove its directory, unless there is an earlier attempt to resume, and
+        the parent folders created for it.
         """
         if work.checkpoint is None:
-            # and the claim, so that nobody else begins here meanwhile; some may just be looking at it
+            # including the claim, so that nobody else starts here meanwhile; others may be reading it right now
             shutil.rmtree(work.path, ignore_errors=True)
         work.claim.release()
         for folder in work.made:
-            with contextlib.suppress(OSError):  # is gone, or holds what others have put there
+            with contextlib.suppress(OSError):  # already gone, or used by others
                 folder.rmdir()
 
     def publish(self, record: RunRecord, work: Workspace) -> Path:
-        """Write ``record.json`` into the workspace, which ends the try; returns the directory that holds it.
+        """Write ``record.json`` into the workspace, which ends the attempt; returns the directory that contains it.
 
-        An ok record takes the place of an ok one before it; one that is not ok stays beside it.
+        An ok record replaces an earlier ok one; one that is not ok stays beside it.
 
         Raises:
-            BusyError: the claim was lost to another process, which now works on the cell.
+            BusyError: the claim was lost to another process, which is now working on the cell.
         """
         if not work.claim.held():
-            raise BusyError(f"{record.run_id}: given up for dead meanwhile, another process works on it")
+            raise BusyError(f"{record.run_id}: presumed dead meanwhile; another process is working on it")
         write_atomically(work.path / RECORD, record.to_json())
         if record.status == "ok":
             (work.path / LAST).unlink(missing_ok=True)
@@ -196,7 +196,7 @@ class Store:
         if work.path == target or record.status != "ok":
             work.claim.release()
             return work.path
-        with contextlib.suppress(FileNotFoundError):  # a reader may have finished it for us
+        with contextlib.suppress(FileNotFoundError):  # a reader may have completed this for us
             target.rename(self._aside(record.run_id))
             work.path.rename(target)
         work.claim.file = target / CLAIM
@@ -208,11 +208,11 @@ class Store:
         return self.path(run_id).with_name(f".{run_id}.old")
 
     def _finish_replacement(self, run_id: str) -> None:
-        """Do what is left where a new ok record was put in the place of the old one, and cut off in between."""
+        """Complete an interrupted replacement of an old ok record by a new one."""
         target, aside = self.path(run_id), self._aside(run_id)
         if not aside.exists():
             return
-        with contextlib.suppress(OSError):  # another process does the same
+        with contextlib.suppress(OSError):  # another process is doing the same
             if not target.exists():
                 again = self._again(run_id)
                 (again if (again / RECORD).exists() else aside).rename(target)
@@ -225,5 +225,5 @@ def _read(file: Path, since: float = 0.0) -> RunRecord | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        warnings.warn(f"{file}: left out, {error}", stacklevel=3)
+        warnings.warn(f"{file}: skipped, {error}", stacklevel=3)
         return None

@@ -1,4 +1,4 @@
-"""A search under way: trials that are asked for, trained as cells, told of; shared by processes that may die."""
+"""A running search: trials are drawn, trained as cells and reported; shared by processes that may die."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:  # Optuna is optional, and with PyTorch takes seconds to impor
     from optuna.trial import TrialState
 
 POLL = 1.0
-"""Seconds between two looks at what other processes work on."""
+"""Seconds between polls of what other processes are working on."""
 
 
 class Pruned(Interrupted):
-    """A cell was stopped because others do better; to those who know of signals alone it looks like SIGTERM."""
+    """A cell was stopped because others do better; handled like SIGTERM where only signals are known."""
 
     def __init__(self, epoch: int):
         super().__init__(signal.SIGTERM)
@@ -45,7 +45,7 @@ class Pruned(Interrupted):
 
 
 def pruner(name: str, epochs: int) -> BasePruner:
-    """By median nobody is pruned in the first third of the epochs, where a high learning rate looks bad too soon."""
+    """The median pruner spares the first third of the epochs, where a high learning rate looks worse than it is."""
     from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
 
     if name == "median":
@@ -55,11 +55,10 @@ def pruner(name: str, epochs: int) -> BasePruner:
 
 @dataclass
 class Search:
-    """A study, its ranges and the settings that all trials share.
+    """A study, its ranges and the settings shared by all trials.
 
-    Of several processes each works on trials that it has a claim on. A trial whose process has died is not made anew
-    but gone on with, its cell from the last checkpoint. ``folder`` holds the claims, and the lock under which trials
-    begin and end.
+    Each of several processes works on the trials it has claimed. A trial whose process died is resumed, its cell from
+    the last checkpoint. ``folder`` holds the claims, and the lock under which trials start and end.
     """
 
     study: Study
@@ -70,10 +69,10 @@ class Search:
     seed: int
 
     def run(self, trials: int) -> None:
-        """Until there are ``trials`` in all and none of them runs, here or elsewhere.
+        """Run until there are ``trials`` in total and none is running, here or elsewhere.
 
         Raises:
-            Interrupted: a signal stopped it; the trial will be gone on with.
+            Interrupted: a signal stopped it; the trial can be resumed.
         """
         from optuna.trial import TrialState
 
@@ -85,7 +84,7 @@ class Search:
                 if not left:
                     return
                 if not waiting:
-                    console.say(f"{left} more at work elsewhere, waited for")
+                    console.say(f"waiting for {left} more running elsewhere")
                 waiting = True
                 time.sleep(POLL)
                 continue
@@ -104,7 +103,7 @@ class Search:
         return FileLock(self.folder / "lock")
 
     def take(self, most: int) -> tuple[Trial, Claim] | None:
-        """A trial whose process has died, else a new one if there are fewer than ``most``, and the claim on it."""
+        """A trial whose process died, else a new one if there are fewer than ``most``, and the claim on it."""
         from optuna.trial import Trial, TrialState
 
         with self.lock():
@@ -128,15 +127,15 @@ class Search:
             return None
 
     def sampler(self, number: int) -> Any:
-        """With a seed of each trial's own: processes that share a study draw different points, and a search that is
-        stopped and gone on with the same ones as without.
+        """Seeded per trial: processes that share a study draw different points, and a resumed search draws the same
+        ones as an uninterrupted one.
         """
         from optuna.samplers import TPESampler
 
         return TPESampler(seed=(1_000_003 * self.seed + number) % 2**32, constant_liar=True)
 
     def work(self, trial: Trial) -> tuple[TrialState, float | None, str]:
-        """Train a trial's cell, unless its record is there: how it ended, its value and a line.
+        """Train a trial's cell unless it already has a record; returns its final state, its value and a one-line text.
 
         Raises:
             Interrupted: a signal stopped it.
@@ -156,7 +155,7 @@ class Search:
                     break
                 except BusyError:  # the same cell in another trial or sweep
                     time.sleep(POLL)
-                except StoreError:  # which has just finished it
+                except StoreError:  # another process has just finished it
                     continue
         except Pruned as stop:
             return TrialState.PRUNED, None, str(stop)
@@ -166,13 +165,13 @@ class Search:
             if record.status == "ok" and "val" in record.metrics:
                 top1 = record.metrics["val"]["top1"]
                 return TrialState.COMPLETE, top1, f"validation top-1 {top1:.1%}"
-            reason = record.error or "has no validation images"  # of a run from before, or of processes
+            reason = record.error or "has no validation images"  # from an earlier run, or with several processes
         trial.set_user_attr("error", reason)
         return TrialState.FAIL, None, f"failed, {reason}"
 
 
 def suggest(trial: Trial, key: str, of: BaseDistribution) -> Any:
-    """The trial's value of a setting, drawn now unless it has one."""
+    """The trial's value of a setting, drawn now if it has none."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(of, CategoricalDistribution):
@@ -184,8 +183,8 @@ def suggest(trial: Trial, key: str, of: BaseDistribution) -> Any:
 
 
 def reporter(study: Study, trial: Trial) -> Callback:
-    """Tells the study of each validated epoch, once, when the next one begins: then the checkpoint of the last one is
-    there, and a trial in its last epoch is not stopped any more. Raises Pruned in the training if the study says so.
+    """Reports each validated epoch to the study once, when the next one starts: by then its checkpoint is written, and
+    a trial is no longer stopped after its last epoch. Raises Pruned during training if the study says so.
     """
     from lightning.pytorch.callbacks import LambdaCallback
 
@@ -195,7 +194,7 @@ def reporter(study: Study, trial: Trial) -> Callback:
 
     def report(trainer: Trainer, module: LightningModule) -> None:
         if not trainer.enable_validation:
-            raise ConfigError("data: has no validation images, which a search needs, as test images must not decide")
+            raise ConfigError("data: has no validation images, which a search needs: test images must not decide")
         (table,) = (watcher for watcher in trainer.callbacks if isinstance(watcher, EpochTable))  # type: ignore[attr-defined]
         validated = {int(row["epoch"]): row["val_top1"] for row in table.rows if "val_top1" in row}
         new = sorted(validated.keys() - told)
@@ -209,10 +208,10 @@ def reporter(study: Study, trial: Trial) -> Callback:
 
 
 def overrides(params: Mapping[str, Any]) -> list[str]:
-    """A trial's parameters as Hydra's overrides."""
+    """A trial's parameters as Hydra overrides."""
     return [f"{key}={value}" for key, value in params.items()]
 
 
 def short(setting: tuple[str, Any]) -> str:
-    """A setting to read: ``optimizer.lr=0.00123``."""
+    """A setting in short form: ``optimizer.lr=0.00123``."""
     return f"{setting[0]}={setting[1]:.3g}" if isinstance(setting[1], float) else f"{setting[0]}={setting[1]}"

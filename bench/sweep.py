@@ -6,64 +6,62 @@ Works through Hydra's callbacks and files alone, so it is the same for every lau
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from bench import console, launcher, status
+from bench import cli, console, launcher, status
 from bench.claim import now
 from bench.config import check
-from bench.explain import explain
 from bench.record import run_id
 from bench.store import Store, write_atomically
 
 
-class SweepCallback(Callback):
-    """Hydra's hooks of a sweep; they end the program by SystemExit, as Hydra only warns of a hook's exceptions."""
+@contextlib.contextmanager
+def _answering() -> Iterator[None]:
+    """End the program by SystemExit at any exception, as Hydra only warns of a hook's and continues."""
+    try:
+        with cli.answering("bench"):
+            yield
+    except Exception:  # no mistake of the user's, or HYDRA_FULL_ERROR=1
+        traceback.print_exc()
+        sys.exit(cli.FAILED)
 
+
+class SweepCallback(Callback):
+    """Hydra's hooks of a sweep."""
+
+    @_answering()
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check every cell before the first one runs, and write the plan; exit code 2 where one is wrong."""
-        try:
-            launcher.check(OmegaConf.to_container(config.hydra.launcher, resolve=True))  # type: ignore[arg-type] # keys
-            cells = plan(config, kwargs["config_name"])
-            folder = Path(config.hydra.sweep.dir)
-            folder.mkdir(parents=True)
-            state = {"cells": cells, "started": now(folder)}
-            write_atomically(folder / status.PLAN, json.dumps(state, indent=2) + "\n")
-        except (HydraException, OmegaConfBaseException) as error:
-            _stop(explain(error), 2)
-        except Exception as error:
-            _stop(str(error), 2)
+        """Check every cell before the first one runs, and write the plan; exit code 2 if one is wrong."""
+        launcher.check(OmegaConf.to_container(config.hydra.launcher, resolve=True))  # type: ignore[arg-type] # keys
+        cells = plan(config, kwargs["config_name"])
+        folder = Path(config.hydra.sweep.dir)
+        folder.mkdir(parents=True)
+        state = {"cells": cells, "started": now(folder)}
+        write_atomically(folder / status.PLAN, json.dumps(state, indent=2) + "\n")
         console.say(f"{len(cells)} cell{'s' * (len(cells) != 1)}, records in {config.paths.results}/runs")
 
+    @_answering()
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the leaderboard, show the sweep's part of it, name the cells that are not ok; exit code 1 if any, or
         that of the signal that stopped the sweep.
         """
-        state = status.state_of(Path(config.hydra.sweep.dir))
-        if state is None:
-            _stop(f"{config.hydra.sweep.dir}/{status.PLAN} is gone, so nobody knows how the sweep ended", 1)
-        try:
-            code = conclude(Store(config.paths.results), state)
-        except Exception as error:
-            _stop(f"the sweep's summary: {type(error).__name__}: {error}", 1)
-        if code:
+        folder = Path(config.hydra.sweep.dir)
+        if (state := status.state_of(folder)) is None:
+            cli.stop("bench", f"{folder / status.PLAN} is gone: how the sweep ended is unknown", cli.FAILED)
+        if code := conclude(Store(config.paths.results), state):
             sys.exit(code)
-
-
-def _stop(text: str, code: int) -> NoReturn:
-    print(f"bench: {text}", file=sys.stderr)
-    sys.exit(code)
 
 
 def conclude(store: Store, state: Mapping[str, Any]) -> int:

@@ -21,6 +21,7 @@ from bench.assemble import build, make_logger, make_trainer, prepare_machine
 from bench.averaging import MovingAverage
 from bench.checkpoint import CheckpointError, Checkpoints
 from bench.config import ConfigError
+from bench.data.loader import Shard
 from bench.data.module import ImageData
 from bench.interrupt import Interrupted, Interrupts
 from bench.module import Classifier
@@ -32,26 +33,26 @@ from bench.store import ERROR, LAST, Store, StoreError, write_atomically
 
 
 def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback] = ()) -> RunRecord:
-    """Train the cell that ``cfg`` describes; returns its record, which is then on disk.
+    """Train the cell described by ``cfg`` and write its record to disk; returns the record.
 
-    A cell that an earlier try has left half done goes on from its last checkpoint. A cell that fails is recorded as
-    ``failed``, its traceback in ``error.txt``. ``sweep`` names the sweep the cell belongs to. ``watchers`` look on
-    while it fits, and may stop it by an Interrupted of their own; a cell of several processes has none.
+    An unfinished cell resumes from its last checkpoint. A cell that fails is recorded as ``failed``, its traceback in
+    ``error.txt``. ``sweep`` names the sweep the cell belongs to. ``watchers`` are extra callbacks during the fit and
+    may stop it by raising an Interrupted of their own; they are ignored if the cell runs in several processes.
 
     Raises:
-        ConfigError: the configuration is wrong; nothing is written. In a sweep such a cell is recorded as failed.
-        StoreError: the cell has an ok record and ``force`` is not set; BusyError: another process works on it.
+        ConfigError: the configuration is invalid; nothing is written. In a sweep such a cell is recorded as failed.
+        StoreError: the cell has an ok record and ``force`` is not set; BusyError: another process is working on it.
         Interrupted: a signal stopped the run; it is recorded as ``interrupted``.
     """
     resolved = config.check(cfg)
     store, name = Store(resolved["paths"]["results"]), run_id(resolved)
     if store.ok(name) and not resolved["force"]:
         raise StoreError(f"{name}: has an ok record; force=true runs it again")
-    machine.fit_threads()  # of which the record tells
+    machine.fit_threads()  # before the record notes the number of threads
     about = describe(resolved)
     work = store.workspace(name, since=_begun(store, sweep) if resolved["force"] else 0.0)
     if work.checkpoint is not None:
-        console.say(f"{name}: goes on from its last checkpoint")
+        console.say(f"{name}: resumes from its last checkpoint")
 
     def not_ok(status: Status, reason: str) -> RunRecord:
         with interrupts.deferring():
@@ -75,7 +76,9 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
                 store.discard(work)
                 raise
             return not_ok("failed", str(error))
-        except (distributed.ProcessError, CheckpointError) as error:
+        except CheckpointError as error:
+            return not_ok("failed", f"{error}; force=true trains from scratch")
+        except distributed.ProcessError as error:
             return not_ok("failed", str(error))
         except Exception as error:
             return not_ok("failed", reason_of(error))
@@ -86,15 +89,15 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
             not_ok("interrupted", "stopped by Ctrl-C")
             raise Interrupted(signal.SIGINT) from stop
         else:
-            if interrupts.pending is not None:  # too late for this cell, which is done
+            if interrupts.pending is not None:  # this cell is already done
                 raise Interrupted(interrupts.pending)
             return record
         finally:
-            work.claim.release()  # also where nothing could be recorded, on a full disk
+            work.claim.release()  # even if nothing could be recorded, as on a full disk
 
 
 def reason_of(error: Exception) -> str:
-    """``ValueError: why``, a line; of what Hydra wraps the cause."""
+    """``ValueError: why`` in one line; for an error wrapped by Hydra, its cause."""
     cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
     return _first_line(f"{type(cause).__name__}: {cause}")
 
@@ -104,10 +107,10 @@ def _first_line(text: str) -> str:
 
 
 def fail(resolved: Mapping[str, Any], reason: str) -> RunRecord:
-    """Record a cell as failed whose own process could not.
+    """Record a cell as failed on behalf of its process.
 
     Raises:
-        BusyError: it still counts as at work.
+        BusyError: the process still counts as alive.
     """
     store = Store(resolved["paths"]["results"])
     about = describe(resolved)
@@ -122,7 +125,7 @@ def fail(resolved: Mapping[str, Any], reason: str) -> RunRecord:
 
 
 def _begun(store: Store, sweep: str | None) -> float:
-    """From when on a checkpoint is of a forced run's own: a job that is queued again goes on, too."""
+    """The time from which checkpoints belong to this forced run, so that a requeued job can resume."""
     state = None if sweep is None else state_of(store.root / "sweeps" / sweep)
     return math.inf if state is None else float(state["started"])
 
@@ -136,23 +139,23 @@ def train(
     interrupts: Interrupts,
     watchers: Sequence[L.Callback] = (),
 ) -> RunRecord:
-    """Fit, select on validation data, test once; returns the record, of a cell that :func:`describe` tells ``about``.
+    """Fit, select on validation data, test once; returns the record. ``about``: its fields from :func:`describe`.
 
-    Writes ``config.yaml``, ``metrics.csv``, ``predictions.npz`` and ``checkpoints/selected.ckpt`` into ``work``. Of
-    several processes all fit, and the first alone does the rest; the others' record has no results.
+    Writes ``config.yaml``, ``metrics.csv``, ``predictions.npz`` and ``checkpoints/selected.ckpt`` into ``work``. With
+    several processes, all of them fit and only the first does the rest; the others' records have no results.
 
     Raises:
-        ConfigError: a constructor refuses its arguments, or the device or the data are not there.
-        FloatingPointError: a loss is not a finite number.
-        CheckpointError: the state to go on from cannot be loaded.
+        ConfigError: a constructor rejects its arguments, or the device or the data are missing.
+        FloatingPointError: a loss is not finite.
+        CheckpointError: the state to resume from cannot be loaded.
         Interrupted: a signal stopped the run.
     """
     device = prepare_machine(resolved)
     peak = machine.PeakMemory(device)
     data, module = build(cfg, resolved, device)
     rank, processes = distributed.rank(), resolved["trainer"]["devices"]
-    if rank > 0:
-        torch.manual_seed(resolved["seed"] + rank)  # dropout of its own; the weights are the first one's
+    if rank > 0:  # its own dropout, also after Lightning resets the seed; the weights come from the first process
+        L.seed_everything((resolved["seed"] + rank) % 2**32, verbose=False)
     if rank == 0:
         write_atomically(work / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(resolved))))
 
@@ -164,7 +167,8 @@ def train(
     checkpoints = Checkpoints(work / "checkpoints", minutes, interrupts, lambda: saved.use(resolved, data))
     with loggers.finishing(), callbacks.quiet():
         logger = make_logger(cfg, resolved, work, sweep) if rank == 0 else None
-        loggers.watch(logger, resolved, module.model, steps=len(data.train_dataloader()))
+        steps = len(Shard(0, processes).batches(len(data.train), data.batch_size))
+        loggers.watch(logger, resolved, module.model, steps)
         decay = resolved["trainer"]["ema"]
         average = [] if decay is None else [MovingAverage(decay)]
         watching = [meter, *bar, *average, table, checkpoints, *watchers]
@@ -221,7 +225,7 @@ def describe(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def save_predictions(work: Path, module: Classifier, data: ImageData) -> None:
-    """predictions.npz, and mistakes.webp, the hardest of them side by side, for reports, which have no images."""
+    """Write predictions.npz and mistakes.webp, the hardest mistakes side by side, for reports without the images."""
     logits, dataset = torch.cat(module.test_logits), data.dataset
     made = Predictions(
         logits=logits.numpy(),
@@ -236,7 +240,7 @@ def save_predictions(work: Path, module: Classifier, data: ImageData) -> None:
 
 
 def collect_metrics(logged: Mapping[str, float]) -> Metrics:
-    """``{split}/{name}`` or ``{split}_{name}`` → split → name, for the record; without validation no ``val``."""
+    """``{split}/{name}`` or ``{split}_{name}`` → split → name, for the record; no ``val`` without validation."""
     metrics: Metrics = {}
     for key, value in logged.items():
         split, _, name = key.replace("/", "_").partition("_")

@@ -7,16 +7,16 @@ Ranges are Hydra's sweeps:
     interval(0,0.2)          any number between
     int(interval(16,128))    a whole number from 16 to 128
     range(16,129,16)         16, 32, … 128
-    tag(log,interval(…))     between, with equal weight for each order of magnitude
+    tag(log,interval(…))     log-uniform: equal weight for each order of magnitude
 Parentheses need quotes in a shell. All other settings are those of bench, the same in each trial.
 
-    trials=20      how many there are to be in all
-    study=NAME     the search's name; without it one that is made from the settings and ranges
-    prune=median   stop a trial whose validation top-1 is below the median of those before it; or hyperband, none
+    trials=20      total number of trials
+    study=NAME     name of the study; by default derived from the settings and ranges
+    prune=median   stop a trial whose validation top-1 is below the median of earlier ones; or hyperband, none
 
-The study is a file, <paths.results>/studies/NAME.log, and every trial a cell with its record. The same command goes on
-where it was stopped, with more trials= as well, and joins in where others are at work; trials=0 only shows the study.
-Test images decide nothing here and are not shown; each trial is tested all the same, as any cell, for its record.
+The study is a file, <paths.results>/studies/NAME.log, and each trial is a cell with its own record. The same command
+resumes a stopped search, also with a larger trials=, and joins one running elsewhere; trials=0 only shows the study.
+Test results decide nothing here and are not shown; each trial is still tested, like any cell, for its record.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def tune(arguments: list[str]) -> None:
-    """Search as the arguments say, and show what was found; exit code 1 if a trial failed."""
+    """Run the search and show the results; exit code 1 if a trial failed."""
     try:
         import optuna
         from optuna.storages.journal import JournalFileBackend  # noqa: F401  # not there before 4.0
@@ -69,7 +69,7 @@ def tune(arguments: list[str]) -> None:
         raise ConfigError(f"prune={own['prune']}: must be one of {', '.join(PRUNERS)}")
     settings = [a for a in arguments if a.partition("=")[0] not in OWN]
     if flags := [a for a in settings if a.startswith("-")]:
-        raise ConfigError(f"{flags[0]}: no such flag; --help tells what there is")
+        raise ConfigError(f"{flags[0]}: no such flag; see --help")
     try:
         fixed, space = ranges(settings)
     except ValueError as error:
@@ -85,14 +85,14 @@ def tune(arguments: list[str]) -> None:
         try:
             search.run(int(own["trials"]))
         except Interrupted as stop:
-            cli.stop("bench-tune", f"{stop}; the same command goes on from there", 128 + stop.signum)
+            cli.stop("bench-tune", f"{stop}; the same command resumes from there", 128 + stop.signum)
         failed = show(search)
     if failed:
         cli.stop("bench-tune", f"{failed} trial{'s' * (failed > 1)} failed", cli.FAILED)
 
 
 def ranges(settings: Sequence[str]) -> tuple[list[str], dict[str, BaseDistribution]]:
-    """The settings without a range, and the ranges of the others; the options of a choice are texts of overrides.
+    """The settings without a range, and the ranges of the others; the options of a choice are override strings.
 
     Raises:
         ValueError, HydraException: a range is wrong, or there is none.
@@ -101,11 +101,11 @@ def ranges(settings: Sequence[str]) -> tuple[list[str], dict[str, BaseDistributi
     for override in OverridesParser.create().parse_overrides(list(settings)):
         key = override.get_key_element()
         if override.is_hydra_override() or override.key_or_group == "sweep":
-            raise ValueError(f"{override.input_line}: a search has no launcher or sweep; it takes ranges, and shares")
+            raise ValueError(f"{override.input_line}: a search takes ranges, not a launcher or a sweep")
         if not override.is_sweep_override():
             fixed.append(str(override.input_line))
         elif key in space:
-            raise ValueError(f"{override.input_line}: {key} has a range already")
+            raise ValueError(f"{override.input_line}: {key} already has a range")
         else:
             try:
                 space[key] = distribution(override)
@@ -117,10 +117,10 @@ def ranges(settings: Sequence[str]) -> tuple[list[str], dict[str, BaseDistributi
 
 
 def distribution(override: Override) -> BaseDistribution:
-    """Optuna's form of a sweep of Hydra's.
+    """The Optuna distribution for a Hydra sweep.
 
     Raises:
-        ValueError: it holds nothing, or is none that can be searched.
+        ValueError: it is empty or cannot be searched.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -131,39 +131,39 @@ def distribution(override: Override) -> BaseDistribution:
         kind = IntDistribution if isinstance(sweep.start, int) and isinstance(sweep.end, int) else FloatDistribution
         return kind(sweep.start, sweep.end, log=log)
     if log:
-        raise ValueError("log goes with interval(…) alone")
+        raise ValueError("log only works with interval(…)")
     if isinstance(sweep, RangeSweep):
         if not (values := sorted(sweep.range())):
             raise ValueError("the range is empty")
         kind = IntDistribution if all(isinstance(value, int) for value in values) else FloatDistribution
         return kind(values[0], values[-1], step=abs(sweep.step))
     if not isinstance(sweep, ChoiceSweep):
-        raise ValueError("cannot be searched; name the options")
+        raise ValueError("cannot be searched; list the options")
     return CategoricalDistribution(list(dict.fromkeys(override.sweep_string_iterator())))
 
 
 def check(fixed: Sequence[str], space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
-    """The configurations of a cell for each of the edges of a range, the other settings being their first.
+    """The configuration of a cell at each edge of each range, the other settings at their first value.
 
     Raises:
-        ConfigError, HydraException, OmegaConfBaseException: one is wrong, or its validation says nothing of others.
+        ConfigError, HydraException, OmegaConfBaseException: one is invalid, or not comparable with the others.
     """
     edges = {key: _edges(of) for key, of in space.items()}
     first = {key: values[0] for key, values in edges.items()}
     params = [first, *({**first, key: value} for key, values in edges.items() for value in values[1:])]
     cells = [config.check(cli.composed([*fixed, *overrides(values)])) for values in params]
     if any(cell["data"]["val_size"] == 0 for cell in cells):
-        raise ConfigError("data.val_size=0: a search needs validation images, as test images must not decide")
+        raise ConfigError("data.val_size=0: a search needs validation images; test images must not decide")
     if len({(cell["data"]["name"], protocol(cell)) for cell in cells}) > 1:
         raise ConfigError("data: trials are compared on the same validation images, which no range may change")
     if any(cell["force"] for cell in cells):
-        raise ConfigError("force=true: a search goes on with what is there; study=NAME begins another")
+        raise ConfigError("force=true: a search resumes from its existing trials; study=NAME starts another")
     return cells
 
 
 def _edges(of: Any) -> tuple[Any, ...]:
-    """All options of a choice; both ends of a range, and the second of its values where they have steps: if the first
-    two are multiples of another setting, as epochs must be of those from one validation to the next, all are.
+    """All options of a choice; both ends of a range, and its second value if it has steps: if the first two are
+    multiples of another setting (as max_epochs must be of the validation interval), all are.
     """
     if options := getattr(of, "choices", None):
         return tuple(options)
@@ -178,10 +178,10 @@ def open_search(
     first: Mapping[str, Any],
     begin: bool,
 ) -> Search:
-    """The search called ``name``, or by what is searched; ``begin`` it if there is none yet.
+    """The search called ``name``, by default derived from what is searched; ``begin``: create it if it is missing.
 
     Raises:
-        ConfigError: the name cannot be one, is that of another search, or of none that may be begun.
+        ConfigError: the name is invalid or belongs to another search, or the study is missing and may not be created.
     """
     import optuna
     from optuna.storages import JournalStorage
@@ -191,12 +191,12 @@ def open_search(
     digest = hashlib.sha256(json.dumps([identity(first), texts], sort_keys=True).encode()).hexdigest()[:10]
     name = name or f"{first['data']['name']}-{digest}".replace("/", "-")
     if not RUN_ID.fullmatch(name):
-        raise ConfigError(f"study={name}: must be letters, digits, . _ and -, a letter or digit first")
+        raise ConfigError(f"study={name}: must be letters, digits and . _ -, starting with a letter or digit")
     store = Store(first["paths"]["results"])
     folder = store.root / "studies" / name
     file = folder.with_name(f"{name}.log")
     if not begin and not file.exists():
-        raise ConfigError(f"study={name}: there is none yet in {file.parent}")
+        raise ConfigError(f"study={name}: no such study in {file.parent}")
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         try:
@@ -205,16 +205,16 @@ def open_search(
                 study_name=name, storage=storage, pruner=pruner, direction="maximize", load_if_exists=True
             )
         except (ValueError, KeyError) as error:
-            raise ConfigError(f"{file}: is damaged, or no study ({error}); choose another study=NAME") from error
+            raise ConfigError(f"{file}: is damaged or not a study ({error}); choose another study=NAME") from error
         if not study.user_attrs:
             study.set_user_attr("search", digest)
         elif study.user_attrs.get("search") != digest:
-            raise ConfigError(f"study={name}: is there with other settings or ranges; choose another name")
+            raise ConfigError(f"study={name}: already exists with other settings or ranges; choose another name")
     return Search(study, space, fixed, folder, store, first["seed"])
 
 
 def show(search: Search) -> int:
-    """Print the best trials and how to run the best of all; returns how many failed."""
+    """Print the best trials and the command for the best one; returns how many failed."""
     from optuna.trial import TrialState
 
     trials = search.study.get_trials(deepcopy=False)

@@ -1,4 +1,4 @@
-"""Test-time views: the crops of an image that a network is asked about, whose answers are averaged."""
+"""Test-time augmentation: the crops of an image over which a network's predictions are averaged."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 CROPS = (1, 2, 5, 10, 144)
-"""How many views an image may have."""
+"""The possible numbers of views per image."""
 
 SCALES = (256, 288, 320, 352)
-"""Shorter sides for a network that takes 224 pixels: of all four in GoogLeNet's test, of the first in AlexNet's."""
+"""Shorter sides for a network of 224 pixels: GoogLeNet's test uses all four, AlexNet's the first."""
 
 NETWORK = 224
-"""The side of the images that ``SCALES`` are for; they grow and shrink with it."""
+"""The image side that ``SCALES`` refer to; they scale with it."""
 
 
 def views(images: Tensor, size: int, crops: int) -> Iterator[Tensor]:
@@ -22,7 +22,7 @@ def views(images: Tensor, size: int, crops: int) -> Iterator[Tensor]:
 
     Values keep their range; resized ones are interpolated bilinearly, with antialiasing.
 
-    1: the shorter side scaled to ``size``, the centre square; an image of that size is not touched.
+    1: the shorter side scaled to ``size``, the centre square; an image of that size is unchanged.
     5: the shorter side scaled to 256/224 of ``size``, of the centre square the four corners and the centre (Krizhevsky
     et al. 2012, section 4.1).
     144, of which a half is mirrored: the shorter side scaled to 256/224, 288/224, 320/224 and 352/224 of ``size``; of
@@ -49,8 +49,8 @@ def views(images: Tensor, size: int, crops: int) -> Iterator[Tensor]:
 
 
 def of_googlenet(images: Tensor, size: int) -> Iterator[Tensor]:
-    """The 72 views of GoogLeNet's test that are not mirrored; 24 of square images."""
-    alone = images.shape[1] == images.shape[2]  # told by the image, not by how a scale rounds its sides
+    """The 72 unmirrored views of GoogLeNet's test; 24 for square images."""
+    alone = images.shape[1] == images.shape[2]  # decided by the image, not by how a scale rounds its sides
     for side in sides(size):
         whole = scaled(images, side)
         for top, left in [(0, 0)] if alone else squares(*whole.shape[1:3]):
@@ -66,12 +66,12 @@ def corners(images: Tensor, size: int) -> Iterator[Tensor]:
 
 
 def sides(size: int) -> list[int]:
-    """``SCALES`` for a network that takes images of ``size`` pixels."""
+    """``SCALES`` for a network with images of ``size`` pixels."""
     return [round(scale * size / NETWORK) for scale in SCALES]
 
 
 def squares(height: int, width: int) -> list[tuple[int, int]]:
-    """Top and left of the squares at both ends and in the middle, as large as can be."""
+    """Top and left of the largest squares at both ends and in the middle."""
     down, right = height - min(height, width), width - min(height, width)
     return [(0, 0), (round(down / 2), round(right / 2)), (down, right)]
 

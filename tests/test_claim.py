@@ -46,7 +46,7 @@ def test_of_many_who_want_a_folder_one_gets_it(tmp_path):
 
 def test_a_live_process_of_this_machine_keeps_its_claim_however_long_it_is_silent(tmp_path):
     os.utime(owned_by(tmp_path), (1, 1))
-    with pytest.raises(ClaimedError, match=f"process {os.getpid()} of this machine works on it"):
+    with pytest.raises(ClaimedError, match=f"process {os.getpid()} on this machine is working on it"):
         Claim.take(tmp_path)
 
 
@@ -67,7 +67,7 @@ def test_a_dead_process_of_this_machine_loses_it_at_once_even_where_its_number_w
 
 def test_another_machine_loses_it_when_it_has_been_silent_for_long(tmp_path):
     file = owned_by(tmp_path, host="elsewhere", machine="another")
-    with pytest.raises(ClaimedError, match=r"process \d+ on elsewhere works on it, heard of 0 s ago"):
+    with pytest.raises(ClaimedError, match=r"process \d+ on elsewhere is working on it, seen 0 s ago"):
         Claim.take(tmp_path)
     long_ago = time.time() - claim.EXPIRY - 1
     os.utime(file, (long_ago, long_ago))
@@ -83,7 +83,7 @@ def test_another_machine_keeps_it_where_the_clock_cannot_be_asked(tmp_path, monk
 
     monkeypatch.setattr(Path, "touch", probe)  # as in a folder that may only be read, or is cleared at this moment
     file = owned_by(tmp_path, host="elsewhere", machine="another")
-    assert "on elsewhere works on it" in holder(tmp_path)
+    assert "on elsewhere is working on it" in holder(tmp_path)
     with pytest.raises(ClaimedError):
         Claim.take(tmp_path)
     long_ago = time.time() - claim.EXPIRY - 1

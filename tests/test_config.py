@@ -36,8 +36,8 @@ from common import files, one_line
         ("+model.freeze=backbone", "needs model.pretrained=imagenet"),
         ("+model.pretrained=imagenet", "torchvision has no weights for this network"),
         ("model.pretrained=imagenet model=vgg16 ~model.twin", "torchvision has no weights for this network"),
-        ("data.in_channels=1 model=vgg16 model.pretrained=imagenet", "pretrained weights are for 3"),
-        ("data.image_size=64 model=vgg16 model.pretrained=imagenet", "pretrained weights are for 96 or more"),
+        ("data.in_channels=1 model=vgg16 model.pretrained=imagenet", "pretrained weights need 3"),
+        ("data.image_size=64 model=vgg16 model.pretrained=imagenet", "pretrained weights need 96 or more"),
         (
             "model.pretrained=imagenet model=vgg16 data.image_size=96 augment/normalize=zca",
             "brings its own mean and std",
@@ -56,7 +56,7 @@ from common import files, one_line
         ("data.name=2024", "must be text; a number wants quotes, data.name=\"'2024'\""),
         ("data.protocol=2", "must be text"),
         ("data.protocol=null", "data.protocol=null: must be text\n"),
-        ("data.source=null data=cifar10", "must be what makes a data set, as in conf/data"),
+        ("data.source=null data=cifar10", "must describe a data set, as in conf/data"),
         ("progress=loud", "bar"),
     ],
 )
@@ -71,7 +71,7 @@ def test_a_value_that_is_not_allowed_is_named_with_what_is(bench, tmp_path, over
 def test_what_nobody_reads_is_refused(bench, tmp_path):
     code, _, err = bench("+model/timm=resnet18")
     assert code == 2
-    assert "model.timm: no such setting; there are name, net, lr" in one_line(err)
+    assert "model.timm: no such setting; available: name, net, lr" in one_line(err)
     assert files(tmp_path) == []
 
 
@@ -103,7 +103,7 @@ def test_what_a_constructor_refuses_is_a_usage_error_that_leaves_nothing(bench, 
     ("override", "said"),
     [
         ("~paths.cache", "paths.cache: missing from the configuration"),
-        ("model=null", "a group's option must be named"),
+        ("model=null", "a group's option must be a name"),
         ("~model.net.num_classes", "num_classes"),
         ("paths.data=null", "paths.data=None: must be a folder"),
     ],
@@ -208,6 +208,6 @@ def test_secrets_are_refused_without_being_repeated(bench, tmp_path, setting):
         code, _, err = bench(*arguments)
         assert code == 2
         assert setting.removeprefix("+").partition("=")[0] in one_line(err)
-        assert "secrets do not belong into a configuration" in err
+        assert "secrets do not belong in a configuration" in err
         assert "abc123" not in err
     assert not (tmp_path / "results").exists()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench import costs
 from bench.costs import Layer
@@ -208,6 +209,14 @@ def test_alexnets_and_vggs_layers_are_those_of_the_papers():
     assert sums(layers) == (138_357_544, 15_470_264_320)
 
 
+def flops_of_norms(net, counter):
+    """What PyTorch counts for the window sums of local response normalisation, which here are convolutions."""
+    counts = counter.get_flop_counts()
+    for name, layer in net.named_modules():
+        if isinstance(layer, LocalResponseNorm):
+            yield sum(counts.get(f"{type(net).__name__}.{name}", {}).values())
+
+
 @pytest.mark.parametrize("name", options("model"))
 def test_the_layers_of_every_config_sum_to_its_costs(name, composed):
     size = 32
@@ -218,5 +227,10 @@ def test_the_layers_of_every_config_sum_to_its_costs(name, composed):
     with torch.device("meta"):
         net = instantiate(cfg.model.net)
     layers = costs.layers(net, 3, size)
-    assert sums(layers) == (costs.parameters(net), costs.macs(net, 3, size))
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        net.eval()(torch.empty(1, 3, size, size, device="meta"))
+    norms = sum(flops_of_norms(net, counter))
+    assert sums(layers) == (costs.parameters(net), (counter.get_total_flops() - norms) // 2)
+    assert costs.macs(net, 3, size) == sums(layers)[1]
     assert all(layer.output for layer in layers)  # all are run in evaluation

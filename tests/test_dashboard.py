@@ -103,7 +103,7 @@ def test_what_w_and_b_says_is_told_in_a_line(call, sweep, monkeypatch):
     monkeypatch.setattr(wandb, "Api", refuse)
     code, out, err = call(dashboard.main, f"paths.results={sweep}")
     assert (code, out) == (1, "")
-    assert err == "bench-dashboard: W&B: No API key configured.; `wandb login` and a network are needed\n"
+    assert err == "bench-dashboard: W&B: No API key configured.; needs `wandb login` and a network connection\n"
 
 
 def test_what_its_service_or_the_network_says_is_told_in_a_line_too(call, sweep, monkeypatch):
@@ -117,15 +117,15 @@ def test_what_its_service_or_the_network_says_is_told_in_a_line_too(call, sweep,
 
     monkeypatch.setattr(wandb, "Api", refuse)
     code, _, err = call(dashboard.main, f"paths.results={sweep}")
-    assert (code, err) == (1, "bench-dashboard: W&B: permission denied; `wandb login` and a network are needed\n")
+    assert (code, err) == (1, "bench-dashboard: W&B: permission denied; needs `wandb login` and a network connection\n")
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["sweep=no-such"], "sweep=no-such: no such sweep; there are 20260102-030405"),
+        (["sweep=no-such"], "sweep=no-such: no such sweep; available: 20260102-030405"),
         (["sweeps=x"], "sweeps=x: no such setting"),
-        (["paths.results=/no-such"], "holds no sweep"),
+        (["paths.results=/no-such"], "contains no sweep"),
     ],
 )
 def test_mistakes_are_told_in_a_line(call, sweep, arguments, told):

@@ -84,7 +84,7 @@ def test_a_process_that_is_lost_fails_the_cell_and_the_next_try_goes_on(tmp_path
     assert record.error.endswith("of 2 was lost: SIGKILL")
     assert not (Store(root).path(record.run_id) / "outcome.json").exists()
     assert finish(start(*settings, f"paths.results={root}", log=log)) == 0, log.read_text()
-    assert "goes on from its last checkpoint" in log.read_text()
+    assert "resumes from its last checkpoint" in log.read_text()
     (record,) = Store(root).load_all()
     assert record.metrics == reference.metrics
 

@@ -152,7 +152,7 @@ def test_predictions_for_files(call, runs, tmp_path):
         (["x.png"], "x.png: no such file or folder"),
         (["checkpoint={run}", "crops=1,10", "{run}/mistakes.webp"], "crops=1,10: must be one number"),
         (["checkpoint={run}", "top=0", "{run}/mistakes.webp"], "top=0: must be a number from 1 to 1000"),
-        (["checkpoint={run}", "out=x.md", "{run}/mistakes.webp"], "out=x.md: must be a .csv file"),
+        (["checkpoint={run}", "out=x.md", "{run}/mistakes.webp"], "out=x.md: must end in .csv"),
     ],
 )
 def test_mistakes_in_predictions_are_told_in_a_line(call, runs, arguments, told):

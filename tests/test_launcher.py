@@ -114,7 +114,7 @@ def test_the_claim_of_a_lost_machine_is_waited_for(sweep, tmp_path, composed, mo
         assert waited == [1.0] * 3
     else:
         assert records[0] is None
-        assert "not recorded, as another process works on it" in capsys.readouterr().out
+        assert "not recorded, as another process is working on it" in capsys.readouterr().out
         assert sum(waited) > claim.EXPIRY  # it had the time to die
 
 
@@ -148,7 +148,7 @@ def test_who_asks_twice_does_not_wait_and_the_stop_is_noted(sweep, tmp_path, mon
 
 
 def test_a_cell_that_another_sweep_has_is_taken_over_when_that_leaves_it(sweep, monkeypatch):
-    answers = ["process 7 on elsewhere works on it", "process 7 on elsewhere works on it", None]
+    answers = ["process 7 on elsewhere is working on it", "process 7 on elsewhere is working on it", None]
     monkeypatch.setattr(Store, "holder", lambda *_: answers.pop(0) if answers else None)
     queue, records = sweep(["busy", "ok"], ["ok"])
     assert [record.status for record in records.values()] == ["ok", "ok"]
@@ -157,7 +157,7 @@ def test_a_cell_that_another_sweep_has_is_taken_over_when_that_leaves_it(sweep, 
 
 def test_a_forced_cell_that_another_sweep_has_is_run_all_the_same(sweep, monkeypatch):
     sweep(["ok"])  # from before
-    answers = ["process 7 on elsewhere works on it", None]
+    answers = ["process 7 on elsewhere is working on it", None]
     monkeypatch.setattr(Store, "holder", lambda *_: answers.pop(0) if answers else None)
     queue, records = sweep(["busy", "ok"], force=True, started=time.time())
     assert [record.status for record in records.values()] == ["ok"]
@@ -201,7 +201,7 @@ def test_failures_are_summed_up_with_the_traceback_and_the_command(bench, tmp_pa
     again = lines[at + 2].strip().removeprefix("again: bench ").split()
     code, out, err = bench(*[setting for setting in again if not setting.startswith("paths.results")])
     assert code == 1
-    assert "goes on from" not in out + err  # it failed before its first checkpoint
+    assert "resumes from" not in out + err  # it failed before its first checkpoint
 
 
 @pytest.mark.slow
@@ -213,7 +213,7 @@ def test_two_sweeps_at_once_write_each_cell_once_and_both_end_well(tmp_path):
     assert [process.returncode for process in both] == [0, 0], outputs
     assert all("3 of 3 cells ok" in out for out in outputs)
     assert len(Store(tmp_path).load_all()) == 3
-    trained = [line for out in outputs for line in out.splitlines() if "works on it" in line]
+    trained = [line for out in outputs for line in out.splitlines() if "working on it" in line]
     assert trained  # they met
     assert not list(tmp_path.glob("runs/*/claim.json"))
 

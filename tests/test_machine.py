@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bench import machine
+from bench.config import ConfigError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="resets the kernel's high-water mark")
 
@@ -117,9 +118,9 @@ def test_devices_are_chosen_by_what_is_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert machine.device("auto") == torch.device("cpu")
-    with pytest.raises(ValueError, match="trainer.accelerator=gpu"):
+    with pytest.raises(ConfigError, match="trainer.accelerator=gpu"):
         machine.device("gpu")
-    with pytest.raises(ValueError, match="abacus.*has cpu"):
+    with pytest.raises(ConfigError, match="abacus.*has cpu"):
         machine.device("abacus")
 
 

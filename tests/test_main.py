@@ -23,7 +23,7 @@ def test_a_cell_is_trained_recorded_and_then_left_alone(bench, tmp_path):
     before = (folder / "record.json").stat().st_mtime_ns
     code, out, _ = bench("model=lenet", *SHORT)
     assert code == 0
-    assert out == f"{folder.name}: already there, left alone (force=true runs it again)\n"
+    assert out == f"{folder.name}: already done, skipped (force=true runs it again)\n"
     assert (folder / "record.json").stat().st_mtime_ns == before
     code, out, _ = bench("model=lenet", *SHORT, "force=true")
     assert code == 0
@@ -37,7 +37,7 @@ def test_who_stops_a_cell_gets_the_signals_number_and_is_told_how_it_goes_on(ben
     monkeypatch.setattr(train, "build", stopped)
     code, _, err = bench("model=lenet", *SHORT)
     assert code == 128 + signal.SIGTERM
-    assert err == "bench: stopped by SIGTERM; the same command goes on from there\n"
+    assert err == "bench: stopped by SIGTERM; the same command resumes from there\n"
     monkeypatch.setattr(config, "check", lambda cfg: (_ for _ in ()).throw(KeyboardInterrupt))
     assert bench("model=lenet", *SHORT)[0] == 128 + signal.SIGINT
 

@@ -107,7 +107,7 @@ def test_ctrl_c_stops_the_cells_which_save_and_the_sweep_goes_on_later(tmp_path)
     code, out = end(process)
     assert code == 130, out
     assert "interrupted: stopped by Ctrl-C" in out
-    assert out.rstrip().endswith("stopped; the same command goes on from there")
+    assert out.rstrip().endswith("stopped; the same command resumes from there")
     assert not list(tmp_path.glob("runs/*/claim.json"))
     stopped = list(tmp_path.glob("runs/*/checkpoints/last.ckpt"))
     assert stopped
@@ -121,5 +121,5 @@ def test_a_missing_package_is_told_before_anything_is_written(bench, monkeypatch
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
     code, _, err = bench("-m", "hydra/launcher=ray", "seed=0,1")
     assert code == 2
-    assert "hydra/launcher=ray: not installed; pip install 'convbench[ray]'" in one_line(err)
+    assert "hydra/launcher=ray: needs ray; pip install 'convbench[ray]'" in one_line(err)
     assert not (tmp_path / "results").exists()

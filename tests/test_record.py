@@ -126,7 +126,7 @@ def test_other_images_in_a_folder_are_another_protocol():
 
 @pytest.mark.parametrize("name", ["../../x", "", ".", "a/b"])
 def test_a_record_whose_name_would_lead_elsewhere_is_refused(make_record, name):
-    with pytest.raises(ValueError, match="is no name of a run"):
+    with pytest.raises(ValueError, match="is not a valid run id"):
         RunRecord.from_json(make_record(run_id=name).to_json())
 
 

@@ -34,7 +34,7 @@ def test_one_data_set_is_printed_and_all_are_written(store, call):
     ("arguments", "said"),
     [
         (["dta=cifar10"], "dta=cifar10"),
-        (["data=mnist"], "there are cifar10, digits"),
+        (["data=mnist"], "available: cifar10, digits"),
         (["protocol=x"], "stratified"),
         (["sort=size"], "params"),
         (["readme=no.md"], "no.md"),
@@ -78,7 +78,7 @@ def test_a_readme_that_is_no_text_or_cannot_be_written_is_told_in_a_line(store, 
     readme = store.root / "README.md"
     readme.write_bytes(b"caf\xe9")
     code, _, err = call(report.main, f"paths.results={store.root}", f"readme={readme}")
-    assert (code, err) == (2, f"bench-report: readme={readme}: is not text in UTF-8\n")
+    assert (code, err) == (2, f"bench-report: readme={readme}: is not UTF-8 text\n")
 
     def refuse(*_):
         raise PermissionError(13, "Permission denied", "figures")
@@ -108,7 +108,7 @@ def test_damaged_predictions_are_named_and_the_leaderboard_is_made_without_them(
 
 def test_a_folder_without_records_is_named(tmp_path, call):
     code, _, err = call(report.main, f"paths.results={tmp_path}")
-    assert (code, err) == (2, f"bench-report: paths.results={tmp_path}: holds no finished runs\n")
+    assert (code, err) == (2, f"bench-report: paths.results={tmp_path}: contains no finished runs\n")
 
 
 def test_help_is_printed(call):

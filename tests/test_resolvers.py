@@ -61,7 +61,7 @@ def test_other_files_are_another_content(pets, change):
 
 def test_fewer_than_two_classes_are_refused(pets):
     shutil.rmtree(pets / "train/dog")
-    with pytest.raises(ValueError, match=f"{pets}/train: holds 1 class folders, at least 2 are needed"):
+    with pytest.raises(ValueError, match=f"{pets}/train: at least 2 class folders are needed, found 1"):
         class_folders(str(pets))
 
 

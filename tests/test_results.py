@@ -34,7 +34,7 @@ def named(value):
 
 @functools.cache
 def made(store):
-    """The tables of a folder's records, and what single choices buy in each."""
+    """The tables of a folder's records, and the ablations in each."""
     records = Store(store).load_all()
     told = report.predictions_of(Store(store), records)
     tables = leaderboard.tables(records, told)

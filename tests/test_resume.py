@@ -222,9 +222,7 @@ def test_a_checkpoint_with_code_in_it_or_a_damaged_one_is_refused_and_kept(
     record = train.run(cfg)
     assert not (tmp_path / "was run").exists()
     assert record.status == "failed"
-    assert record.error == (
-        f"{last}: holds code or is damaged, and is not loaded; force=true trains from the beginning"
-    )
+    assert record.error == (f"{last}: contains code or is damaged, and is not loaded; force=true trains from scratch")
     assert last.read_bytes() == content
 
 

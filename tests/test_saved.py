@@ -70,10 +70,10 @@ def test_what_is_no_checkpoint_is_named(checkpoint, tmp_path):
     with pytest.raises(IsADirectoryError):  # of which the file is not to blame
         load(tmp_path)
     file.write_bytes(b"not a checkpoint")
-    with pytest.raises(ConfigError, match=r"selected.ckpt: holds code or is damaged"):
+    with pytest.raises(ConfigError, match=r"selected.ckpt: contains code or is damaged"):
         open_run(file)
     torch.save({"state_dict": {}}, file)
-    with pytest.raises(ConfigError, match="holds no selected weights"):
+    with pytest.raises(ConfigError, match="contains no selected weights"):
         open_run(file)
     del content["state_dict"][min(content["state_dict"])]
     torch.save(content, file)

@@ -69,7 +69,7 @@ def test_a_sweep_whose_one_cell_runs_out_of_time_ends_ok(tmp_path):
     assert left in (["1 left", "0 left"], ["0 left", "0 left"])  # two may end at once
     assert "2 of 2 cells ok" in out
     assert "Requeued job" in logs(tmp_path)
-    assert logs(tmp_path).count("goes on from its last checkpoint") == 1
+    assert logs(tmp_path).count("resumes from its last checkpoint") == 1
     assert {(r.seed, r.status, r.epochs) for r in Store(tmp_path).load_all()} == {(0, "ok", 60), (1, "ok", 60)}
 
 
@@ -104,7 +104,7 @@ def test_ctrl_c_saves_all_cells_and_the_same_command_goes_on(tmp_path):
     code, out = end(begin(tmp_path))
     assert code == 0, out
     assert "2 of 2 cells ok" in out
-    assert logs(tmp_path).count("goes on from its last checkpoint") == 2
+    assert logs(tmp_path).count("resumes from its last checkpoint") == 2
 
 
 @pytest.mark.parametrize(
@@ -168,11 +168,11 @@ def test_it_is_said_what_a_stop_waits_for(capsys):
     say_stopping(0)
     assert capsys.readouterr().out == ""
     say_stopping(2)
-    assert capsys.readouterr().out == "stopping 2 cells, which save first; once more stops at once\n"
+    assert capsys.readouterr().out == "stopping 2 cells, which save first; a second signal stops at once\n"
 
 
 def test_without_slurm_it_says_so(bench, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     code, _, err = bench("-m", "hydra/launcher=slurm", "model=lenet")
     assert code == 2
-    assert "no sbatch here" in one_line(err)
+    assert "sbatch not found" in one_line(err)

@@ -83,8 +83,8 @@ def test_an_ok_record_from_before_the_sweep_is_no_result_of_a_forced_cell(tmp_pa
 
 
 def test_a_forced_command_does_not_go_on():
-    assert status.goes_on(force=False) == "the same command goes on from there"
-    assert status.goes_on(force=True) == "with force=true the same command begins anew"
+    assert status.goes_on(force=False) == "the same command resumes from there"
+    assert status.goes_on(force=True) == "with force=true the same command starts over"
 
 
 def test_what_is_not_ok_is_listed_with_its_traceback_and_command(sweep):
@@ -123,13 +123,14 @@ assert not heavy, heavy
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["sweep=nope"], "sweep=nope: no such sweep; there are 20260102-030405"),
-        (["nope"], "nope: no such setting; write paths.results=…, sweep=…"),
-        (["paths.results=/nowhere"], "paths.results=/nowhere: holds no sweep"),
+        (["sweep=nope"], "sweep=nope: no such sweep; available: 20260102-030405"),
+        (["nope"], "nope: no such setting; write one of paths.results=…, sweep=…"),
+        (["paths.results=/nowhere"], "paths.results=/nowhere: contains no sweep"),
     ],
 )
 def test_mistakes_are_told_in_a_line(call, sweep, arguments, said):
     store, _ = sweep
-    code, _, err = call(status.main, f"paths.results={store.root}", *arguments)
+    own = () if arguments[0].startswith("paths.results=") else (f"paths.results={store.root}",)
+    code, _, err = call(status.main, *own, *arguments)
     assert code == 2
     assert err == f"bench-status: {said}\n"

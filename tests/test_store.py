@@ -126,7 +126,7 @@ def test_a_workspace_keeps_what_can_be_gone_on_from(tmp_path, make_record):
 def test_a_cell_that_another_process_works_on_is_left_to_it(tmp_path):
     store = Store(tmp_path)
     work = store.workspace("a")
-    with pytest.raises(BusyError, match="a: process .* of this machine works on it"):
+    with pytest.raises(BusyError, match="a: process .* on this machine is working on it"):
         store.workspace("a")
     work.claim.release()
     store.workspace("a")
@@ -137,7 +137,7 @@ def test_a_cell_that_was_given_up_for_dead_and_taken_over_is_not_written_twice(t
     lost = store.workspace(record.run_id)
     (lost.path / "claim.json").unlink()  # as whoever takes it over does
     taken = store.workspace(record.run_id)
-    with pytest.raises(BusyError, match="another process works on it"):
+    with pytest.raises(BusyError, match="another process is working on it"):
         store.publish(record, lost)
     store.publish(record, taken)
     assert store.load_all() == [record]
@@ -177,9 +177,9 @@ def test_a_torn_record_is_skipped_with_its_name(tmp_path, make_record):
     publish(store, make_record("lenet"))
     torn = publish(store, make_record("nin")) / "record.json"
     torn.write_text(torn.read_text()[:100])
-    with pytest.warns(UserWarning, match="nin.*left out"):
+    with pytest.warns(UserWarning, match="nin.*skipped"):
         assert [record.model for record in store.load_all()] == ["lenet"]
-    with pytest.warns(UserWarning, match="nin.*left out"):
+    with pytest.warns(UserWarning, match="nin.*skipped"):
         assert store.ok(make_record("nin").run_id) is None
 
 

@@ -96,7 +96,7 @@ def test_a_sweep_run_again_does_only_what_is_missing(bench, tmp_path, monkeypatc
     broken = False
     code, out, _ = bench(*sweep)
     assert code == 0
-    assert out.count("already there") == 1
+    assert out.count("already done") == 1
     assert "seed 1: val" in out
     assert "; 0 left" in out
     assert {record.status for record in Store(tmp_path / "results").load_all()} == {"ok"}
@@ -116,7 +116,7 @@ def test_ctrl_c_stops_the_sweep_and_keeps_what_is_done(bench, tmp_path, monkeypa
     assert "1 of 3 cells ok" in out
     assert "interrupted: stopped by Ctrl-C" in out
     assert out.count("not run") == 1
-    assert out.rstrip().endswith("stopped; the same command goes on from there")
+    assert out.rstrip().endswith("stopped; the same command resumes from there")
     assert [record.status for record in Store(tmp_path / "results").load_all()] == ["ok", "interrupted"]
 
 
@@ -136,7 +136,7 @@ def test_a_summary_that_cannot_be_written_is_told_and_is_no_success(bench, monke
     monkeypatch.setattr("bench.report.build", full)
     code, _, err = bench("-m", "model=lenet", "seed=0", *SHORT, "progress=none")
     assert code == 1
-    assert "bench: the sweep's summary: OSError: disk full" in err
+    assert "bench: disk full" in err
 
 
 def test_a_torn_record_is_trained_anew(bench, tmp_path):
@@ -228,7 +228,7 @@ def test_a_named_sweep_is_narrowed_by_settings(planned):
     [
         (["+sweep=five"], "+sweep=five: a sweep needs -m: bench -m …"),
         (["-m", "+sweep=nope"], "sweep=nope: no such option; choose one of ablation_aux, ablation_bn, family, five"),
-        (["-m", "sweep=five"], "sweep: is added, as +sweep=…; there are ablation_aux"),
+        (["-m", "sweep=five"], "sweep: must be added as +sweep=…; available: ablation_aux"),
     ],
 )
 def test_a_mistake_with_a_named_sweep_is_told_in_a_line(bench, tmp_path, arguments, said):

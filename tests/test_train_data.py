@@ -90,7 +90,7 @@ def test_a_network_of_any_size_trains_on_smaller_images(composed, tmp_path):
     record = train.run(composed("model=nin_bn", *QUIET, *sizes, "trainer.max_epochs=1"))
     assert record.status == "ok"
     with pytest.raises(
-        ConfigError, match=r"^data\.train_image_size=24: lenet trains on images of one size alone; it must be"
+        ConfigError, match=r"^data\.train_image_size=24: lenet only trains on images of one size; it must be"
     ):
         train.run(composed("model=lenet", *QUIET, *sizes))
 

@@ -91,20 +91,20 @@ def test_ranges_are_hydras_sweeps(setting, wanted):
         (["seed=0,1", "trials=-1"], "trials=-1: must be a whole number, 0 or more"),
         (["seed=0,1", "prune=some"], "prune=some: must be one of median, hyperband, none"),
         (["seed=0,1", "study=../other"], "study=../other: must be letters, digits"),
-        (["seed=0,1", "trials=0"], "there is none yet"),
+        (["seed=0,1", "trials=0"], "no such study in"),
         (["seed=0,1", "-m"], "-m: no such flag"),
         (["seed=0,1", "lenet"], "lenet: write it as setting=value"),
-        (["seed=0,1", "seed=2,3"], "seed=2,3: seed has a range already"),
+        (["seed=0,1", "seed=2,3"], "seed=2,3: seed already has a range"),
         (["seed=range(3,3)"], "seed=range(3,3): the range is empty"),
-        (["model=glob(*)"], "model=glob(*): cannot be searched; name the options"),
+        (["model=glob(*)"], "model=glob(*): cannot be searched; list the options"),
         (["model=lenet,letnet"], "model=letnet: no such option (did you mean lenet?)"),
-        (["model=interval(0,1)"], "a group's option must be named"),
+        (["model=interval(0,1)"], "a group's option must be a name"),
         (["sed=0,1"], "sed: no such setting (did you mean seed?)"),
         (["optimizer.lr=interval(low,1)"], "optimizer.lr=interval(low,1)"),
         (["optimizer.lr=interval(0.1,0.01)"], "optimizer.lr=interval(0.1,0.01): `low <= high` must hold"),
         (["optimizer.lr=interval(0,0.1)"], "optimizer.lr=0.0: must be a number above 0"),
         (["optimizer.lr=tag(log,interval(0,0.1))"], "`low > 0` must hold"),
-        (["trainer.max_epochs=tag(log,range(1,9))"], "log goes with interval(…) alone"),
+        (["trainer.max_epochs=tag(log,range(1,9))"], "log only works with interval(…)"),
         (["trainer.max_epochs=int(interval(0,3))"], "trainer.max_epochs=0: must be a whole number, 1 or more"),
         (
             ["trainer.max_epochs=int(interval(2,6))", "trainer.check_val_every_n_epoch=2"],
@@ -114,10 +114,10 @@ def test_ranges_are_hydras_sweeps(setting, wanted):
         (["seed=0,1", "data.val_size=0"], "data.val_size=0: a search needs validation images"),
         (["data.val_size=100,0"], "data.val_size=0: a search needs validation images"),
         (["data.val_size=100,50"], "trials are compared on the same validation images"),
-        (["seed=0,1", "force=true"], "force=true: a search goes on with what is there"),
+        (["seed=0,1", "force=true"], "force=true: a search resumes from its existing trials"),
         (["seed=0,1", "trainer.devices=2"], "cannot be pruned; add prune=none"),
-        (["seed=0,1", "hydra/launcher=ray"], "hydra/launcher=ray: a search has no launcher"),
-        (["seed=0,1", "+sweep=five"], "+sweep=five: a search has no launcher or sweep"),
+        (["seed=0,1", "hydra/launcher=ray"], "hydra/launcher=ray: a search takes ranges, not a launcher"),
+        (["seed=0,1", "+sweep=five"], "+sweep=five: a search takes ranges, not a launcher or a sweep"),
     ],
 )
 def test_a_mistake_is_told_in_a_line_before_anything_is_written(search, tmp_path, arguments, said):
@@ -176,12 +176,12 @@ def test_a_name_that_another_search_has_is_refused(search, pretended, tmp_path):
     assert search(*CELL, "trials=1")[0] == 0
     code, _, err = search(*CELL, "trials=1", "seed=1")
     assert (code, err) == (
-        2, "bench-tune: study=mine: is there with other settings or ranges; choose another name\n",
+        2, "bench-tune: study=mine: already exists with other settings or ranges; choose another name\n",
     )  # fmt: skip
     (tmp_path / "results/studies/other.log").write_text("no study\n{}\n")
     code, _, err = search(*CELL, "trials=1", "study=other")
     assert code == 2
-    assert "other.log: is damaged, or no study" in err
+    assert "other.log: is damaged or not a study" in err
 
 
 # ---- what becomes of a trial
@@ -265,12 +265,12 @@ def test_a_stopped_trial_goes_on_and_reports_each_epoch_once(search, tmp_path, m
     with monkeypatch.context() as patched:
         patched.setattr(tune, "pruner", lambda name, epochs: Stops())
         code, _, err = search(*CELL, "trainer.max_epochs=3", "trials=1")
-    assert (code, err) == (143, "bench-tune: stopped by SIGTERM; the same command goes on from there\n")
+    assert (code, err) == (143, "bench-tune: stopped by SIGTERM; the same command resumes from there\n")
     (before,) = trials(tmp_path)
     assert before.state == TrialState.RUNNING
     code, out, _ = search(*CELL, "trainer.max_epochs=3", "trials=1")
     assert code == 0
-    assert "goes on from its last checkpoint" in out
+    assert "resumes from its last checkpoint" in out
     (after,) = trials(tmp_path)
     assert after.state == TrialState.COMPLETE
     assert after.params == before.params

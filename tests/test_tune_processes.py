@@ -105,7 +105,7 @@ def test_a_trial_is_taken_over_from_a_process_that_dies_by_one_that_waits(tmp_pa
     (before,) = wait_for(tmp_path, lambda there: there and there[0].intermediate_values)
     os.kill(first.pid, signal.SIGSTOP)  # alive, but it does not get on
     second = start(tmp_path, *cell)
-    while "waited for" not in (log.read_text() if (log := tmp_path / f"{second.pid}.txt").exists() else ""):
+    while "running elsewhere" not in (log.read_text() if (log := tmp_path / f"{second.pid}.txt").exists() else ""):
         assert second.is_alive()
         time.sleep(0.05)
     first.kill()
@@ -113,4 +113,4 @@ def test_a_trial_is_taken_over_from_a_process_that_dies_by_one_that_waits(tmp_pa
     (after,) = trials(tmp_path)
     assert after.state == TrialState.COMPLETE
     assert after.params == before.params
-    assert "goes on from its last checkpoint" in log.read_text()
+    assert "resumes from its last checkpoint" in log.read_text()

@@ -1,8 +1,8 @@
-"""What is computed once and kept on disk, for every run that wants it.
+"""A disk cache for what is computed once and used by many runs.
 
-An entry is a directory that appears whole (a finished directory is renamed), is built once however many processes
-ask for it (a file lock), and is built anew when its source changes (its name holds a hash of that) or when it is
-damaged (``entry.json`` holds the checksums of its arrays). Entries hold arrays and JSON, nothing that could run code.
+An entry is a directory that appears atomically (a finished directory is renamed), is built once however many processes
+request it (a file lock), and is rebuilt when its source changes (its name includes a hash of it) or when it is damaged
+(``entry.json`` has the checksums of its arrays). Entries contain arrays and JSON, nothing that could run code.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from bench import console
 
 ABOUT = "entry.json"
 FORMAT = 1
-"""Part of every key: raised when what is kept of the same source changes."""
+"""Part of every key: increased when the format of entries changes."""
 
 
 def entry(folder: Path, key: Any, build: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
     """The entry ``<folder>-<hash of key>``, built first if it is missing or damaged.
 
     Args:
-        folder: path and beginning of the entry's name.
-        key: JSON-able; all that the entry's content depends on.
-        build: writes ``*.npy`` files into the folder it is given; what it returns, JSON-able, is kept with them.
+        folder: path and prefix of the entry's name.
+        key: JSON-serialisable; everything the entry's content depends on.
+        build: writes ``*.npy`` files into the given folder; its JSON-serialisable return value is stored with them.
 
     Returns:
         The entry's directory, and what ``build`` returned.
@@ -45,7 +45,7 @@ def entry(folder: Path, key: Any, build: Callable[[Path], dict[str, Any]]) -> tu
     if about is None:
         place.parent.mkdir(parents=True, exist_ok=True)
         with _locked(place):
-            about = _about(place, say=False)  # somebody may have built it while we waited
+            about = _about(place, say=False)  # another process may have built it while we waited
             if about is None:
                 about = _build(place, build)
     return place, about
@@ -53,12 +53,12 @@ def entry(folder: Path, key: Any, build: Callable[[Path], dict[str, Any]]) -> tu
 
 @contextlib.contextmanager
 def _locked(place: Path) -> Iterator[None]:
-    """Hold the entry's lock; says so where another process has it."""
+    """Hold the entry's lock; prints a message if another process has it."""
     lock = FileLock(f"{place}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        console.say(f"waiting for another process, which makes {place.name}")
+        console.say(f"waiting for another process, which is building {place.name}")
         lock.acquire()
     try:
         yield
@@ -67,15 +67,15 @@ def _locked(place: Path) -> Iterator[None]:
 
 
 def _about(place: Path, say: bool = True) -> dict[str, Any] | None:
-    """What ``entry.json`` says; None where the entry is missing or damaged, which is said."""
+    """What ``build`` returned, from ``entry.json``; None if the entry is missing, or damaged, which is printed."""
     try:
         written = json.loads((place / ABOUT).read_text())
         if _digest(written["content"]) != written["sha256"]:
-            raise ValueError(f"{ABOUT} is not what was written")
+            raise ValueError(f"{ABOUT} does not match what was written")
         for name, checksum in written["content"]["files"].items():
             stat = (place / name).stat()
             if _checksum(place / name, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) != checksum:
-                raise ValueError(f"{name} is not what was written")
+                raise ValueError(f"{name} does not match what was written")
         return written["content"]["about"]
     except FileNotFoundError as error:
         if not place.exists():
@@ -84,21 +84,21 @@ def _about(place: Path, say: bool = True) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error)
     if say:
-        console.say(f"{place}: damaged ({reason}), made anew")
+        console.say(f"{place}: damaged ({reason}), rebuilding")
     return None
 
 
-@functools.lru_cache(maxsize=256)  # a process reads each state of a file once
+@functools.lru_cache(maxsize=256)  # a process reads each version of a file once
 def _checksum(path: Path, *state: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _build(place: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """Build beside the entry and rename when all is on disk; the entry's lock is held."""
+    """Build beside the entry and rename once everything is on disk; the entry's lock is held."""
     hidden = f".{place.name}-"
     for left in place.parent.glob(f"{glob.escape(hidden)}*"):
-        shutil.rmtree(left, ignore_errors=True)  # by a build that was killed: the lock says that none is under way
+        shutil.rmtree(left, ignore_errors=True)  # left by a killed build: holding the lock, we know that none is active
     part = place.with_name(f"{hidden}{uuid.uuid4().hex}")
     part.mkdir()
     try:

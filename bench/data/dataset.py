@@ -1,4 +1,4 @@
-"""A data set as every source gives it."""
+"""A data set as returned by every source."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Dataset:
     Attributes:
         pixels: (N, S, S, C) uint8, possibly memory-mapped.
         labels: (N,) int64, in [0, len(classes)).
-        ids: (N,) str, what names a sample in its source.
+        ids: (N,) str, the samples' names in the source.
         classes: class names, in the order of the labels.
-        train, val, test: positions of the official parts; ``val`` is empty where the source has no validation
-            images of its own.
+        train, val, test: positions of the official parts; ``val`` is empty if the source has no validation images of
+            its own.
         skipped: names of images that could not be read and were left out.
-        whole: the source with those images; None where there are none.
+        whole: the source including those images; None if nothing was skipped.
     """
 
     pixels: np.ndarray
@@ -42,9 +42,9 @@ class Dataset:
     whole: Whole | None = None
 
     def hold_out(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Positions of the training samples without and with validation images drawn from them, stratified.
+        """Positions of the remaining training samples, and of validation samples drawn from them, stratified.
 
-        What is drawn does not depend on which images could be read: skipped ones are drawn with the others.
+        The draw does not depend on which images could be read: skipped ones are drawn like the others.
 
         Raises:
             ValueError: ``size`` is impossible.
@@ -65,7 +65,7 @@ class Whole(NamedTuple):
 
 
 Source = Callable[[Decoder], Dataset]
-"""What a configuration of ``conf/data`` describes: gives the data set at the decoder's size."""
+"""What a configuration in ``conf/data`` describes: returns the data set at the decoder's size."""
 
 
 def assemble(
@@ -82,14 +82,14 @@ def assemble(
     """Decode a source's images and leave out those that were skipped.
 
     Args:
-        decoder: decodes to the size asked for, or has done so before.
+        decoder: decodes to the requested size, or loads from its cache.
         name: of the source.
-        ids: (N,) one a sample, unique.
+        ids: (N,) one per sample, unique.
         labels: (N,) positions in ``classes``.
         parts: (N,) of TRAIN, VAL, TEST.
         classes: class names.
         content, read: as for :meth:`Decoder.decode`.
-        names: (N,) what messages call the images, their files; None for ``ids``.
+        names: (N,) names of the images in messages, their files; None for ``ids``.
 
     Raises:
         ValueError: an image cannot be read, or no training or test image is left.

@@ -1,4 +1,4 @@
-"""Images decoded once to fixed-size uint8 arrays on disk, memory-mapped by every run that wants them."""
+"""Images decoded once to fixed-size uint8 arrays on disk, memory-mapped by every run that uses them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import PIL
-from PIL import Image
+from PIL import Image, ImageOps
 from rich.progress import track
 
 from bench import console
@@ -21,7 +21,7 @@ from bench.data.cache import entry
 
 ON_ERROR = ("raise", "skip")
 NOT_THE_IMAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ENOSPC, errno.ESTALE}
-"""Errors of the machine, which say nothing of the image that was being read."""
+"""Errors of the machine, which say nothing about the image being read."""
 
 
 class UnreadableError(ValueError):
@@ -34,17 +34,17 @@ class UnreadableError(ValueError):
 
 @contextlib.contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Say what goes wrong while an image is read.
+    """Name the image in errors raised while it is read.
 
     Raises:
         UnreadableError: the image cannot be decoded.
-        OSError, MemoryError: the machine cannot do it, which says nothing of the image.
+        OSError, MemoryError: a failure of the machine, which says nothing about the image.
     """
     try:
         yield
     except MemoryError:
         raise
-    except Exception as error:  # besides OSError PIL lets SyntaxError, struct.error and others through
+    except Exception as error:  # besides OSError, PIL raises SyntaxError, struct.error and others
         if isinstance(error, OSError) and error.errno in NOT_THE_IMAGE:
             raise
         raise UnreadableError(name, str(error)) from error
@@ -52,8 +52,8 @@ def naming(name: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Decoded:
-    """``pixels``: (n, S, S, C) uint8, memory-mapped copy-on-write, so that nothing a run does reaches the file.
-    ``kept``: (n,) which of the names they belong to. ``skipped``: names of the others, which could not be read.
+    """``pixels``: (n, S, S, C) uint8, memory-mapped copy-on-write, so that a run cannot change the file. ``kept``: (n,)
+    positions of their names. ``skipped``: names of the others, which could not be read.
     """
 
     pixels: np.ndarray
@@ -63,9 +63,9 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decodes images to ``side``×``side`` pixels of ``channels`` (1 or 3) channels, through the cache in ``folder``.
+    """Decodes images to ``side``×``side`` pixels with ``channels`` (1 or 3) channels, through the cache in ``folder``.
 
-    ``on_error``: ``raise`` for the first image that cannot be read, ``skip`` leaves such images out and says so.
+    ``on_error``: ``raise`` at the first unreadable image, or ``skip`` such images with a message.
     """
 
     folder: str | Path
@@ -79,11 +79,11 @@ class Decoder:
         Args:
             name: of the source.
             names: of its images, in order; unique.
-            content: JSON-able; differs when the images differ.
+            content: JSON-serialisable; differs if the images differ.
             read: opens image number i.
 
         Raises:
-            ValueError: an image cannot be read and ``on_error`` is ``raise``; or ``on_error`` is another word.
+            ValueError: an image cannot be read and ``on_error`` is ``raise``; or ``on_error`` is invalid.
         """
         if self.on_error not in ON_ERROR:
             raise ValueError(f"data.on_error={self.on_error}: must be one of {', '.join(ON_ERROR)}")
@@ -91,7 +91,7 @@ class Decoder:
         key = [name, list(names), content, self.side, self.channels, PIL.__version__]
         place, about = entry(folder, key, lambda part: self._write(part / "pixels.npy", name, names, read))
         skipped: dict[str, str] = about["skipped"]  # name → reason
-        if skipped and self.on_error == "raise":  # built by one who skips
+        if skipped and self.on_error == "raise":  # built by a run with skip
             raise UnreadableError(*next(iter(skipped.items())))
         if skipped:
             shown = ", ".join(list(skipped)[:3]) + (", …" if len(skipped) > 3 else "")
@@ -103,7 +103,7 @@ class Decoder:
     def _write(
         self, file: Path, name: str, names: Sequence[str], read: Callable[[int], Image.Image]
     ) -> dict[str, dict[str, str]]:
-        """Decode all images into a .npy file; returns the names of those that were skipped, with the reasons."""
+        """Decode all images into a .npy file; returns the names of the skipped ones with the reasons."""
         shape = (len(names), self.side, self.side, self.channels)
         broken: dict[int, str] = {}
 
@@ -121,14 +121,14 @@ class Decoder:
         note = f"decoding {name}"
         if not console.live():
             console.say(f"{note}: {len(names):,} images")
-        with ThreadPoolExecutor(cores) as pool:  # PIL decodes without holding Python's lock
+        with ThreadPoolExecutor(cores) as pool:  # PIL releases the GIL while decoding
             work = pool.map(decode, range(len(names)))
             try:
                 shown = console.live()
                 for _ in track(work, note, len(names), console=console.out, disable=not shown, transient=True):
                     pass
             except BaseException:
-                pool.shutdown(cancel_futures=True)  # or all other images would be decoded first
+                pool.shutdown(cancel_futures=True)  # or all remaining images would be decoded first
                 raise
         if broken:
             kept = [i for i in range(len(names)) if i not in broken]
@@ -142,7 +142,7 @@ class Decoder:
 
 
 def _array(file: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A new .npy file of uint8, mapped; its blocks are reserved, for on a full disk a write to a hole would kill us."""
+    """A new memory-mapped .npy file of uint8, with reserved blocks: on a full disk, a write to a hole would kill us."""
     array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
     if hasattr(os, "posix_fallocate"):
         with file.open("r+b") as handle:
@@ -153,15 +153,9 @@ def _array(file: Path, shape: tuple[int, ...]) -> np.memmap:
 def fit(picture: Image.Image, side: int, channels: int) -> np.ndarray:
     """Scale the shorter side to ``side`` and crop the centre: → (side, side, channels) uint8.
 
-    Bilinear with antialiasing; channels as of :func:`in_channels`.
+    Bilinear with antialiasing; channels as in :func:`in_channels`.
     """
-    picture = in_channels(picture, channels)
-    if picture.size != (side, side):
-        width, height = picture.size
-        short = min(width, height)
-        left, top = (width - short) / 2, (height - short) / 2
-        box = (left, top, left + short, top + short)
-        picture = picture.resize((side, side), Image.Resampling.BILINEAR, box=box)
+    picture = ImageOps.fit(in_channels(picture, channels), (side, side), Image.Resampling.BILINEAR)
     return np.asarray(picture).reshape(side, side, channels)
 
 
@@ -169,15 +163,15 @@ def in_channels(picture: Image.Image, channels: int) -> Image.Image:
     """The picture in 8 bits: 1 channel is luminance (ITU-R 601), 3 are RGB."""
     if picture.mode.startswith("I;16"):  # which PIL would clip, not scale
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    if "transparency" in picture.info:  # of a palette; PIL warns unless it is asked for
+    if "transparency" in picture.info:  # of a palette; otherwise PIL warns
         picture = picture.convert("RGBA")
     return picture.convert("L" if channels == 1 else "RGB")
 
 
 def listing(files: Sequence[str]) -> list[list[int] | None]:
-    """Size (bytes), time of change and of status change (ns) of each file, None for one that is missing.
+    """Size (bytes), modification and status change times (ns) of each file, None for a missing one.
 
-    A changed source is told by them.
+    They reveal a changed source.
     """
 
     def state(file: str) -> list[int] | None:

@@ -1,4 +1,4 @@
-"""Batches as index gathers from an array in memory."""
+"""Batches gathered by index from an array in memory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from bench.data.pipeline import Pipeline
 
 
 class Batch(NamedTuple):
-    """``images``: (B, C, S, S) floating point, channels_last, normalised. ``labels``: (B,) int64. ``targets``: of
-    mixed images, (B, num_classes) float32, the share of each class; ``labels`` then name the larger share.
-    ``weight``: of the batch's mean loss where several processes average theirs; 1 unless their shares differ.
+    """``images``: (B, C, S, S) floating point, channels_last, normalised. ``labels``: (B,) int64. ``targets``: for
+    mixed images, (B, num_classes) float32, the share of each class; ``labels`` are then the classes with the larger
+    share. ``weight``: weight of the batch's mean loss when processes average theirs; 1 unless their shares differ.
     """
 
     images: Tensor
@@ -27,8 +27,8 @@ class Batch(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """What is random in an epoch: the ``order`` of the samples (n,), the transforms' parameters ``tables``, (n, k)
-    each, and partners and parameters of mixing ``pairs``, (n, k).
+    """The random parameters of an epoch: the ``order`` of the samples (n,), the transforms' ``tables``, (n, k) each,
+    and the partners and parameters of mixing ``pairs``, (n, k).
     """
 
     order: Tensor
@@ -37,20 +37,20 @@ class Epoch(NamedTuple):
 
 
 class EpochOrder:
-    """What is random in an epoch, from (seed, epoch) alone.
+    """The randomness of an epoch, a function of (seed, epoch) alone.
 
-    Lightning calls ``set_epoch`` before each epoch because the loader holds this as its ``sampler``.
+    Lightning calls ``set_epoch`` before each epoch because this is the loader's ``sampler``.
     """
 
     def __init__(self, n: int, seed: int):
         self.n, self.seed, self.epoch = n, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, counted from 0."""
+        """Set the epoch, counted from 0."""
         self.epoch = epoch
 
     def draws(self) -> Draws:
-        """Fresh generators of this (seed, epoch) and of this seed."""
+        """New generators for this (seed, epoch) and for this seed."""
         return Draws(
             self.n,
             self.epoch,
@@ -64,25 +64,25 @@ def _generator(sequence: np.random.SeedSequence) -> torch.Generator:
 
 
 class Shard(NamedTuple):
-    """The part of each batch that one of ``processes`` takes: number ``rank``, counted from 0."""
+    """The part of each batch for process ``rank``, counted from 0, of ``processes``."""
 
     rank: int = 0
     processes: int = 1
 
     def batches(self, n: int, batch_size: int) -> list[tuple[int, int, float]]:
-        """First and behind-last of ``n`` samples for each of this process's batches, and the batch's weight: its
-        samples over the processes' mean; every process has as many batches.
+        """Start and end (exclusive) of each of this process's batches of ``n`` samples, and the batch's weight: its
+        size over the processes' mean size; all processes have the same number of batches.
 
-        Together they take, step by step, the batches that one process would have with ``processes`` · ``batch_size``
-        samples a batch. The last one holds what is left, in shares that differ by one sample at most; where that is
-        not two for each process, of which batch norm needs them, it is added to the batch before. Batches of one
-        sample are the user's own choice.
+        In each step, the processes together take the batch that one process would have with ``processes`` ·
+        ``batch_size`` samples per batch. The last batch has the remainder, in shares that differ by at most one sample;
+        if that is fewer than two per process, which batch norm needs (one if ``batch_size`` is 1), it is merged into
+        the previous batch.
 
         Raises:
             ValueError: there are fewer samples than processes.
         """
         if 0 < n < self.processes:
-            raise ValueError(f"{n} samples cannot be shared out to {self.processes} processes")
+            raise ValueError(f"{n} samples cannot be split among {self.processes} processes")
         starts = list(range(0, n, batch_size * self.processes))
         if len(starts) > 1 and n - starts[-1] < min(2, batch_size) * self.processes:
             starts.pop()
@@ -98,23 +98,23 @@ class Shard(NamedTuple):
 class BatchLoader:
     """Iterates over batches of the samples ``index`` of an array, in order or shuffled.
 
-    Its state is how many batches of the epoch have been given out; an epoch that is begun from it gives the rest.
+    Its state is the number of batches already yielded in the epoch; an epoch started from it yields the rest.
 
     Args:
         pixels: (N, D, D, C) uint8, on the CPU or on ``device``.
         labels: (N,) int64, where ``pixels`` are.
         index: (n,) positions of this split's samples in ``pixels``.
-        pipeline: makes of stored pixels what the network sees.
-        batch_size: samples a batch and process; the last batch holds what is left, see :meth:`Shard.batches`.
+        pipeline: turns stored pixels into the network's input.
+        batch_size: samples per batch and process; for the last batch, see :meth:`Shard.batches`.
         shuffle_seed: seed of the epochs' orders and augmentations; None for the order of ``index`` and a pipeline
             without transforms.
-        mix: joins samples, which then have ``targets`` over ``num_classes``; needs a seed.
-        device: where batches are made.
+        mix: mixes samples, which then have ``targets`` over ``num_classes``; needs a seed.
+        device: where batches are created.
         dtype: of the images.
         shard: this process's share.
     """
 
-    batch_sampler = None  # Lightning looks for it where it finds a sampler
+    batch_sampler = None  # Lightning looks for it if there is a sampler
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class BatchLoader:
             yield self.batch(epoch.order[begin:end], epoch)._replace(weight=weight)
 
     def draw(self) -> Epoch:
-        """What is random in the epoch that is set."""
+        """The random parameters of the current epoch."""
         n = len(self.index)
         if self.sampler is None:
             return Epoch(torch.arange(n), [], None)
@@ -176,7 +176,7 @@ class BatchLoader:
             one, other = (F.one_hot(y, self.num_classes).float() for y in (labels, others))
             targets = torch.lerp(other, one, share[:, None])
             labels = torch.where(share >= 0.5, labels, others)
-        # in memory (B, S, S, C) is channels_last (B, C, S, S)
+        # (B, S, S, C) in memory is channels_last (B, C, S, S)
         return Batch(images.to(self.dtype).contiguous().permute(0, 3, 1, 2), labels, targets)
 
     def _samples(self, rows: Tensor, tables: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -191,7 +191,7 @@ class BatchLoader:
             return source.index_select(0, at.to(self.device, non_blocking=True))
         if self.device.type != "cuda":
             return source.index_select(0, at).to(self.device)
-        # from pinned memory the copy goes on while Python prepares the next steps
+        # from pinned memory, the copy runs while Python prepares the next steps
         gathered = torch.empty((len(at), *source.shape[1:]), dtype=source.dtype, pin_memory=True)
         torch.index_select(source, 0, at, out=gathered)
         return gathered.to(self.device, non_blocking=True)

@@ -16,27 +16,27 @@ from bench.data.normalize import Normalize
 from bench.data.pipeline import Pipeline
 
 RESIDENT_SHARE = 0.5
-"""With ``storage=auto`` images are kept on the GPU if they take no more than this part of its free memory."""
+"""With ``storage=auto`` images are stored on the GPU if they take at most this fraction of its free memory."""
 
 
 class ImageData(L.LightningDataModule):
-    """Train, validation and test batches of one data set.
+    """Training, validation and test batches of one data set.
 
     Args:
-        source: gives the data set for a decoder.
-        decoder: of images to the size they are stored at.
+        source: returns the data set for a decoder.
+        decoder: decodes images to the size at which they are stored.
         image_size: side of the images in batches; larger stored ones are cropped.
-        train_image_size: of the training images; None for the same.
-        num_classes: what the data set must have.
-        val_size: validation samples held out of the training samples, stratified, 0 for none; None for the source's
-            own validation images, or none where it has none.
-        batch_size: samples a batch and process, in training and in evaluation.
+        train_image_size: side of the training images; None for the same.
+        num_classes: expected number of classes in the data set.
+        val_size: validation samples held out from the training samples, stratified, 0 for none; None for the source's
+            own validation images, if any.
+        batch_size: samples per batch and process, in training and evaluation.
         augment: training transforms, and at most one that mixes samples.
-        normalize: is fitted to the training part.
-        seed: of the training batches' order and augmentation.
-        device: where batches are made: where the network will be.
-        storage: where the images are kept: ``cpu``; ``cuda``, which ``device`` must be; or ``auto``, there if they fit.
-        dtype: of the images in training and validation; in the test they are float32.
+        normalize: fitted to the training part.
+        seed: for the order and augmentation of the training batches.
+        device: where batches are created: the network's device.
+        storage: where the images are stored: ``cpu``; ``cuda``, if ``device`` is; or ``auto``, on the GPU if they fit.
+        dtype: of the images in training and validation; float32 in the test.
 
     Raises:
         ValueError: an argument does not fit the data set or another argument.
@@ -59,7 +59,7 @@ class ImageData(L.LightningDataModule):
         dtype: torch.dtype = torch.float32,
     ):
         super().__init__()
-        self.device, self.dtype = torch.empty(0, device=device).device, dtype  # with its number, as tensors have it
+        self.device, self.dtype = torch.empty(0, device=device).device, dtype  # with its index, like tensors' devices
         dataset = self.dataset = source(decoder)
         if len(dataset.classes) != num_classes:
             raise ValueError(f"data.num_classes={num_classes}: the data set has {len(dataset.classes)} classes")
@@ -68,7 +68,7 @@ class ImageData(L.LightningDataModule):
         transforms = [one for one in augment if isinstance(one, Transform)]
         if len(mixes) > 1:
             names = " and ".join(type(mix).__name__ for mix in mixes)
-            raise ValueError(f"augment: {names} exclude each other, choose one")
+            raise ValueError(f"augment: {names} exclude each other; choose one")
         self.mix = mixes[0] if mixes else None
         normalize.fit(dataset.pixels, self.train)
         for transform in transforms:
@@ -78,12 +78,12 @@ class ImageData(L.LightningDataModule):
         self._try_out()
         self.batch_size, self.seed, self.num_classes = batch_size, seed, num_classes
         self.storage = storage
-        resident(dataset.pixels.nbytes, self.device, storage)  # refuse what cannot be before anything is trained
-        # on the CPU the mapped file itself
+        resident(dataset.pixels.nbytes, self.device, storage)  # reject what is impossible before training starts
+        # on the CPU, the memory-mapped file itself
         self.pixels, self.labels = torch.from_numpy(dataset.pixels), torch.from_numpy(dataset.labels)
 
     def _try_out(self) -> None:
-        """Let the transforms refuse images that they cannot be applied to."""
+        """Let the transforms reject images to which they cannot be applied."""
         image = torch.from_numpy(self.dataset.pixels[self.train[:1]])
         generators = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
         self.augmented(image, self.augmented.draw(Draws(1, 0, *generators)))
@@ -91,7 +91,7 @@ class ImageData(L.LightningDataModule):
     def loader(self, index: np.ndarray, augment: bool = False, dtype: torch.dtype | None = None) -> BatchLoader:
         """Batches of the samples ``index``: in order and unchanged, or shuffled and augmented.
 
-        With a Trainer, its process's share of them, on its process's device.
+        With a Trainer, only its process's share of them, on its process's device.
         """
         shard, device = Shard(), self.device
         if self.trainer is not None:
@@ -136,10 +136,10 @@ def parts(dataset: Dataset, val_size: int | None) -> tuple[np.ndarray, np.ndarra
 
 
 def resident(size: int, device: torch.device, storage: str) -> bool:
-    """Whether ``size`` bytes of images are kept on the GPU ``device``.
+    """Whether ``size`` bytes of images are stored on the GPU ``device``.
 
     Raises:
-        ValueError: ``storage`` is ``cuda`` and ``device`` is not, or is no storage.
+        ValueError: ``storage`` is invalid, or is ``cuda`` while ``device`` is not.
     """
     if storage not in ("auto", "cpu", "cuda"):
         raise ValueError(f"data.device={storage}: must be one of auto, cpu, cuda")

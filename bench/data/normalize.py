@@ -1,4 +1,4 @@
-"""Normalisation: what brings pixel values to zero mean, learnt from the training images, used for all images."""
+"""Normalisation of pixel values to zero mean, fitted to the training images and applied to all images."""
 
 from __future__ import annotations
 
@@ -21,23 +21,22 @@ from bench.data.statistics import chunks, pixel_statistics
 class Normalize(ABC):
     """Turns images (B, S, S, C), uint8 or float32 in [0, 255], into float32.
 
-    ``first``: whether it comes before transforms that move pixels about, because what it does to a pixel depends on
-    where the pixel stands.
+    ``first``: whether it comes before transforms that move pixels, because it depends on the position of a pixel.
     """
 
     first: ClassVar[bool]
 
     @abstractmethod
     def fit(self, pixels: np.ndarray, index: np.ndarray) -> None:
-        """Learn from the training images ``pixels[index]``, (N, S, S, C) uint8."""
+        """Fit to the training images ``pixels[index]``, (N, S, S, C) uint8."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """What was learnt, for a checkpoint."""
+        """What was fitted, for a checkpoint."""
 
     @abstractmethod
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Instead of learning, take what ``state`` told."""
+        """Restore what ``state`` returned, instead of fitting."""
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
@@ -45,7 +44,7 @@ class Normalize(ABC):
 
 
 class AffineNormalize(Normalize):
-    """Values times a scale plus a shift, a pair a value of the image."""
+    """Scale and shift, one pair per value of the image."""
 
     def __init__(self) -> None:
         self.scale: Tensor | None = None  # (S·S·C,) or (C,), as fitted
@@ -70,7 +69,7 @@ class AffineNormalize(Normalize):
         values = images.flatten(1).float()
         width = values.shape[1]
         if (width, values.device) not in self._rows:
-            # written out to the width of an image: a broadcast over 3 channels would cost ten times as much
+            # expanded to the width of an image: broadcasting over 3 channels would cost ten times as much
             times = width // len(self.scale) if len(self.scale) == images.shape[-1] else 1
             rows = [row.repeat(times).to(values.device) for row in (self.scale, self.shift)]
             self._rows[width, values.device] = rows[0], rows[1]
@@ -81,12 +80,12 @@ class AffineNormalize(Normalize):
 class ChannelNormalize(AffineNormalize):
     """Subtract each channel's mean and divide by its standard deviation over the training images.
 
-    ``mean``, ``std``: (C,) in [0, 255]; those given are used instead of the training images', as weights trained on
-    other images want. Without ``unit_variance`` the mean alone is subtracted, as VGG (section 2.1 of its paper) and
-    the Caffe model of GoogLeNet have it, and values stay in [-255, 255].
+    ``mean``, ``std``: (C,) in [0, 255]; if given, they replace those of the training images, as needed for weights
+    trained on other images. Without ``unit_variance`` only the mean is subtracted, as in VGG (section 2.1 of its
+    paper) and the Caffe model of GoogLeNet, and values stay in [-255, 255].
 
     Raises:
-        ValueError: one of the two is given without the other, or, when fitted, for another number of channels.
+        ValueError: only one of the two is given, or, when fitted, their number of channels is wrong.
     """
 
     first = False
@@ -101,7 +100,7 @@ class ChannelNormalize(AffineNormalize):
         self.given = None if mean is None or std is None else (np.array(mean, float), np.array(std, float))
 
     def fit(self, pixels: np.ndarray, index: np.ndarray) -> None:
-        """Exact statistics of ``pixels[index]``, unless others were given."""
+        """Exact statistics of ``pixels[index]``, unless they were given."""
         self.mean, self.std = self.given or pixel_statistics(pixels, index)
         if not len(self.mean) == len(self.std) == pixels.shape[-1]:
             raise ValueError(f"mean and std are for {len(self.mean)} channels; images have {pixels.shape[-1]}")
@@ -143,7 +142,7 @@ class ZcaNormalize(Normalize):
     images so treated, x → V (Λ + ``bias``)^(-1/2) Vᵀ (x - μ).
 
     Args:
-        cache_dir: where the whitening matrix is kept, which takes a while to compute.
+        cache_dir: where the whitening matrix is cached, which takes a while to compute.
         scale: norm of an image; 55 gives 32×32×3 values a variance of 1.
         bias: added to the eigenvalues.
 

@@ -1,4 +1,4 @@
-"""From stored pixels to what a network sees: augmentation and normalisation, in their order."""
+"""From stored pixels to a network's input: augmentation and normalisation, in order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Step = Transform | Callable[[Tensor], Tensor]
 
 
 class Pipeline:
-    """Applies transforms and normalisation to batches, and cuts out the centre where images are still too large.
+    """Applies transforms and normalisation to batches, and crops the centre if images are still too large.
 
     The order: geometry, color, normalisation, erasing; with a normalisation that comes ``first``: color,
     normalisation, geometry, erasing.
@@ -22,7 +22,7 @@ class Pipeline:
     Args:
         size: side of the result.
         normalize: a fitted normalisation.
-        transforms: fitted; those of one stage keep their order.
+        transforms: fitted; transforms of the same stage keep their order.
     """
 
     def __init__(self, size: int, normalize: Normalize, transforms: Sequence[Transform] = ()):
@@ -51,7 +51,7 @@ class Pipeline:
 
 
 def center_crop(images: Tensor, size: int) -> Tensor:
-    """The middle of images that are larger: (B, D, D, C) → (B, size, size, C), a view."""
+    """The centre of larger images: (B, D, D, C) → (B, size, size, C), a view."""
     side = images.shape[1]
     if side < size:
         raise ValueError(f"data.train_image_size={size}: the augmentations make images of {side}×{side}")

@@ -1,4 +1,4 @@
-"""A data set in tables and in a picture."""
+"""Tables and a contact sheet of a data set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.data.statistics import pixel_statistics
 
 COLUMNS, EPOCHS, GAP = 12, 3, 4
 LEAST_SIDE = 96
-"""Smaller images are enlarged to at least this many pixels in the picture."""
+"""Smaller images are enlarged to at least this many pixels on the sheet."""
 SHOWN_CLASSES = 20
 
 
@@ -26,7 +26,7 @@ def tables(data: ImageData) -> Iterator[Table]:
     side, channels = dataset.pixels.shape[2:]
     cropped = f", cropped to {data.plain.size}×{data.plain.size}" if data.plain.size != side else ""
     title = f"{len(dataset.classes)} classes, {side}×{side}×{channels}{cropped}"
-    sizes = _table(title, "part", "images", "in a class")
+    sizes = _table(title, "part", "images", "per class")
     counts = {}
     for name in ("train", "val", "test"):
         index = getattr(data, name)
@@ -41,7 +41,7 @@ def tables(data: ImageData) -> Iterator[Table]:
     colors.add_row("mean", *(f"{value / 255:.4f}" for value in mean))
     colors.add_row("std", *(f"{value / 255:.4f}" for value in std))
     yield colors
-    classes = _table("images in a class", "class", "train", "val", "test")
+    classes = _table("images per class", "class", "train", "val", "test")
     order = np.argsort(-counts["train"], kind="stable")
     shown = order if len(order) <= SHOWN_CLASSES else [*order[: SHOWN_CLASSES // 2], -1, *order[-SHOWN_CLASSES // 2 :]]
     for label in shown:
@@ -60,10 +60,10 @@ def _table(title: str, name: str, *columns: str) -> Table:
 
 
 def contact_sheet(data: ImageData) -> Image.Image:
-    """Stored training images in the first row, the same as augmented in the first epochs in the rows below.
+    """Stored training images in the first row, the same images as augmented in the first epochs in the rows below.
 
-    Normalisation by mean and standard deviation is undone, with a mean image's mean colour. Whitened values are
-    stretched, alike for all images, so that 98 % of those of the stored images lie between black and white.
+    Normalisation by mean and standard deviation is undone, with the mean colour of a mean image. Whitened values are
+    stretched, equally for all images, so that 98 % of those of the stored images lie between black and white.
     """
     loader = data.train_dataloader()
     assert loader.sampler is not None
@@ -87,8 +87,8 @@ def contact_sheet(data: ImageData) -> Image.Image:
 
 
 def _range(normalize: Normalize, stored: Tensor) -> tuple[Tensor, Tensor]:
-    """Normalised values that are shown as black and as white, (C,) or scalars."""
-    if isinstance(normalize, AffineNormalize):  # the mean over pixels, where they differ
+    """Normalised values shown as black and white, (C,) or scalars."""
+    if isinstance(normalize, AffineNormalize):  # the mean over pixels, if they differ
         black, white = torch.zeros_like(stored[:1]), torch.full_like(stored[:1], 255)
         return normalize(black).mean((0, 1, 2)), normalize(white).mean((0, 1, 2))
     values = normalize(stored).flatten()

@@ -1,11 +1,11 @@
-"""Stratified splits that do not move with the run's seed."""
+"""Stratified splits that do not depend on the run's seed."""
 
 from __future__ import annotations
 
 import numpy as np
 
 SPLIT_SEED = 0
-"""Every split is drawn with this seed, whatever the run's: all runs see the same validation images."""
+"""Every split is drawn with this seed, whatever the run's, so that all runs have the same validation images."""
 
 
 def hold_out(labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -15,7 +15,7 @@ def hold_out(labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
         Positions of the others and of those drawn, both ascending; together every position once.
 
     Raises:
-        ValueError: ``size`` is negative, or it or the rest has no room for one sample a class.
+        ValueError: ``size`` is negative, or it or the rest is too small for one sample per class.
     """
     if not isinstance(size, int):
         raise ValueError(f"cannot hold out {size} samples: must be a whole number")
@@ -38,7 +38,7 @@ def hold_out(labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _swap_in(labels: np.ndarray, names: np.ndarray, part: np.ndarray, other: np.ndarray) -> None:
-    """Give ``part`` a sample of each class that proportion left without one, for one of its largest class."""
+    """Give ``part`` a sample of each class it lacks, in exchange for one of its largest class."""
     for name in names:
         if not (labels[part] == name).any():
             wanted = np.flatnonzero(labels[other] == name)[0]

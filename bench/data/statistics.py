@@ -1,15 +1,15 @@
-"""Statistics of training images, exact, a part of them at a time."""
+"""Exact statistics of training images, computed in chunks."""
 
 from __future__ import annotations
 
 import numpy as np
 
 CHUNK_BYTES = 2**24
-"""Bytes of stored pixels that are worked on at a time; as float64 they take eight times as many."""
+"""Bytes of stored pixels processed at a time; as float64 they take eight times as many."""
 
 
 def chunks(pixels: np.ndarray, index: np.ndarray) -> list[np.ndarray]:
-    """``index`` in parts whose images (S, S, C) uint8 take about ``CHUNK_BYTES``."""
+    """``index`` in chunks whose images (S, S, C) uint8 take about ``CHUNK_BYTES``."""
     return np.array_split(index, max(1, -(-len(index) * pixels[:1].nbytes // CHUNK_BYTES)))
 
 

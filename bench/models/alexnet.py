@@ -32,28 +32,28 @@ class AlexNet(nn.Module):
 
     Krizhevsky, Sutskever, Hinton, "ImageNet classification with deep convolutional neural networks", NIPS 2012,
     sections 3 and 4: two towers (groups) joined at conv3 and at the fully connected layers, local response
-    normalisation behind conv1 and conv2 (k=2, n=5, α=1e-4, β=0.75), overlapping 3×3/2 pooling, dropout on fc6
+    normalisation after conv1 and conv2 (k=2, n=5, α=1e-4, β=0.75), overlapping 3×3/2 pooling, dropout on fc6
     and fc7. 60,965,224 parameters at 3×227×227 and 1000 classes.
 
     ``towers=1``: torchvision's AlexNet, after Krizhevsky, "One weird trick for parallelizing convolutional neural
     networks", 2014: fewer channels, no local response normalisation; 61,100,840 parameters. The paper's footnote 1 has
-    384 maps in conv4, torchvision 256. Dropout is behind fc6 and fc7, in torchvision in front of them.
+    384 maps in conv4, torchvision 256. Dropout is after fc6 and fc7, in torchvision before them.
 
-    Geometries: ``paper`` from 96 pixels on. 227 pixels give the published 55×55 maps without padding; smaller
-    images, the 224 of the paper's text among them, are padded by 2, which does so for 224. Other sizes are pooled to
-    6×6. ``small`` below: conv1 5×5 stride 1, fc6 and fc7 1024 wide, which keeps the paper's ratio of 2.25 inputs to
-    outputs at fc6.
+    Geometries: ``paper`` from 96 pixels. 227 pixels give the published 55×55 maps without padding; smaller images,
+    including the 224 of the paper's text, are padded by 2, which gives the same for 224. Other sizes are pooled to 6×6.
+    ``small`` below: conv1 5×5 stride 1, fc6 and fc7 1024 wide, which keeps the paper's ratio of 2.25 inputs to outputs
+    at fc6.
 
     ``init=paper``: weights from N(0, 0.01²), biases of conv2, conv4, conv5, fc6 and fc7 one, the others zero
-    (section 5). It wants the paper's 90 epochs.
+    (section 5). It needs the paper's 90 epochs.
 
-    Deviations: Kaiming initialisation by default; batch norm, if asked for, replaces local response normalisation,
-    whose windows take neighbouring channels of both towers where these meet, as in Caffe (the authors' towers are on
-    two GPUs, which do not communicate there).
+    Deviations: Kaiming initialisation by default; optional batch norm replaces local response normalisation, whose
+    windows span both towers at their boundary, as in Caffe (the authors' towers are on two GPUs, which do not
+    communicate there).
 
     Raises:
-        ValueError: ``image_size`` is below 15, where the last pooling has nothing left to pool, or ``towers`` or
-            ``init`` is not one of those allowed.
+        ValueError: ``image_size`` is below 15, where nothing is left for the last pooling, or ``towers`` or ``init`` is
+            not an allowed value.
     """
 
     def __init__(

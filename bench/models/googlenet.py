@@ -29,7 +29,7 @@ class Inception(nn.Module):
     """Inception block, figure 2: (N, c_in, H, W) → (N, out_channels, H, W).
 
     With dimension reduction (figure 2b) ``out_channels`` is c1 + c3 + c5 + proj; ``naive`` (figure 2a) has no 1×1
-    convolutions in front of the 3×3 and 5×5 ones and none behind the pooling, and c1 + c3 + c5 + c_in channels.
+    convolutions before the 3×3 and 5×5 ones and none after the pooling, and c1 + c3 + c5 + c_in channels.
     ``kernel5`` is the kernel of the 5×5 branch.
     """
 
@@ -64,7 +64,7 @@ class AuxiliaryHead(nn.Module):
     """Auxiliary classifier, section 5: (N, c_in, H, W) → logits (N, num_classes).
 
     Average pooling, 1×1 convolution to 128 channels, fully connected 1024, dropout 0.7, linear. ``pool``: 5×5/3
-    (14×14 → 4×4, 8×8 → 2×2), other sizes then pooled, or spread, to ``side`` × ``side``; or straight to that size.
+    (14×14 → 4×4, 8×8 → 2×2), with other sizes then pooled or enlarged to ``side`` × ``side``; or directly to that size.
     """
 
     def __init__(self, c_in: int, num_classes: int, side: int, batch_norm: bool, dropout: float, pool: nn.Module):
@@ -84,29 +84,29 @@ class GoogLeNet(nn.Module):
     """GoogLeNet: (N, in_channels, S, S) → ``Output(logits=(N, num_classes), aux)``.
 
     Szegedy et al., "Going deeper with convolutions", CVPR 2015, table 1 and section 5: nine Inception blocks with
-    a true 5×5 branch, local response normalisation in the stem, no batch norm, auxiliary heads behind 4a and 4d.
+    a true 5×5 branch, local response normalisation in the stem, no batch norm, auxiliary heads after 4a and 4d.
     ``aux`` holds their two logits in training and is empty in evaluation, where the heads are not run. 6,998,552
     parameters without the heads at 3×224×224 and 1000 classes.
 
     Geometries: ``paper`` has the 7×7/2 stem (224 → 112 → 56 → 28 → 14 → 7). ``small`` has a 3×3/1 first
     convolution and one pooling less (32 → 16 → 8 → 4).
 
-    ``torchvision=true``, which wants batch norm, has the differences of torchvision's GoogLeNet: a 3×3 kernel in the
-    5×5 branch, 2×2 pooling behind 4e, heads that pool maps of any size to 4×4 (2×2 in the small geometry), ε = 1e-3 in
-    batch norm; 6,624,904 parameters. Its ``dropout``, 0.2, is for the caller to give. ``naive=true`` has Inception
-    blocks without dimension reduction.
+    ``torchvision=true``, which needs batch norm, follows torchvision's GoogLeNet: a 3×3 kernel in the 5×5 branch, 2×2
+    pooling after 4e, heads that pool maps of any size to 4×4 (2×2 in the small geometry), ε = 1e-3 in batch norm;
+    6,624,904 parameters. Its ``dropout``, 0.2, must be set by the caller. ``naive=true`` has Inception blocks without
+    dimension reduction.
 
-    ``init=caffe``: as in the Caffe model that was made with the authors' help, uniform weights of variance 1/fan_in,
-    biases 0.2, of the classifiers 0. The paper gives none; the authors' was Gaussian, as that model's notes say.
+    ``init=caffe``: as in the Caffe model created with the authors' help, uniform weights of variance 1/fan_in, biases
+    0.2, 0 for the classifiers. The paper gives none; the authors' was Gaussian, according to that model's notes.
 
     Local response normalisation has the constants of that Caffe model, k=1, n=5, α=1e-4, β=0.75; the paper gives none.
 
-    Deviations: Kaiming initialisation by default; batch norm behind every convolution in place of local response
-    normalisation if asked for.
+    Deviations: Kaiming initialisation by default; optionally batch norm after every convolution in place of local
+    response normalisation.
 
     Raises:
-        ValueError: the auxiliary heads' 5×5 pooling does not fit ``image_size``, ``torchvision`` comes without
-            ``batch_norm`` or with ``naive``, or ``init`` is not one of those allowed.
+        ValueError: the auxiliary heads' 5×5 pooling does not fit ``image_size``, ``torchvision`` is set without
+            ``batch_norm`` or with ``naive``, or ``init`` is not an allowed value.
     """
 
     def __init__(

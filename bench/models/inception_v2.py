@@ -12,7 +12,7 @@ from bench.models.layers import GlobalAveragePool, Output, conv, geometry, init_
 
 
 class Row(NamedTuple):
-    """A row of figure 5: channels of the convolutions (0 for a branch that is not there), pooling, its projection.
+    """A row of figure 5: channels of the convolutions (0 for a missing branch), pooling, its projection.
 
     ``stride`` 2 halves the maps in both convolutional branches and in the pooling, which then has no projection.
     """
@@ -69,7 +69,7 @@ class InceptionV2(nn.Module):
     """Inception v2: (N, in_channels, S, S) → ``Output(logits=(N, num_classes))``.
 
     Ioffe, Szegedy, "Batch normalization: accelerating deep network training by reducing internal covariate shift", ICML
-    2015, section 4.2 and figure 5: GoogLeNet with batch norm behind every convolution, two 3×3 convolutions in
+    2015, section 4.2 and figure 5: GoogLeNet with batch norm after every convolution, two 3×3 convolutions in
     place of each 5×5, a third block at 28×28, and blocks of stride 2 (3c, 4e) instead of pooling between them; figure 5
     draws no auxiliary heads. 11,285,224 parameters at 3×224×224 and 1000 classes. Not the "Inception-v2" of Szegedy et
     al. 2016.
@@ -78,11 +78,11 @@ class InceptionV2(nn.Module):
     convolution and one pooling less (32 → 16 → 8 → 4).
 
     Figure 5 gives 4c, 4d and 4e outputs of 576, 576 and 1024 channels, but its columns sum to 608, 608 and 1056:
-    these are built, as in the Caffe model that is in use.
+    the sums are built, as in the commonly used Caffe model.
 
-    Deviations: a plain first convolution, where the paper has a separable one with depth multiplier 8; pooling of
-    stride 2 inside blocks is padded by 1, like the convolutions beside it, so that odd maps fit; Kaiming initialisation
-    (the paper gives none).
+    Deviations: a plain first convolution, where the paper has a separable one with depth multiplier 8; stride 2 pooling
+    inside blocks is padded by 1, like the parallel convolutions, so that odd maps fit; Kaiming initialisation (the
+    paper gives none).
     """
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, dropout: float = 0.0):

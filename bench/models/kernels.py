@@ -1,7 +1,7 @@
-"""Layers whose kernels in PyTorch are slow on CPUs: the same functions, of operations that are fast there.
+"""Layers whose PyTorch kernels are slow on CPUs: the same functions, built from operations that are fast there.
 
-Each is measured against PyTorch's by ``bench-speed models``. In evaluation, on other devices and under
-``torch.compile`` dropout and max pooling are PyTorch's own.
+``bench-speed models`` measures each against PyTorch's. In evaluation, on other devices and under ``torch.compile``,
+dropout and max pooling are PyTorch's own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 class _LocalResponseNorm(torch.autograd.Function):
     """y = x · s^-β with s = k + α/n · W(x²), W the sum over the n neighbouring channels.
 
-    W is symmetric, so the gradient closes: gx = g · s^-β − 2αβ/n · x · W(g · y / s).
+    W is symmetric, so the gradient has a closed form: gx = g · s^-β − 2αβ/n · x · W(g · y / s).
     """
 
     @staticmethod
@@ -72,8 +72,8 @@ class Dropout(nn.Dropout):
     """:class:`torch.nn.Dropout`, with its random bits drawn four values at a time.
 
     PyTorch draws a number for each value, on one thread: a tenth of NiN's training step. Here 16 bits decide, so ``p``
-    is rounded to a multiple of 2^-16. What is kept is scaled by the inverse of the share that is kept, in the numbers'
-    own type, as PyTorch's is.
+    is rounded to a multiple of 2^-16. Kept values are scaled by the inverse of the fraction kept, in their own dtype,
+    as in PyTorch.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,13 +82,13 @@ class Dropout(nn.Dropout):
             return super().forward(x)
         mask = torch.empty_like(x, requires_grad=False)
         numbers = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
-        bits = numbers.view(torch.int16)[: x.numel()].as_strided(mask.shape, mask.stride())  # in the order of memory
+        bits = numbers.view(torch.int16)[: x.numel()].as_strided(mask.shape, mask.stride())  # in memory order
         torch.ge(bits, dropped - 2**15, out=mask)
         return x * mask.mul_(2**16 / (2**16 - dropped))
 
 
 class _MaxPool2x2(torch.autograd.Function):
-    """Pairs of pixels, then pairs of rows; the gradient goes to the first of equal values, as PyTorch's does."""
+    """Pairs of pixels, then pairs of rows; the gradient goes to the first of equal values, as in PyTorch."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -110,8 +110,8 @@ class _MaxPool2x2(torch.autograd.Function):
 
 
 def _shared_out(grad: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradient of the larger of two: to the first where that is not smaller, else to the second."""
-    # ones and zeros in the numbers' own type: operations on booleans are several times slower
+    """The gradient of the maximum of two: to the first if it is not smaller, else to the second."""
+    # ones and zeros in the same dtype: operations on booleans are several times slower
     to_first = grad * torch.ge(first, second, out=torch.empty_like(grad))
     return to_first, grad - to_first
 
@@ -119,13 +119,13 @@ def _shared_out(grad: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Te
 class MaxPool2x2(nn.MaxPool2d):
     """:class:`torch.nn.MaxPool2d` of 2×2 with stride 2, (N, C, H, W) → (N, C, H // 2, W // 2).
 
-    PyTorch's kernel works on the channels of a pixel at once, which is slow where they are fewer than the processor
-    multiplies at once: LeNet's six took a fifth of its step. There pairs of pixels, then of rows, are compared here.
-    An infinite gradient becomes NaN, in its window.
+    PyTorch's kernel is vectorised over the channels of a pixel, which is slow if they are fewer than the CPU's vector
+    width: LeNet's six took a fifth of its step. In that case, pairs of pixels, then of rows, are compared here. An
+    infinite gradient becomes NaN within its window.
     """
 
     few = 8
-    """Channels, fewer than which are few."""
+    """Fewer channels than this are few."""
 
     def __init__(self) -> None:
         super().__init__(2)
@@ -138,5 +138,5 @@ class MaxPool2x2(nn.MaxPool2d):
 
 
 def _trains_on_cpu(layer: nn.Module, x: Tensor) -> bool:
-    """Whether this is a training step on a CPU, which nothing compiles."""
+    """Whether this is an uncompiled training step on a CPU."""
     return layer.training and x.device.type == "cpu" and not torch.compiler.is_compiling()

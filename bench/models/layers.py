@@ -14,14 +14,14 @@ SMALL_BELOW = 96
 """Images with a side shorter than this (pixels) get an architecture's ``small`` geometry, others its paper's."""
 
 AUX_HEADS = "aux_heads"
-"""The attribute in which networks keep auxiliary heads: they train, but are no part of the network that is used."""
+"""The attribute of networks with auxiliary heads, which are trained but not part of the network as evaluated."""
 
 
 class Output(NamedTuple):
-    """What every network returns, in training and in evaluation alike.
+    """What every network returns, in training and evaluation.
 
     ``logits``: (N, num_classes), unnormalised. ``aux``: the logits of the auxiliary heads, each
-    (N, num_classes), in the order of their depth; empty for networks without heads and in evaluation.
+    (N, num_classes), in order of depth; empty for networks without heads and in evaluation.
     """
 
     logits: Tensor
@@ -29,7 +29,7 @@ class Output(NamedTuple):
 
 
 def geometry(image_size: int) -> Literal["small", "paper"]:
-    """The one rule that says which form of an architecture an image size gets.
+    """The geometry of an architecture for an image size.
 
     ``paper``: strides, kernels and head as published, for images of about 224×224. ``small``: fewer early
     strides and a narrower head, so that the feature maps keep the published proportions on 32×32 … 64×64.
@@ -45,7 +45,7 @@ class FitTo(nn.Module):
         self.side = side
 
     def forward(self, x: Tensor) -> Tensor:
-        # not called where it changes nothing: its gradient costs a copy and has no deterministic form on a GPU
+        # not called if it changes nothing: its gradient costs a copy and is not deterministic on GPUs
         return x if x.shape[-2:] == (self.side, self.side) else F.adaptive_avg_pool2d(x, self.side)
 
     def extra_repr(self) -> str:
@@ -60,13 +60,13 @@ class GlobalAveragePool(nn.Module):
 
 
 def conv(c_in: int, c_out: int, kernel: int, *, batch_norm: bool = False, **kwargs: Any) -> list[nn.Module]:
-    """Convolution, batch norm if asked for, ReLU: (N, c_in, H, W) → (N, c_out, H', W')."""
+    """Convolution, optional batch norm, ReLU: (N, c_in, H, W) → (N, c_out, H', W')."""
     layer = nn.Conv2d(c_in, c_out, kernel, bias=not batch_norm, **kwargs)
     return [layer, *([nn.BatchNorm2d(c_out)] if batch_norm else []), nn.ReLU(inplace=True)]
 
 
 def fully_connected(c_in: int, width: int, num_classes: int, dropout: float) -> nn.Sequential:
-    """AlexNet's head, which ZFNet and VGG took over: (N, C, H, W) → (N, num_classes).
+    """AlexNet's head, also used by ZFNet and VGG: (N, C, H, W) → (N, num_classes).
 
     Two hidden layers, each with ReLU and dropout (fc6, fc7), and a linear one (fc8); ``c_in`` is C·H·W.
     """
@@ -79,7 +79,7 @@ def fully_connected(c_in: int, width: int, num_classes: int, dropout: float) -> 
 
 
 def check_init(init: str, published: str) -> None:
-    """Raises ValueError where ``init`` is neither ``kaiming`` nor the ``published`` one."""
+    """Raise ValueError if ``init`` is neither ``kaiming`` nor the ``published`` one."""
     if init not in ("kaiming", published):
         raise ValueError(f"init={init}: choose one of kaiming, {published}")
 
@@ -96,9 +96,9 @@ def init_normal(model: nn.Module, std: float) -> None:
 def init_kaiming(model: nn.Module, classifiers: Iterable[nn.Module] = ()) -> None:
     """Kaiming initialisation for ReLU networks: weights from N(0, 2/fan_in), biases 0.
 
-    He et al. 2015, equation 10; without it deep networks that have no batch norm stay at chance. ``classifiers``,
-    the last layers of the network and of its auxiliary heads, get N(0, 0.01²) as in AlexNet and VGG: logits near
-    zero at first, where large ones send VGG-16 back to chance.
+    He et al. 2015, equation 10; without it deep networks without batch norm stay at chance. ``classifiers``, the last
+    layers of the network and its auxiliary heads, get N(0, 0.01²) as in AlexNet and VGG: logits start near zero, as
+    large ones send VGG-16 back to chance.
     """
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):

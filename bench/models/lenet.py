@@ -33,15 +33,15 @@ class LeNet(nn.Module):
     LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", Proc. IEEE 86(11),
     1998, section II.B, figure 2: C1 6@5×5, S2, C3 16@5×5, S4, C5 120, F6 84, output.
 
-    Deviations: C3 is connected to all maps of S2 (table I connects it in part); S2 and S4 have no trainable
-    coefficients and are not squashed; plain instead of scaled tanh, or ReLU; a linear output instead of radial basis
+    Deviations: C3 is fully connected to the maps of S2 (partially in table I); S2 and S4 have no trainable coefficients
+    and no activation; plain instead of scaled tanh, or ReLU; a linear output instead of radial basis
     functions, trained with cross entropy; Kaiming initialisation. 61,706 parameters at 1×32×32 and 10 classes against
     the paper's 60,000; ``lenet5.py`` is the network as published.
 
-    One geometry for all sizes. Images larger than 32×32 widen the input of C5, which is written as a linear layer.
+    One geometry for all sizes. Images larger than 32×32 widen the input of C5, which is implemented as a linear layer.
 
     Raises:
-        ValueError: ``image_size`` is below 20, or ``activation`` or ``pool`` is not one of those allowed.
+        ValueError: ``image_size`` is below 20, or ``activation`` or ``pool`` is not an allowed value.
     """
 
     def __init__(

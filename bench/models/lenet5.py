@@ -40,14 +40,14 @@ BITMAPS = """
 
 
 class ScaledTanh(nn.Module):
-    """1.7159 tanh(2/3 x), appendix A: takes ±1 to ±1, where its second derivative is largest."""
+    """1.7159 tanh(2/3 x), appendix A: maps ±1 to ±1, where its second derivative is largest."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 1.7159 * torch.tanh(2 / 3 * x)
 
 
 class Subsampling(nn.Module):
-    """The sum of 2×2 pixels times a trainable coefficient plus a trainable bias, one of each a map; section II.B.
+    """The sum of 2×2 pixels times a trainable coefficient plus a trainable bias, one of each per map; section II.B.
 
     (N, channels, H, W) → (N, channels, H/2, W/2).
     """
@@ -64,10 +64,10 @@ class Subsampling(nn.Module):
 
 
 class PartialConv(nn.Module):
-    """5×5 convolution in which output map i sees the input maps ``sees[i]`` alone.
+    """5×5 convolution in which output map i sees only the input maps ``sees[i]``.
 
-    (N, C, H, W) → (N, len(sees), H - 4, W - 4). A grouped convolution for each number of inputs: it has no weights
-    but those of the paper's connections.
+    (N, C, H, W) → (N, len(sees), H - 4, W - 4). A grouped convolution for each number of inputs: it only has the
+    weights of the paper's connections.
     """
 
     def __init__(self, sees: tuple[tuple[int, ...], ...]):
@@ -97,7 +97,7 @@ class RadialBasis(nn.Module):
         self.register_buffer("codes", codes(num_classes), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        # in 32 bits: distances lie in the hundreds, where bf16 has steps of 1
+        # in 32 bits: distances are in the hundreds, where bf16 has steps of 1
         return -(x.float()[:, None] - self.codes).square().sum(dim=2)
 
 
@@ -114,18 +114,18 @@ class LeNet5(nn.Module):
 
     LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", Proc. IEEE 86(11),
     1998, section II.B, figure 2, table I: C1 6@5×5, S2, C3 16@5×5 with partial connections, S4, C5 120, F6 84;
-    trainable subsampling; scaled tanh behind every layer up to F6; radial basis functions with fixed codes as output.
+    trainable subsampling; scaled tanh after every layer up to F6; radial basis functions with fixed codes as output.
     60,000 parameters and 340,908 connections at 1×32×32 and 10 classes. Initialisation: U(-2.4/F, 2.4/F), F the inputs
     of a unit (appendix A).
 
-    One geometry for all sizes. Images larger than 32×32 widen the input of C5, which is written as a linear layer.
+    One geometry for all sizes. Images larger than 32×32 widen the input of C5, which is implemented as a linear layer.
 
-    Deviations: the codes are drawn in the manner of figure 3, not traced from it; classes beyond the ten digits have
-    random codes (which the paper names as the alternative); ``output=linear`` has a trained linear layer instead.
-    Inputs have zero mean and unit variance, as the paper's range from -0.1 to 1.175 is meant to give them.
+    Deviations: the codes are drawn in the style of figure 3, not traced from it; classes beyond the ten digits have
+    random codes (the alternative mentioned in the paper); ``output=linear`` has a trained linear layer instead. Inputs
+    have zero mean and unit variance, the purpose of the paper's range from -0.1 to 1.175.
 
     Raises:
-        ValueError: ``image_size`` is below 20, or ``output`` is not one of those allowed.
+        ValueError: ``image_size`` is below 20, or ``output`` is not an allowed value.
     """
 
     def __init__(

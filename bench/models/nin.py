@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from bench.models.kernels import Dropout
 from bench.models.layers import GlobalAveragePool, Output, check_init, conv, geometry, init_kaiming, init_normal
 
-# one row a mlpconv block: kernel, stride, padding, then the channels of its convolution and of its two 1×1
-# convolutions; None stands for the number of classes. A 3×3/2 max pooling and dropout stand between blocks.
+# one row per mlpconv block: kernel, stride, padding, then the channels of its convolution and of its two 1×1
+# convolutions; None stands for the number of classes. 3×3/2 max pooling and dropout separate the blocks.
 SMALL = (
     (5, 1, 2, 192, 160, 96),
     (5, 1, 2, 192, 192, 192),
@@ -28,22 +28,22 @@ class NiN(nn.Module):
     """Network in Network: (N, in_channels, S, S) → ``Output(logits=(N, num_classes))``.
 
     Lin, Chen, Yan, "Network in network", ICLR 2014: mlpconv blocks (section 3.1), global average pooling over one
-    map a class (section 3.2), max pooling and dropout behind all but the last block (section 4.1). Channels and
+    map per class (section 3.2), max pooling and dropout after all but the last block (section 4.1). Channels and
     kernels, which the paper does not give, are those of the authors' Caffe models.
 
     Geometries: ``small`` is the CIFAR-10 network (966,986 parameters at 3 channels, 10 classes), ``paper`` the
     ImageNet network with four blocks (7,595,176 parameters at 1000 classes).
 
-    Deviations: max pooling behind the second CIFAR-10 block, as the paper says (the Caffe model averages there);
-    dropout behind all three poolings of the ImageNet form, too (in the Caffe model behind the third alone); no ReLU
-    behind the last 1×1 convolution: with it the class maps die early and the network stays at chance; batch norm
-    (behind every convolution but the last) if asked for; Kaiming initialisation by default.
+    Deviations: max pooling after the second CIFAR-10 block, as in the paper (the Caffe model averages there); dropout
+    after all three poolings also in the ImageNet form (in the Caffe model only after the third); no ReLU after the last
+    1×1 convolution: with it the class maps die early and the network stays at chance; optional batch norm (after every
+    convolution but the last); Kaiming initialisation by default.
 
     ``init=caffe``: weights from N(0, 0.05²), biases 0, as in the authors' Caffe model for CIFAR-10, whatever the
     geometry; the paper gives none.
 
     Raises:
-        ValueError: ``init`` is not one of those allowed.
+        ValueError: ``init`` is not an allowed value.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from torch import nn
 from bench.models.layers import AUX_HEADS, SMALL_BELOW
 
 IMAGENET = "IMAGENET1K_V1"
-"""The weights that torchvision trained from scratch, of those it offers for a network."""
+"""Among the weights that torchvision offers, those that it trained from scratch."""
 
 Weighted = nn.Conv2d | nn.BatchNorm2d | nn.Linear
 
@@ -23,12 +23,12 @@ def load_imagenet(model: nn.Module, twin: str) -> None:
     """Load the ImageNet weights of torchvision's network ``twin``, such as ``vgg16_bn``, into ``model``.
 
     They are downloaded once, into torch.hub's folder (``TORCH_HOME``). A last layer for another number of classes keeps
-    its initial weights; so do auxiliary heads, of which torchvision has no trained weights.
+    its initial weights, and so do auxiliary heads, for which torchvision has no trained weights.
 
     Raises:
-        ValueError: ``model`` has other layers or shapes than its twin, which is known before anything is downloaded.
+        ValueError: ``model`` differs from its twin in layers or shapes; raised before anything is downloaded.
         ConnectionError: the weights cannot be downloaded.
-        RuntimeError: the file of weights is damaged.
+        RuntimeError: the weights file is damaged.
     """
     untrained = {"init_weights": False, "aux_logits": False} if twin == "googlenet" else {}
     with torch.device("meta"):
@@ -41,20 +41,20 @@ def load_imagenet(model: nn.Module, twin: str) -> None:
 
 
 def _downloaded(weights: torchvision.models.WeightsEnum) -> dict[str, torch.Tensor]:
-    """The state of torchvision's network, from the file if it is there; see :func:`load_imagenet` for errors."""
+    """The state of torchvision's network, from the file if it exists; for errors see :func:`load_imagenet`."""
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
         return dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
     except (URLError, HTTPException, ConnectionError, TimeoutError, RuntimeError, EOFError, UnpicklingError) as error:
         reason = str(getattr(error, "reason", error)).partition("\n")[0] or type(error).__name__
         if file.exists():
-            raise RuntimeError(f"{file}: {reason}; delete the file to have it downloaded again") from error
-        # among them a download cut short, which torch.hub knows by its hash
+            raise RuntimeError(f"{file}: {reason}; delete the file to download it again") from error
+        # including a truncated download, which torch.hub detects by its hash
         raise ConnectionError(f"{weights.url}: {reason}; try again, or put the file into {file.parent}") from error
 
 
 def imagenet_statistics(twin: str) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation, three channels in [0, 255], that images had when ``twin`` was trained."""
+    """Mean and standard deviation, three channels in [0, 255], with which ``twin`` was trained."""
     if twin == "googlenet":  # its weights come from TensorFlow; torchvision rescales its input inside the network
         mean = std = [0.5, 0.5, 0.5]
     else:
@@ -64,10 +64,10 @@ def imagenet_statistics(twin: str) -> tuple[list[float], list[float]]:
 
 
 def copy_weights(theirs: nn.Module, ours: nn.Module) -> None:
-    """Copy all weights of a network of torchvision into ours, whose layers come in the same order.
+    """Copy all weights of a torchvision network into ours, which has its layers in the same order.
 
-    torchvision's VGG has a bias in front of batch norm, which ours has not: it goes into the running mean. A last
-    layer with another number of outputs stays as it is, and so do auxiliary heads where torchvision's network has none.
+    torchvision's VGG has a bias before batch norm, which ours has not: it is absorbed into the running mean. A last
+    layer with another number of outputs is unchanged, and so are auxiliary heads if torchvision's network has none.
 
     Raises:
         ValueError: the networks differ in a layer's type or shape.
@@ -86,7 +86,7 @@ def copy_weights(theirs: nn.Module, ours: nn.Module) -> None:
 def _pairs(theirs: nn.Module, ours: nn.Module) -> list[tuple[Weighted, Weighted]]:
     """The layers of both networks side by side; ValueError if they differ in more than a last layer's outputs.
 
-    Our auxiliary heads are left out where torchvision's network has none; the other way round they do not fit.
+    Our auxiliary heads are left out if torchvision's network has none; the reverse does not fit.
     """
     with_heads = any(name.startswith("aux") for name, _ in theirs.named_children())
     sources, targets = _weighted(theirs), _weighted(ours, with_heads)
@@ -102,13 +102,13 @@ def _pairs(theirs: nn.Module, ours: nn.Module) -> list[tuple[Weighted, Weighted]
 
 
 def _fits(source: Weighted, target: Weighted, last: bool) -> bool:
-    """Whether the weights of one go into the other; a last layer may have another number of outputs."""
+    """Whether the weights of one fit the other; a last layer may have another number of outputs."""
     first = 1 if last else 0
     return type(source) is type(target) and source.weight.shape[first:] == target.weight.shape[first:]
 
 
 def _weighted(model: nn.Module, with_heads: bool = True) -> dict[str, Weighted]:
-    """Layers with weights by name, in their order; without auxiliary heads if not asked for."""
+    """Layers with weights by name, in order; optionally without auxiliary heads."""
     return {
         name: layer
         for name, layer in model.named_modules()
@@ -121,10 +121,10 @@ def _of_head(name: str) -> bool:
 
 
 def freeze_backbone(model: nn.Module) -> None:
-    """Leave the last linear layer alone to be trained: linear probing.
+    """Train only the last linear layer: linear probing.
 
-    The others get no gradients and stay in evaluation mode, batch norm with its statistics and dropout without effect;
-    auxiliary heads, whose gradients would reach nothing, are taken away.
+    The others get no gradients and stay in evaluation mode, with fixed batch norm statistics and no dropout; auxiliary
+    heads, whose gradients would reach nothing, are removed.
     """
     setattr(model, AUX_HEADS, nn.ModuleDict())
     model.requires_grad_(False).eval()

@@ -1,4 +1,4 @@
-"""Later networks of the literature, as timm has them."""
+"""Later networks from the literature, as implemented in timm."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from bench.models.layers import SMALL_BELOW, FitTo, Output, geometry
 
 SMALLEST = {"inception_v3": 75, "inception_v4": 75, "inception_resnet_v2": 75}
-"""Pixels that the unpadded convolutions of these networks need; they have no small form."""
+"""Minimum pixels for the unpadded convolutions of these networks, which have no small form."""
 
 AUX_SMALLEST = {"inception_v3": 107}
-"""Pixels that the auxiliary head's 5×5 pooling needs, for the networks that timm has with a head."""
+"""Minimum pixels for the auxiliary head's 5×5 pooling, for timm's networks with such a head."""
 
 STEM_POOLS = ("maxpool", "features.pool0")
-"""The max pooling behind the first convolution, by timm's names; absent from the small form."""
+"""The max pooling after the first convolution, by timm's names; absent from the small form."""
 
 
 class TimmNet(nn.Module):
-    """A network of timm's: (N, in_channels, S, S) → ``Output(logits, aux)``, each (N, num_classes).
+    """A timm network: (N, in_channels, S, S) → ``Output(logits, aux)``, each (N, num_classes).
 
     ``architecture`` is timm's name. Those with a configuration:
 
@@ -36,10 +36,10 @@ class TimmNet(nn.Module):
     - ``mobilenetv1_100``: Howard et al., "MobileNets", 2017; ``mobilenetv2_100``: Sandler et al., CVPR 2018
 
     Geometries: ``paper`` is timm's network. ``small`` has a 3×3/1 first convolution in place of 7×7/2 or 3×3/2, and
-    no max pooling behind it; the three Inception networks have no small form.
+    no max pooling after it; the three Inception networks have no small form.
 
-    Deviations: timm's, among them the stride of ResNet's bottlenecks in the 3×3 convolution, auxiliary heads for
-    Inception v3 alone, and no drop path in NASNet-A. Initialisation is timm's. Inception v3's head pools to 5×5,
+    Deviations: timm's, including the stride of ResNet's bottlenecks in the 3×3 convolution, auxiliary heads for
+    Inception v3 only, and no drop path in NASNet-A. Initialisation is timm's. Inception v3's head pools to 5×5,
     as on the paper's 17×17 maps, from maps of any size.
 
     Args:
@@ -62,7 +62,7 @@ class TimmNet(nn.Module):
     ):
         super().__init__()
         try:
-            import timm  # an extra, which the other networks do without
+            import timm  # an extra that the other networks do not need
         except ImportError as error:
             raise ImportError("needs timm: pip install timm, or 'convbench[timm]'") from error
         if not timm.is_model(architecture):
@@ -97,7 +97,7 @@ class TimmNet(nn.Module):
 
 
 def take_aux_head(net: Any) -> nn.Module:
-    """Take the auxiliary head out of timm's Inception v3 and let it pool maps of any size to 5×5."""
+    """Remove the auxiliary head from timm's Inception v3 and let it pool maps of any size to 5×5."""
     head = net.AuxLogits
     net.AuxLogits, net.aux_logits = None, False
     head.conv0 = nn.Sequential(head.conv0, FitTo(5))
@@ -105,13 +105,13 @@ def take_aux_head(net: Any) -> nn.Module:
 
 
 def small_stem(net: Any) -> None:
-    """Give one of timm's networks a 3×3/1 first convolution, and take away the max pooling behind it.
+    """Give a timm network a 3×3/1 first convolution, and remove the max pooling after it.
 
-    Its weights are the middle of those it had, times the ratio of the kernels' sides: they are spread as if timm had
-    initialised them, as its variances all go with the inverse of a kernel's size.
+    Its weights are the centre of the original ones, times the ratio of the kernels' sides: they are distributed as if
+    timm had initialised them, since its variances are all proportional to the inverse of a kernel's size.
 
     Raises:
-        ValueError: the first convolution is another than 3×3/2 or 7×7/2.
+        ValueError: the first convolution is not 3×3/2 or 7×7/2.
     """
     name = net.default_cfg.get("first_conv")
     first = net.get_submodule(name) if isinstance(name, str) else None

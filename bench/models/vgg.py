@@ -37,16 +37,15 @@ class VGG(nn.Module):
     Geometries: the five blocks are the same in both; ``paper`` has the 7×7×512 → 4096 → 4096 head, ``small`` a
     1×1×512 → 512 → 512 head. Other sizes are average pooled to 7×7 or 1×1.
 
-    ``init=paper``: weights from N(0, 0.01²), biases 0, as A began. Section 3.1 has 10⁻² as the variance, here read as
-    the standard deviation: the other would make values grow up to fivefold with each convolution. The authors began
-    the deeper networks with layers of a trained A, and found afterwards that Glorot's initialisation would have done.
+    ``init=paper``: weights from N(0, 0.01²), biases 0, as for A. Section 3.1 gives 10⁻² as the variance, read here as
+    the standard deviation: otherwise values would grow up to fivefold with each convolution. The authors initialised
+    the deeper networks with layers of a trained A, and later found that Glorot's initialisation would have sufficed.
 
-    Deviations: Kaiming initialisation by default; batch norm (which the paper has not) behind every convolution if
-    asked for.
+    Deviations: Kaiming initialisation by default; optional batch norm (not in the paper) after every convolution.
 
     Raises:
         ValueError: ``depth`` is not 11, 13, 16 or 19, ``image_size`` is below 32, which five poolings halve to 1, or
-            ``init`` is not one of those allowed.
+            ``init`` is not an allowed value.
     """
 
     def __init__(

@@ -30,17 +30,17 @@ class ZFNet(nn.Module):
 
     Zeiler, Fergus, "Visualizing and understanding convolutional networks", ECCV 2014, figure 3: AlexNet in one tower
     with a 7×7/2 first and a 5×5/2 second convolution, 3×3/2 max pooling and then contrast normalisation across
-    maps behind both, dropout on layers 6 and 7. 62,357,608 parameters at 3×224×224 and 1000 classes.
+    maps after both, dropout on layers 6 and 7. 62,357,608 parameters at 3×224×224 and 1000 classes.
 
-    Geometries: ``paper`` from 96 pixels on (224 → 110 → 55 → 26 → 13 → 6; other sizes are pooled to 6×6); ``small``
-    below: a 3×3 first convolution, no strides but those of pooling, layers 6 and 7 1024 wide, from 4×4 maps.
+    Geometries: ``paper`` from 96 pixels (224 → 110 → 55 → 26 → 13 → 6; other sizes are pooled to 6×6); ``small``
+    below: a 3×3 first convolution, strides only in pooling, layers 6 and 7 1024 wide, from 4×4 maps.
 
-    Deviations: contrast normalisation, of which the paper gives no constants, is AlexNet's (k=2, n=5, α=1e-4, β=0.75);
+    Deviations: contrast normalisation, for which the paper gives no constants, is AlexNet's (k=2, n=5, α=1e-4, β=0.75);
     Kaiming initialisation instead of the paper's constant scale of 1e-2; first layer filters are not rescaled
     to an RMS of 0.1 in training.
 
     Raises:
-        ValueError: ``image_size`` is below 8, where the last pooling has nothing left to pool.
+        ValueError: ``image_size`` is below 8, where nothing is left for the last pooling.
     """
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, dropout: float = 0.5):

@@ -1,4 +1,4 @@
-"""Pairs of a leaderboard's rows that differ in one choice alone, and what it buys."""
+"""Pairs of leaderboard rows that differ in exactly one choice, and its effect."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.reporting.stats import Interval
 BATCH_NORM, HEADS = "batch norm", "auxiliary heads"
 AUX_HEADS = "model.net.aux_heads"
 UNTOLD = ("model.name", "model.twin", "model.net.batch_norm")
-"""Settings in which a network and its form with batch norm differ."""
+"""Settings in which a network and its variant with batch norm differ."""
 
 
 class Pair(NamedTuple):
@@ -29,8 +29,8 @@ class Pair(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """Of a pair: the ``difference`` of mean test top-1, a fraction; its bootstrap ``interval`` over seeds and samples;
-    ``p``, by :func:`stats.compare`, Holm-corrected over the table. Both are None where the predictions are not there.
+    """For a pair: the ``difference`` of mean test top-1, a fraction; its bootstrap ``interval`` over seeds and samples;
+    ``p``, by :func:`stats.compare`, Holm-corrected over the table. Both are None without predictions.
     """
 
     pair: Pair
@@ -40,7 +40,7 @@ class Effect(NamedTuple):
 
 
 def effects(table: Table, records: Sequence[RunRecord], predictions: Mapping[str, Predictions]) -> list[Effect]:
-    """What each pair's choice buys, in the order of :func:`pairs`."""
+    """The effect of each pair's choice, in the order of :func:`pairs`."""
     found = pairs(table, records)
     answers = [_answers(pair, predictions) for pair in found]
     tested = [i for i, both in enumerate(answers) if both is not None]
@@ -57,7 +57,7 @@ def effects(table: Table, records: Sequence[RunRecord], predictions: Mapping[str
 
 
 def _answers(pair: Pair, predictions: Mapping[str, Predictions]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Which samples were got right, (seeds, samples) booleans, with it and without it; of the same samples."""
+    """Which samples were classified correctly, (seeds, samples) booleans, with and without it; for the same samples."""
     names = [*pair.with_it.run_ids, *pair.without.run_ids]
     there = [predictions[name] for name in names if name in predictions]
     if len(there) < len(names) or not same_samples(there):
@@ -67,8 +67,8 @@ def _answers(pair: Pair, predictions: Mapping[str, Predictions]) -> tuple[np.nda
 
 
 def pairs(table: Table, records: Sequence[RunRecord]) -> list[Pair]:
-    """By rank: the rows ``x`` and ``x_bn`` with the same recipe; such as differ in having auxiliary heads; and each
-    row beside the first of its network that differs from it in one choice, which validation data have decided.
+    """By rank: rows ``x`` and ``x_bn`` with the same recipe; rows that differ only in auxiliary heads; and each row
+    with the first row of its network that differs from it in one choice, which validation data decided.
 
     With batch norm a network may have another learning rate, if both have that of their configuration.
     """
@@ -91,9 +91,10 @@ def pairs(table: Table, records: Sequence[RunRecord]) -> list[Pair]:
 
 
 def _choice(before: Settings, after: Settings) -> str | None:
-    """The one choice in which settings differ, ``loss.label_smoothing=0.0 → 0.1``; None where there are more.
+    """The one choice in which settings differ, ``loss.label_smoothing=0.0 → 0.1``; None if there are more.
 
-    One augmentation more, less or for another is one, with its settings; an optimizer and a schedule come with theirs.
+    Adding, removing or replacing one augmentation with its settings is one choice, and so is an optimizer or a schedule
+    with its settings.
     """
     differing = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
     if "augment" in differing:
@@ -115,7 +116,7 @@ def _apart(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _recipe(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings but for batch norm; a learning rate that is its network's own does not count."""
+    """The settings except batch norm; a network's own learning rate does not count."""
     rates = [value for key, value in settings.items() if key.startswith("model.lr.")]
     told = {key: value for key, value in settings.items() if key not in UNTOLD and not key.startswith("model.lr.")}
     return _apart(told, "optimizer.lr") if settings.get("optimizer.lr") in rates else told

@@ -1,4 +1,4 @@
-"""Learning curves: what a run's ``metrics.csv`` tells of each epoch."""
+"""Learning curves, from a run's ``metrics.csv``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ CURVES = ("train_top1", "val_top1", "train_loss", "val_loss")
 
 
 def curves(run: Path) -> dict[str, list[float]]:
-    """Of the CURVES that the run in this directory has, one value an epoch, NaN in epochs that were not validated;
+    """Those of CURVES that the run in this directory has, one value per epoch, NaN in epochs without validation;
     empty where it has no table.
     """
     file = run / "metrics.csv"

@@ -1,6 +1,6 @@
-"""What all figures share: colours, style, names, files.
+"""Common to all figures: colours, style, names, files.
 
-Okabe and Ito's colours, which the colour-blind tell apart, with markers and line styles for print in grey.
+Okabe and Ito's colour-blind-safe palette, with markers and line styles for greyscale print.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
 GREY = "#B8B8B8"
 NAMED = 8
-"""So many curves have a colour and a name of their own; of more points those on the Pareto front have names."""
+"""Maximum number of curves with their own colour and name; of more points, those on the Pareto front are named."""
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "text.parse_math": False,  # a class may be called $a_$
@@ -45,7 +45,7 @@ def rendered(figure: Figure, kind: str) -> bytes:
 
 
 def plain_log(axis: XAxis | YAxis) -> None:
-    """Ticks of a logarithmic axis, once its limits are set: 1, 10, 100, 1k, and 2 and 5 times those on a short one."""
+    """Ticks of a logarithmic axis whose limits are set: 1, 10, 100, 1k, on a short axis also 2 and 5 times those."""
     low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 300 else (1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: count(value) if value >= 1000 else f"{value:g}"))

@@ -1,4 +1,4 @@
-"""Figures for a paper or a lecture, from records and predictions; needs matplotlib, and nothing that trains."""
+"""Figures for papers and lectures, from records and predictions; needs matplotlib, but no training libraries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from bench.record import RunRecord
 from bench.reporting import ablations, stats
 from bench.reporting.curves import curves
 from bench.reporting.drawing import COLORS, GREY, LINES, NAMED, STYLE, grid, plain_log, rendered, title_of
@@ -20,24 +19,27 @@ from bench.reporting.predictions import Predictions, same_samples
 from bench.reporting.tradeoff import cost
 
 LONGER = 5
-"""Curves of lengths that differ by this factor are drawn over a logarithmic axis."""
+"""Curves whose lengths differ by this factor are drawn on a logarithmic axis."""
 
 
 def draw(
-    tables: Sequence[Table], records: Sequence[RunRecord], predictions: Mapping[str, Predictions], runs: Path
+    tables: Sequence[Table],
+    effects: Sequence[Sequence[ablations.Effect]],
+    predictions: Mapping[str, Predictions],
+    runs: Path,
 ) -> dict[str, bytes]:
-    """File name → SVG or PNG, of each table the figures that there are numbers for; ``runs`` holds the runs'
-    directories. Equal records give equal bytes.
+    """File name → SVG or PNG: for each table, the figures for which there is data; ``effects`` are the ablations found
+    in each, ``runs`` contains the runs' directories. Equal records give equal bytes.
     """
     files: dict[str, bytes] = {}
     with mpl.rc_context(STYLE):
-        for table in tables:
+        for table, found in zip(tables, effects, strict=True):
             named = {
                 "cost": cost(table),
                 "curves": learning(table, runs),
                 "confusion": confusions(table, predictions),
                 "reliability": reliabilities(table, predictions),
-                "ablation": ablation(table, records, predictions),
+                "ablation": ablation(table, found),
             }
             for name, figure in named.items():
                 if figure is not None:
@@ -47,8 +49,8 @@ def draw(
 
 
 def learning(table: Table, runs: Path) -> Figure | None:
-    """Validation top-1, or that of training where there is none, and training loss by epoch: mean and range over
-    seeds. Epochs are on a logarithmic axis where the longest run has LONGER times those of the shortest.
+    """Validation top-1, or training top-1 if there is none, and training loss by epoch: mean and range over seeds.
+    Epochs are on a logarithmic axis if the longest run has LONGER times those of the shortest.
     """
     told = [[curves(runs / name) for name in row.run_ids] for row in table.rows]
     accuracy = "val_top1" if any("val_top1" in one for several in told for one in several) else "train_top1"
@@ -93,20 +95,20 @@ def learning(table: Table, runs: Path) -> Figure | None:
 
 
 def band(values: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Least, mean and largest value of each epoch over the runs that have it: (epochs,) each."""
+    """Minimum, mean and maximum of each epoch over the runs that have it: (epochs,) each."""
     epochs = range(max(map(len, values)))
     there = [[one[epoch] for one in values if epoch < len(one)] for epoch in epochs]
     return tuple(np.array([function(one) for one in there]) for function in (np.min, np.mean, np.max))  # type: ignore[return-value]
 
 
 def told_of(table: Table, predictions: Mapping[str, Predictions], most: int) -> list[tuple[Row, list[Predictions]]]:
-    """The first ``most`` rows that have predictions, of the same samples."""
+    """The first ``most`` rows that have predictions, for the same samples."""
     rows = [(row, [predictions[name] for name in row.run_ids if name in predictions]) for row in table.rows]
     return [(row, several) for row, several in rows if several and same_samples(several)][:most]
 
 
 def confusions(table: Table, predictions: Mapping[str, Predictions]) -> Figure | None:
-    """Of the first six rows, over all seeds, how often each class is taken for each."""
+    """Confusion matrices of the first six rows, over all seeds."""
     told = told_of(table, predictions, most=6)
     if not told:
         return None
@@ -150,9 +152,8 @@ def reliabilities(table: Table, predictions: Mapping[str, Predictions]) -> Figur
     return figure
 
 
-def ablation(table: Table, records: Sequence[RunRecord], predictions: Mapping[str, Predictions]) -> Figure | None:
-    """What single choices buy: differences of test top-1, with intervals over seeds and samples."""
-    found = ablations.effects(table, records, predictions)
+def ablation(table: Table, found: Sequence[ablations.Effect]) -> Figure | None:
+    """Ablations: differences of test top-1, with intervals over seeds and samples."""
     if not found:
         return None
     figure = Figure(figsize=(6, 0.9 + 0.32 * len(found)), layout="constrained")

@@ -19,15 +19,15 @@ from bench.reporting.stats import LEVEL, Interval, Stat
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration over its seeds. Rows of equal validation top-1 share a ``rank``, and have a letter behind it in
-    their ``number``: 4a, 4b. ``variant``: the settings that tell it from others, see :func:`told_apart`. ``name``: what
-    figures call it, see :func:`_name`.
+    """One configuration over its seeds. Rows of equal validation top-1 share a ``rank``, with a letter appended in
+    their ``number``: 4a, 4b. ``variant``: the settings that distinguish it from others, see :func:`told_apart`.
+    ``name``: its name in figures, see :func:`_name`.
 
-    ``stats`` holds, where every record has them, ``{val,test}_{top1,top5}`` (fractions), ``train_images_per_s``,
-    ``fit_seconds`` and ``peak_memory_bytes``. Of the predictions, where every record has them: ``test_class_mean``
-    among the ``stats``, the mean of the classes' top-1, where they differ in their number of test images (it is the
-    test top-1 where they do not); ``interval``, of the test top-1; ``p``, of its being that of the first row,
-    Holm-corrected over the table. The last two are None otherwise.
+    ``stats`` has, if every record has them, ``{val,test}_{top1,top5}`` (fractions), ``train_images_per_s``,
+    ``fit_seconds`` and ``peak_memory_bytes``. If every record has predictions: ``test_class_mean`` in ``stats``, the
+    mean of the classes' top-1, if they differ in their number of test images (else it equals the test top-1);
+    ``interval``, of the test top-1; ``p``, the p-value of its equality with the first row's, Holm-corrected over the
+    table. The last two are None otherwise.
     """
 
     rank: int
@@ -45,7 +45,7 @@ class Row:
 
     @property
     def like_best(self) -> bool:
-        """Whether its test top-1 cannot be told from the first row's."""
+        """Whether its test top-1 does not differ significantly from the first row's."""
         return self.p is not None and self.p > 1 - LEVEL
 
 
@@ -53,8 +53,8 @@ class Row:
 class Table:
     """The rows of one data set and protocol, by rank; ``ranked_by`` is ``val_top1``, or else ``test_top1``.
 
-    ``usual``: settings that hold where a row tells no others. ``machine``: what all were trained on, empty where that
-    is not one thing.
+    ``usual``: settings that apply unless a row says otherwise. ``machine``: what all were trained on, empty if that
+    differs.
     """
 
     dataset: str
@@ -71,7 +71,7 @@ MEASURES = ("train_images_per_s", "fit_seconds", "peak_memory_bytes")
 def tables(records: Iterable[RunRecord], predictions: Mapping[str, Predictions] | None = None) -> list[Table]:
     """Group the ok records; ``predictions`` by run id, for intervals and tests.
 
-    Rows are ranked by validation top-1, so that test data choose nothing, or by test top-1 where a record has no
+    Rows are ranked by validation top-1, so that test data decide nothing, or by test top-1 if a record has no
     validation numbers. Each is compared with the first on the same test images by :func:`stats.compare`.
     """
     by_protocol: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
@@ -108,13 +108,13 @@ def _table(dataset: str, protocol: str, records: Sequence[RunRecord], prediction
 
 
 ROOM = 32
-"""Characters of settings that a figure has room for."""
+"""Maximum characters of settings in a figure."""
 
 
 def _name(model: str, number: str, told: str) -> str:
-    """The network and the settings ``told``, or, where those are long, its number in the leaderboard, which has them.
+    """The network and the settings ``told``, or, if those are long, its number in the leaderboard, which has them.
 
-    Told of a network with one row is only that it did not start from random weights.
+    For a network with one row, only settings that mean a start from pretrained weights are given.
     """
     return f"{model} #{number}" if len(told) > ROOM else f"{model} {told}".strip()
 
@@ -125,7 +125,7 @@ def _letters(i: int) -> str:
 
 
 def _machine(records: Sequence[RunRecord]) -> str:
-    """``2 cores of AMD EPYC, PyTorch 2.14.1, bf16-mixed``, where that is so of all the records."""
+    """``2 cores of AMD EPYC, PyTorch 2.14.1, bf16-mixed``, as far as it is the same for all records."""
 
     def told(record: RunRecord) -> tuple[str, ...]:
         gpus = Counter(record.hardware.get("gpus") or ())
@@ -141,8 +141,8 @@ def _machine(records: Sequence[RunRecord]) -> str:
 
 
 def _tested(rows: Sequence[Row], predictions: Mapping[str, Predictions]) -> list[Row]:
-    """The rows with intervals and p-values, where their predictions are there and of the same samples."""
-    answers = []  # of each row (n, samples) booleans, or None
+    """The rows with intervals and p-values, if their predictions exist and are for the same samples."""
+    answers = []  # for each row (n, samples) booleans, or None
     for row in rows:
         of_row = [predictions[name] for name in row.run_ids if name in predictions]
         whole = len(of_row) == len(row.run_ids) and same_samples(of_row)
@@ -176,13 +176,12 @@ def _stats(group: Sequence[RunRecord], predictions: Mapping[str, Predictions]) -
 
 
 def _class_mean(told: Predictions) -> float | None:
-    """The mean of the classes' top-1, of those that have test images; None where these have equally many."""
+    """The mean top-1 of the classes with test images; None if these have equally many."""
     sizes = np.bincount(told.labels)
     there = sizes > 0
     if len(np.unique(sizes[there])) == 1:
         return None
-    right = np.bincount(told.labels, weights=told.correct)
-    return float((right[there] / sizes[there]).mean())
+    return float(np.nanmean(stats.per_class(stats.confusion(told.labels, told.predicted, len(told.classes)))))
 
 
 ASCENDING = ("model", "params", "macs", "fit_seconds", "peak_memory_bytes")
@@ -191,8 +190,8 @@ SORT_KEYS = ("rank", *ASCENDING, *DESCENDING)
 
 
 def in_order(table: Table, key: str) -> Table:
-    """The table with its rows by one of SORT_KEYS, the best or cheapest first; ranks stay. Rows without the number
-    come last.
+    """The table with its rows sorted by one of SORT_KEYS, best or cheapest first; ranks do not change. Rows without the
+    value come last.
     """
     if key == "rank":
         return table

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def draw(filters: np.ndarray, seen: Sequence[Attention], classes: Sequence[str], name: str) -> dict[str, bytes]:
     """File name → SVG or PNG of the first layer's filters (n, k, k, C), of where the network ``name`` looks in all
-    images, and of each image's features.
+    images, and of the features of each image.
     """
     with mpl.rc_context(STYLE):
         figures = {"filters": of_filters(filters, name), "attention": of_attention(seen, classes, name)}
@@ -28,7 +28,7 @@ def draw(filters: np.ndarray, seen: Sequence[Attention], classes: Sequence[str],
 
 
 def of_filters(filters: np.ndarray, name: str) -> Figure:
-    """Colour filters as images, in others each channel's for itself; grey is 0, each scaled by its largest weight."""
+    """Colour filters as images, others channel by channel; grey is 0, each scaled by its largest weight."""
     if filters.shape[-1] != 3:
         filters = filters.transpose(0, 3, 1, 2).reshape(-1, *filters.shape[1:3], 1)
     columns = math.ceil(math.sqrt(2 * len(filters)))
@@ -44,12 +44,12 @@ def of_filters(filters: np.ndarray, name: str) -> Figure:
 
 
 def around_grey(values: np.ndarray) -> np.ndarray:
-    """Values of both signs in [0, 1], with 0 at 0.5."""
+    """Signed values scaled to [0, 1], with 0 at 0.5."""
     return 0.5 + values / (2 * max(float(np.abs(values).max()), 1e-12))
 
 
 def of_attention(seen: Sequence[Attention], classes: Sequence[str], name: str) -> Figure:
-    """A row an image: itself, occlusion map, Grad-CAM."""
+    """One row per image: the image, occlusion map, Grad-CAM."""
     figure = Figure(figsize=(6.5, 2.3 * len(seen) + 0.4), layout="constrained")
     figure.suptitle(f"{name}: where it looks", fontsize=10)
     panels = figure.subplots(len(seen), 3, squeeze=False)
@@ -71,11 +71,11 @@ def of_attention(seen: Sequence[Attention], classes: Sequence[str], name: str) -
 
 
 def of_features(one: Attention, name: str) -> Figure:
-    """A row a layer: its strongest maps, each beside what its largest value comes from."""
+    """One row per layer: its strongest maps, each beside what its largest value comes from."""
     layers = list(dict.fromkeys(feature.layer for feature in one.features))
     most = max(sum(feature.layer == layer for feature in one.features) for layer in layers)
     figure = Figure(figsize=(0.9 * (2 * most + 1), 1.15 * len(layers) + 0.4), layout="constrained")
-    figure.suptitle(f"{name}: strongest feature maps, and what they answer to", fontsize=10)
+    figure.suptitle(f"{name}: strongest feature maps, and what they respond to", fontsize=10)
     panels = figure.subplots(len(layers), 2 * most + 1, squeeze=False)
     for panel in panels.flatten():
         panel.set_axis_off()

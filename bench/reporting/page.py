@@ -1,4 +1,4 @@
-"""report.html: the leaderboard, charts, every run and comparisons in one file that needs no network."""
+"""report.html: the leaderboard, charts, all runs and comparisons in one file that works offline."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from bench.reporting.predictions import MISTAKES, Predictions
 from bench.reporting.render import caption
 
 AS_IS = ("rank", "number", "model", "variant", "name", "n", "params", "macs", "p")
-"""The fields of a row that go into the page unchanged."""
+"""The fields of a row that are copied into the page unchanged."""
 DIGITS = 4
-"""Of fractions in the page: a hundredth of a percent."""
+"""Digits of fractions in the page: a hundredth of a percent."""
 
 
 def build(
     tables: Sequence[Table], records: Sequence[RunRecord], predictions: Mapping[str, Predictions], folder: Path
 ) -> str:
-    """The page; ``folder`` holds the runs' directories. Equal records give equal bytes."""
+    """The page; ``folder`` contains the runs' directories. Equal records give equal bytes."""
     data = {
         "tables": [_table(table) for table in tables],
         "runs": {record.run_id: _run(record, predictions.get(record.run_id), folder) for record in records},
@@ -44,7 +44,7 @@ def build(
     }
     assets = files("bench.reporting") / "assets"
     page = (assets / "page.html").read_text()
-    # what a script element may hold: no "</script>", no "<!--"
+    # what a script element may contain: no "</script>", no "<!--"
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     parts = {
         "css": (assets / "page.css").read_text(),
@@ -52,7 +52,7 @@ def build(
         "data": text,
         "js": (assets / "page.js").read_text(),
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], page)  # once: data may hold what looks like a place
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], page)  # once: data may look like placeholders
 
 
 def _table(table: Table) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _table(table: Table) -> dict[str, Any]:
 
 
 def _short(value: float | None) -> float | None:
-    """Enough digits for a page; None where there is no number."""
+    """A number rounded for the page; None if there is none."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
 
@@ -85,7 +85,7 @@ def _run(record: RunRecord, predictions: Predictions | None, folder: Path) -> di
     calibration = stats.calibration(predictions.confidence, predictions.correct)
     filled = calibration.count > 0
     return run | {
-        # of each sample whether it was right, a bit each, the first sample the lowest bit
+        # one bit per sample, whether it was correct, the first sample in the lowest bit
         "correct": base64.b64encode(np.packbits(predictions.correct, bitorder="little").tobytes()).decode(),
         "per_class": [None if np.isnan(value) else round(float(value), DIGITS) for value in stats.per_class(matrix)],
         "confusion": [[int(i), int(j), int(matrix[i, j])] for i, j in places],
@@ -101,7 +101,7 @@ def _run(record: RunRecord, predictions: Predictions | None, folder: Path) -> di
 
 
 def _samples(predictions: Mapping[str, Predictions]) -> dict[str, int]:
-    """Run id → a number that runs share which were tested on the same samples."""
+    """Run id → a number shared by runs that were tested on the same samples."""
     numbers: dict[bytes, int] = {}
     return {
         name: numbers.setdefault(one.ids.tobytes() + one.labels.tobytes(), len(numbers))
@@ -110,7 +110,7 @@ def _samples(predictions: Mapping[str, Predictions]) -> dict[str, int]:
 
 
 def _mistakes(predictions: Predictions, picture: Path) -> dict[str, Any] | None:
-    """The hardest mistakes: a strip of images, and of each what it was, what it was taken for, and how surely."""
+    """The hardest mistakes: a strip of images, and for each its class, the predicted one, and the confidence."""
     if not picture.exists():
         return None
     hardest = predictions.hardest()

@@ -1,4 +1,4 @@
-"""What networks said of the test images: ``predictions.npz`` of a run, and its hardest mistakes; without PyTorch."""
+"""Predictions for the test images: a run's ``predictions.npz`` and its hardest mistakes; without PyTorch."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from bench.store import write_atomically
 
 PREDICTIONS, MISTAKES = "predictions.npz", "mistakes.webp"
 HARDEST, TILE = 16, 48
-"""``mistakes.webp`` shows so many mistakes, side by side, in tiles of at most so many pixels."""
+"""Number of mistakes in ``mistakes.webp``, side by side, and the maximum side of a tile in pixels."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of one run on its test samples.
+    """The predictions of one run for its test samples.
 
-    ``logits`` (n, K) float32, ``predicted`` (n,) the class of the largest one, before it was rounded to 16 bits in a
-    file, ``labels`` (n,), ``ids`` (n,) the samples' names, ``classes`` (K,) the classes' names.
+    ``logits`` (n, K) float32, ``predicted`` (n,) the class of the largest one before rounding to 16 bits in the file,
+    ``labels`` (n,), ``ids`` (n,) the samples' names, ``classes`` (K,) the class names.
     """
 
     logits: np.ndarray
@@ -51,7 +51,7 @@ class Predictions:
         return self.probabilities[np.arange(len(self.labels)), self.predicted]
 
     def hardest(self, count: int = HARDEST) -> np.ndarray:
-        """Positions of at most ``count`` mistakes, those first that gave the true class the least probability."""
+        """Positions of at most ``count`` mistakes, in ascending order of the true class's probability."""
         log = scipy.special.log_softmax(self.logits, axis=1)[np.arange(len(self.labels)), self.labels]
         wrong = np.flatnonzero(~self.correct)
         return wrong[np.argsort(log[wrong], kind="stable")[:count]]
@@ -60,7 +60,7 @@ class Predictions:
 def save(run: Path, made: Predictions) -> Predictions:
     """Write ``predictions.npz`` into a run's directory; returns what :func:`load` reads there.
 
-    Logits become float16, those that it cannot hold its largest number.
+    Logits become float16, clipped to its range.
     """
     limit = np.finfo(np.float16).max
     logits = made.logits.clip(-limit, limit).astype(np.float16)
@@ -78,7 +78,7 @@ def save(run: Path, made: Predictions) -> Predictions:
 
 
 def load(run: Path) -> Predictions | None:
-    """The predictions in a run's directory; None where there are none.
+    """The predictions in a run's directory; None if there are none.
 
     Raises:
         ValueError: the file is damaged.
@@ -100,7 +100,7 @@ def load(run: Path) -> Predictions | None:
 
 
 def strip(pixels: np.ndarray, side: int = TILE) -> bytes:
-    """Images (k, S, S, C) uint8 side by side as WebP, in tiles of ``side`` pixels, or S if that is less."""
+    """Images (k, S, S, C) uint8 side by side as WebP, in tiles of ``side`` pixels, or S if that is smaller."""
     side = min(side, pixels.shape[1])
     picture = Image.new("RGB", (side * len(pixels), side))
     for i, image in enumerate(pixels):
@@ -112,7 +112,7 @@ def strip(pixels: np.ndarray, side: int = TILE) -> bytes:
 
 
 def same_samples(several: Sequence[Predictions]) -> bool:
-    """Whether all are of the same samples in the same order, so that they can be compared in pairs."""
+    """Whether all are for the same samples in the same order, and can be compared pairwise."""
     first = several[0]
     return all(
         np.array_equal(first.ids, other.ids) and np.array_equal(first.labels, other.labels) for other in several[1:]

@@ -73,16 +73,16 @@ def _lines(table: Table) -> list[dict[str, str]]:
 def caption(table: Table) -> str:
     """What the table's numbers are."""
     seeds = "mean±std over n seeds; " if any(row.n > 1 for row in table.rows) else ""
-    by = "validation" if table.ranked_by == "val_top1" else "test (there are no validation images)"
-    text = f"accuracies in %; {seeds}ranked by {by} top-1"
+    by = "validation top-1" if table.ranked_by == "val_top1" else "test top-1 (there are no validation images)"
+    text = f"accuracies in %; {seeds}ranked by {by}"
     if any(row.like_best for row in table.rows):
         text += (
             f"; {LIKE_BEST} test top-1 not distinguishable from the first row's (p > {1 - LEVEL:.2f}, Holm-corrected)"
         )
     if any(row.interval is not None and row.n == 1 for row in table.rows):
-        text += "; with n = 1 the interval knows of the images alone"
+        text += "; with n = 1 the interval reflects the test images only, not the seed"
     text += f"; on {table.machine}" if table.machine else ""
-    return text + (f"; settings of rows that tell no others: {table.usual}" if table.usual else "")
+    return text + (f"; settings unless a row says otherwise: {table.usual}" if table.usual else "")
 
 
 def to_rich(table: Table) -> RichTable:
@@ -105,7 +105,7 @@ def to_markdown(all_tables: Sequence[Table], effects: Sequence[Sequence[Effect]]
     for table, found in zip(all_tables, effects, strict=True):
         lines += [f"## {table.dataset} ({table.protocol})", "", section(table)]
         if found:
-            lines += ["### What single choices buy", "", effects_section(found)]
+            lines += ["### Ablations", "", effects_section(found)]
     return "\n".join(lines)
 
 
@@ -118,21 +118,22 @@ def section(table: Table) -> str:
     return "\n".join([*lines, ""])
 
 
-EFFECTS = ("model", "what", "n", "test top-1 before", "after", "difference", "95 % interval", "p")
+EFFECTS = ("model", "change", "n", "test top-1 before", "test top-1 after", "difference", "95 % interval", "p")
 EFFECTS_NOTE = (
-    "Test top-1 in %; differences in percentage points, with bootstrap intervals over seeds and images, longer where "
-    "seeds are few, each for itself. p: how likely so large a difference would be if there were none, corrected after "
-    "Holm for the number of rows; by Student's t with the standard error of a paired bootstrap, but between single "
-    "runs (n 1) by McNemar's exact test, which compares these two trained networks and, like the interval, knows "
-    "nothing of other seeds. Settings: each row beside the best of its network, by validation top-1, that differs "
-    "from it in one choice; an optimizer comes with the rate and the decay it ran with."
+    "Test top-1 in %; differences in percentage points. Intervals are bootstrapped over seeds and images, widened when "
+    "seeds are few, and not corrected for multiple comparisons. p: probability of a difference at least this large if "
+    "there were none, Holm-corrected for the number of rows; from Student's t with the standard error of a paired "
+    "bootstrap or, between single runs (n = 1), from McNemar's exact test, which, like the interval, covers these two "
+    "trained networks only, not other seeds. Settings: each row is compared with the best row of its network, by "
+    "validation top-1, that differs from it in one choice; an optimizer comes with the learning rate and weight decay "
+    "it ran with."
 )
 
 
 def effects_section(effects: Sequence[Effect]) -> str:
     """A table in Markdown, with what its numbers are."""
     if not effects:
-        return "No two rows differ in one choice alone.\n"
+        return "No two rows differ in exactly one choice.\n"
     lines = [EFFECTS_NOTE, "", "| " + " | ".join(EFFECTS) + " |", "|---|---|" + "--:|" * (len(EFFECTS) - 2)]
     named = [(pair.without.model, pair.what) for pair, *_ in effects]
     for pair, difference, interval, p in effects:

@@ -1,4 +1,4 @@
-"""The settings of runs: what decides a result, by dotted name, and what tells a table's rows apart."""
+"""The settings of runs: those that affect results, by dotted name, and those that distinguish a table's rows."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from bench.record import USUAL, RunRecord, identity
 Settings = dict[str, Any]
 
 SAME_SIZE = "${data.image_size}"
-"""The size of training images where it is that of the others, whatever that is."""
+"""The size of training images if it is the same as that of the others."""
 
 CHOICES = ("augment.", "optimizer.", "scheduler.")
-"""What the settings of an augmentation, an optimizer and a schedule begin with: other choices have other settings."""
+"""Prefixes of the settings of an augmentation, optimizer or schedule: other choices have other settings."""
 
 STARTED_FROM = ("model.pretrained", "model.freeze")
-"""Settings of runs that did not start from random weights, which a table always tells."""
+"""Settings of runs that did not start from random weights, which a table always shows."""
 
 
 def settings_of(record: RunRecord) -> Settings:
-    """The settings that decide a result apart from the seed, by dotted name: optimizer and schedule by their name, the
+    """The settings that affect the result, except the seed, by dotted name: optimizer and schedule by name, the
     augmentations as a list, and the precision that ``auto`` chose.
     """
     nested = identity(record.config)
@@ -29,18 +29,18 @@ def settings_of(record: RunRecord) -> Settings:
     augment = dict(nested.pop("augment", []))
     normalize = augment.get("normalize", {}).get("_target_", "").rpartition(".")[2]
     settings = dict(_leaves(nested | {"augment": augment}))
-    for name, value in USUAL:  # which an identity leaves out
+    for name, value in USUAL:  # left out of identities
         settings.setdefault(f"trainer.{name}", value)
     if not record.val_size:
         del settings["trainer.check_val_every_n_epoch"]
     side = settings.setdefault("data.train_image_size", SAME_SIZE)
-    for name in ("num_classes", "in_channels", "image_size"):  # told by data
+    for name in ("num_classes", "in_channels", "image_size"):  # given by data
         settings.pop(f"model.net.{name}", None)
-    for name in augment:  # told by data, too
+    for name in augment:  # also given by data
         if settings.get(f"augment.{name}.size", ()) in (side, settings.get("data.image_size")):
             del settings[f"augment.{name}.size"]
     settings.pop("augment.normalize._target_", None)
-    settings.pop("data.epochs", None)  # trainer.max_epochs are those that were trained
+    settings.pop("data.epochs", None)  # trainer.max_epochs is what was trained
     asked = settings.pop("trainer.precision", None)
     settings["precision"] = "auto" if (asked, record.precision) == ("auto", "32-true") else record.precision  # TF32
     settings["augment"] = [name for name in augment if name != "normalize"]
@@ -60,37 +60,37 @@ def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
 
 
 def shown(value: Any) -> str:
-    """As it is written on the command line."""
+    """A value as written on the command line."""
     if isinstance(value, list):
         return f"[{','.join(map(shown, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def value_of(settings: Settings, key: str) -> Any:
-    """The value of a setting, SAME_SIZE as the number that it is; None where it is not set."""
+    """The value of a setting, with SAME_SIZE resolved to a number; None if it is not set."""
     value = settings.get(key)
     return settings.get("data.image_size") if value == SAME_SIZE else value
 
 
 def started_from(settings: Settings) -> Settings:
-    """Of settings, those of a run that did not start from random weights; else none."""
+    """The settings that say that a run did not start from random weights, if any."""
     return {key: settings[key] for key in STARTED_FROM if settings.get(key) is not None}
 
 
 def told_apart(rows: Sequence[tuple[str, Settings]]) -> tuple[list[str], str]:
-    """Of each row, a model and its settings, those that tell it from the others, ``key=value`` each; and the values of
-    such settings in the rows that tell none.
+    """For each row, a model and its settings: those that distinguish it from the others, as ``key=value``; and the
+    values of these settings in the rows that do not list them.
 
-    A row tells what is not the table's most frequent value. Of what a model brings along, its network and its learning
-    rate, it tells that in which it differs from another row of its model. Always that it did not start from random
-    weights.
+    A row lists values other than the table's most frequent one. For what comes with a model, its network and learning
+    rate, it lists differences from other rows of the same model. A start from other than random weights is always
+    listed.
     """
     told: list[str] = []
     usual: Settings = {}
     for model, own in rows:
         keys = set(started_from(own))
         for key, value in own.items():
-            # what others have not is of a choice that they have not made, whose name tells
+            # rows without the key have made another choice, whose name says so
             there = [(name, other) for name, other in rows if key in other or not key.startswith(CHOICES)]
             if key.startswith("model.") or key == "optimizer.lr":
                 keys |= {key for name, other in there if name == model and other.get(key) != value}
@@ -103,12 +103,12 @@ def told_apart(rows: Sequence[tuple[str, Settings]]) -> tuple[list[str], str]:
 
 
 def line(settings: Settings) -> str:
-    """``key=value`` each, by name."""
+    """``key=value`` pairs, sorted by name."""
     return " ".join(f"{key}={shown(value)}" for key, value in sorted(settings.items()))
 
 
 def _frequent(values: Sequence[Any]) -> list[Any]:
-    """The value that occurs more often than any other; none where two lead."""
+    """The most frequent value; none on a tie."""
     counts = Counter(map(repr, values)).most_common(2)  # some are lists
     if len(counts) == 2 and counts[0][1] == counts[1][1]:
         return []

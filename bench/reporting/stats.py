@@ -1,6 +1,6 @@
 """Statistics of predictions: intervals, paired tests, calibration, confusion.
 
-``correct`` always means a boolean array (s, n): of s seeds, which of the same n test samples each got right.
+``correct`` is always a boolean array (s, n): which of the same n test samples each of s seeds classified correctly.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 import scipy.stats
 
 LEVEL = 0.95
-"""Of confidence intervals; tests are made at 1 - LEVEL."""
+"""Level of confidence intervals; tests are at 1 - LEVEL."""
 DRAWS = 10_000
 """Bootstrap samples."""
 BINS = 15
-"""Of the reliability diagram (Guo et al. 2017, section 5)."""
+"""Bins of the reliability diagram (Guo et al. 2017, section 5)."""
 
 
 class Stat(NamedTuple):
@@ -47,7 +47,7 @@ class McNemar(NamedTuple):
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of each bin of confidence, (bins,): ``count``, mean ``confidence`` and ``accuracy``, NaN where it is empty; and
+    """For each bin of confidence, (bins,): ``count``, mean ``confidence`` and ``accuracy``, NaN if it is empty; and
     ``ece``, the expected calibration error, a fraction.
     """
 
@@ -58,16 +58,16 @@ class Calibration:
 
 
 def mean_std(values: Sequence[float]) -> Stat:
-    """Mean and sample standard deviation of one value or more."""
+    """Mean and sample standard deviation of one or more values."""
     return Stat(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
 def interval(correct: np.ndarray) -> Interval:
     """A bootstrap interval of the mean accuracy over seeds and samples, which are drawn independently.
 
-    Samples are drawn for all seeds together, as they share them (Owen 2007, "The pigeonhole bootstrap"). With one seed
-    the interval tells of the samples alone. As a few seeds hardly tell how much seeds differ, it is longer than the
-    percentiles by the ratio of Student's quantile to the normal one, see :func:`_freedom`.
+    Samples are drawn jointly for all seeds, which share them (Owen 2007, "The pigeonhole bootstrap"). With one seed the
+    interval covers only the variation of samples. As a few seeds say little about the variation of seeds, it is wider
+    than the percentiles by the ratio of Student's quantile to the normal one, see :func:`_freedom`.
     """
     (draws,) = _resampled([correct])
     low, high = _percentiles(draws, correct.mean(), _freedom(draws, [correct]))
@@ -75,8 +75,8 @@ def interval(correct: np.ndarray) -> Interval:
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> Interval:
-    """The interval of the first mean accuracy minus the second's, (s, n) and (t, n) on the same samples: seeds are
-    drawn for each, samples for both; otherwise as :func:`interval`.
+    """The interval of the first mean accuracy minus the second, (s, n) and (t, n) on the same samples: seeds are drawn
+    separately, samples jointly; otherwise like :func:`interval`.
     """
     one, other = _resampled([first, second])
     low, high = _percentiles(one - other, first.mean() - second.mean(), _freedom(one - other, [first, second]))
@@ -90,8 +90,8 @@ def _percentiles(draws: np.ndarray, centre: float, freedom: float) -> Interval:
 
 
 def _freedom(draws: np.ndarray, groups: Sequence[np.ndarray]) -> float:
-    """Degrees of freedom of the variance of ``draws``, after Satterthwaite 1946: of its parts those between seeds are
-    known from a few seeds each, the rest from many samples. Infinite with single seeds.
+    """Degrees of freedom of the variance of ``draws``, after Satterthwaite 1946: its between-seed parts are estimated
+    from a few seeds each, the rest from many samples. Infinite with single seeds.
     """
     between = [(group.mean(axis=1).var(ddof=1) / len(group), len(group) - 1) for group in groups if len(group) > 1]
     doubt = sum(variance**2 / freedom for variance, freedom in between)
@@ -99,8 +99,8 @@ def _freedom(draws: np.ndarray, groups: Sequence[np.ndarray]) -> float:
 
 
 def paired_bootstrap(first: np.ndarray, second: np.ndarray) -> float:
-    """Two-sided p-value of equal mean accuracies, (s, n) and (t, n), of seeds drawn for each, samples for both: of
-    Student's t, the standard error being that of the bootstrap, with the degrees of freedom of :func:`_freedom`.
+    """Two-sided p-value of equal mean accuracies, (s, n) and (t, n), with seeds drawn separately and samples jointly:
+    Student's t with the bootstrap standard error and the degrees of freedom of :func:`_freedom`.
     """
     one, other = _resampled([first, second])
     observed, draws = abs(first.mean() - second.mean()), one - other
@@ -149,13 +149,13 @@ def calibration(confidence: np.ndarray, correct: np.ndarray) -> Calibration:
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """How many samples of each class (row) were taken for each class (column): (num_classes, num_classes)."""
+    """How many samples of each class (row) were predicted as each class (column): (num_classes, num_classes)."""
     pairs = labels.astype(np.int64) * num_classes + predicted
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def per_class(matrix: np.ndarray) -> np.ndarray:
-    """Accuracy within each class of a confusion matrix, (num_classes,); NaN for a class without samples."""
+    """Accuracy for each class of a confusion matrix, (num_classes,); NaN for a class without samples."""
     with np.errstate(invalid="ignore"):
         return np.diag(matrix) / matrix.sum(axis=1)
 
@@ -163,9 +163,9 @@ def per_class(matrix: np.ndarray) -> np.ndarray:
 def _resampled(groups: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Mean accuracies of each group, (s, n) booleans, in DRAWS bootstrap samples: (DRAWS,) each.
 
-    Samples that all seeds of all groups treat alike are interchangeable, so a draw of n samples is a multinomial one
-    of the few patterns there are. The mean of s seeds drawn from s varies less than that of s seeds drawn anew, by
-    (s - 1) / s, for which its distance from the mean of all is made up (Rao, Wu 1988, section 2).
+    Samples with the same pattern of right and wrong over all seeds of all groups are interchangeable, so drawing n
+    samples is a multinomial draw from the few distinct patterns. The mean of s seeds resampled from s varies less than
+    that of s new seeds, by (s - 1) / s, so its distance from the mean of all is scaled up (Rao, Wu 1988, section 2).
     """
     generator = np.random.default_rng(0)
     patterns, counts = np.unique(np.concatenate(groups), axis=1, return_counts=True)
@@ -176,7 +176,7 @@ def _resampled(groups: Sequence[np.ndarray]) -> list[np.ndarray]:
     for group in groups:
         rows = patterns[start : start + len(group)].astype(float)
         start += len(group)
-        accuracies = shares @ rows.T  # (DRAWS, s), of each seed on the samples drawn
+        accuracies = shares @ rows.T  # (DRAWS, s), for each seed on the drawn samples
         seeds = generator.multinomial(len(group), np.full(len(group), 1 / len(group)), size=DRAWS) / len(group)
         drawn, all_seeds, s = (accuracies * seeds).sum(axis=1), accuracies.mean(axis=1), len(group)
         means.append(all_seeds + math.sqrt(s / max(1, s - 1)) * (drawn - all_seeds))

@@ -1,4 +1,4 @@
-"""The figure of accuracy against what it costs, with the Pareto front; needs matplotlib."""
+"""The figure of accuracy against cost, with the Pareto front; needs matplotlib."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ AROUND = (
     *((6, 0, "left"), (-6, 0, "right"), (0, 9, "center"), (0, -9, "center"), (6, 8, "left"), (6, -8, "left")),
     *((-6, 8, "right"), (-6, -8, "right"), (0, 18, "center"), (0, -18, "center"), (6, 16, "left"), (-6, 16, "right")),
 )
-"""Where a label may stand beside its point: points (1/72 inch) right and up, and its alignment."""
+"""Candidate positions of a label beside its point: points (1/72 inch) right and up, and its alignment."""
 BEHIND = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5}
-"""Of a label, so that it can be read above a line."""
+"""Background of a label, so that it is readable on top of a line."""
 COSTS = {
     "params": ("parameters", 1.0, "log"),
-    "macs": ("multiply-accumulates an image", 1.0, "log"),
+    "macs": ("multiply-accumulates per image", 1.0, "log"),
     "fit_seconds": ("training time in s", 1.0, "log"),
     "peak_memory_bytes": ("peak memory in MiB", 2.0**-20, "linear"),
 }
-"""Of records, each with its label, factor and scale."""
+"""Fields of records, each with its label, factor and scale."""
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Of (cost, accuracy) pairs those that no other beats in one without being worse in the other, by cost; of equal
-    ones the first.
+    """The (cost, accuracy) pairs that no other beats in one without being worse in the other, by cost; the first of
+    equal ones.
     """
     front: list[int] = []
     for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
@@ -41,7 +41,7 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def cost_of(row: Row, name: str) -> float | None:
-    """One of COSTS in its unit; None where it is not known."""
+    """One of COSTS in its unit; None if unknown."""
     value = row.stats[name].mean if name in row.stats else getattr(row, name, None)
     return value and value * COSTS[name][1]
 
@@ -99,7 +99,7 @@ def cost(table: Table) -> Figure | None:
 
 
 def around(values: Sequence[float], scale: str) -> tuple[float, float]:
-    """Limits of an axis that leave room on both sides of the values, also of a single one."""
+    """Axis limits with room on both sides of the values, even for a single one."""
     low, high = min(values), max(values)
     if scale == "log":
         room = (high / low) ** 0.15 if high > low else 2.0
@@ -109,7 +109,7 @@ def around(values: Sequence[float], scale: str) -> tuple[float, float]:
 
 
 def spread(row: Row) -> tuple[float, float]:
-    """How far below and above the test top-1 (%) its error bar ends; 0 where nothing is known."""
+    """How far the error bar extends below and above the test top-1 (%); 0 if unknown."""
     top1, std, _ = row.stats["test_top1"]
     if row.interval is not None:
         return max(0.0, 100 * (top1 - row.interval.low)), max(0.0, 100 * (row.interval.high - top1))
@@ -119,7 +119,7 @@ def spread(row: Row) -> tuple[float, float]:
 def place_labels(
     panel: Axes, bars: Sequence[tuple[float, float, float]], texts: Mapping[str, tuple[float, float]]
 ) -> None:
-    """Write each text beside its point, where it covers least of the error bars (x, from, to) and the texts before."""
+    """Place each text beside its point, where it overlaps least with error bars (x, from, to) and earlier texts."""
     figure = panel.get_figure()
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()
@@ -147,7 +147,7 @@ def place_labels(
 
 
 def overlap(one: Any, other: Any) -> float:
-    """Area that two boxes share."""
+    """The overlap area of two boxes."""
     width = min(one.x1, other.x1) - max(one.x0, other.x0)
     height = min(one.y1, other.y1) - max(one.y0, other.y0)
     return max(0.0, width) * max(0.0, height)

@@ -6,7 +6,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from bench import cli, config, console, costs, machine
 from bench.assemble import build, prepare_machine
-from bench.config import ConfigError
+from bench.config import ConfigError, need
 from bench.data.loader import Batch
 from bench.energy import Energy
 from bench.module import Classifier
@@ -39,10 +38,7 @@ OWN = ("model", "batches")
 
 def measure(arguments: Sequence[str]) -> list[str]:
     """Measure the networks that the arguments name, print, draw and write; returns what failed, a line each."""
-    try:
-        from matplotlib.figure import Figure  # noqa: F401 - before minutes of measuring
-    except ImportError as error:
-        raise ConfigError("bench-profile --measure: needs matplotlib; pip install 'convbench[report]'") from error
+    need("bench-profile --measure", "report", "matplotlib")
     names, batches, settings = wanted(arguments)
     cfgs = {name: synthetic.composed([f"model={name}", *settings], 1) for name in names}
     resolved = [config.check(cfg) for cfg in cfgs.values()][-1]  # alike in all that is used here
@@ -70,13 +66,12 @@ def measure(arguments: Sequence[str]) -> list[str]:
         failed += mistakes
     if not points:
         return failed
-    folder = Path(resolved["paths"]["results"]).expanduser() / "speed"
     how = [machine.precision(trainer["precision"], device), machine.compile_mode(trainer["compile"], device)]
     title = f"{data['image_size']}×{data['image_size']}×{data['in_channels']}, {data['num_classes']:,} classes, "
     title += ", ".join(word for word in how if word)
     values = [each._asdict() for each in points]
     shown = [table(title, sums, points)]
-    publish(folder, "profile", shown, values, note(points), command="bench-profile --measure")
+    folder = publish(resolved, "profile", shown, values, note(points), command="bench-profile --measure")
     write_atomically(folder / "profile.csv", as_csv(points))
     for kind in ("svg", "png"):
         write_atomically(folder / f"profile.{kind}", draw(points, kind))

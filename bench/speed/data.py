@@ -76,8 +76,7 @@ def measure(resolved: Mapping[str, Any]) -> None:
             ["peak memory above the imports, an epoch of batches", f"{built['epoch_bytes'] / 2**20:,.0f} MiB"],
         ]
         tables.append(("CIFAR-10", ["", "measured"], rows))
-    target = Path(resolved["paths"]["results"]).expanduser() / "speed"
-    publish(target, "data", tables, {"images_per_s": values, "cifar10": built})
+    publish(resolved, "data", tables, {"images_per_s": values, "cifar10": built})
 
 
 def rounds(contestants: Contestants) -> dict[str, list[float]]:

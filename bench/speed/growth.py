@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import cli, console, machine
-from bench.config import ConfigError
+from bench import console, machine
+from bench.config import need
 from bench.speed.timing import interleaved, publish
 from bench.speed.train import Job, fit, machine_settings
 from bench.speed.turns import Contestant, together
@@ -70,12 +69,8 @@ SLOWER = {"lenet": 1, "nin_bn": 20}
 
 def measure(resolved: Mapping[str, Any]) -> None:
     """Measure, print, draw and write; see the command's help."""
-    try:
-        from matplotlib.figure import Figure  # noqa: F401 - before minutes of measuring
-    except ImportError as error:
-        raise ConfigError("bench-speed growth: needs matplotlib; pip install 'convbench[report]'") from error
-    with cli.mistakes():
-        machine.device(resolved["trainer"]["accelerator"])
+    need("bench-speed growth", "report", "matplotlib")
+    machine.device(resolved["trainer"]["accelerator"])  # it is there, or that is told before minutes of measuring
     shared = tuple(machine_settings(resolved))
     values: dict[str, dict[str, dict[int, dict[str, float]]]] = {}
     for axis in AXES:
@@ -92,8 +87,7 @@ def measure(resolved: Mapping[str, Any]) -> None:
         for axis in AXES
         for name in values[axis.title]
     ]
-    folder = Path(resolved["paths"]["results"]).expanduser() / "speed"
-    publish(folder, "growth", tables, values, NOTE)
+    folder = publish(resolved, "growth", tables, values, NOTE)
     for kind in ("svg", "png"):
         write_atomically(folder / f"growth.{kind}", draw(values, kind))
     console.say(f"written: {folder}/growth.svg, {folder}/growth.png")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import cli, console, machine
+from bench import console, machine
 from bench.models import Output
 from bench.models.alexnet import AlexNet
 from bench.models.googlenet import GoogLeNet
@@ -76,8 +75,7 @@ GOOGLENET_IMAGES = ((224, 16), (32, 64))
 def measure(resolved: Mapping[str, Any]) -> None:
     """Measure, print and write; see the command's help."""
     machine.prepare_cpu()
-    with cli.mistakes():
-        device = machine.device(resolved["trainer"]["accelerator"])
+    device = machine.device(resolved["trainer"]["accelerator"])
     wanted = machine.precision(resolved["trainer"]["precision"], device)
     dtype = torch.bfloat16 if wanted == "bf16-mixed" else torch.float32
     torch.manual_seed(0)
@@ -97,7 +95,7 @@ def measure(resolved: Mapping[str, Any]) -> None:
         shares["as published", f"{batch} of {size}×{size}"] = rounds(nets, size, batch, device, dtype)
     precision = str(dtype).removeprefix("torch.")
     publish(
-        Path(resolved["paths"]["results"]).expanduser() / "speed",
+        resolved,
         "models",
         [
             table(f"Forward and backward, {precision}, images/s", steps, "ratio", "{:.3f}"),

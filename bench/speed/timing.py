@@ -32,21 +32,21 @@ def interleaved(contestants: Mapping[str, Callable[[], int]], rounds: int) -> di
 
 
 def publish(
-    folder: Path,
+    resolved: Mapping[str, Any],
     subject: str,
     tables: Sequence[tuple[str, list[str], list[list[str]]]],
     values: Any,
     note: str = "",
     command: str = "",
-) -> None:
+) -> Path:
     """Print tables (title, header, rows) and write them as Markdown and the values as JSON, with the machine.
 
-    The files are ``<folder>/<subject>.md`` and ``.json``; ``note`` says what one has to know,
-    ``command`` what made them, if not bench-speed.
+    The files are ``<paths.results>/speed/<subject>.md`` and ``.json``; returns their folder. ``note`` is printed below
+    the tables; ``command`` made them, if not bench-speed.
     """
-    hardware, versions = machine.hardware(), machine.versions()
+    hardware, versions, now = machine.hardware(), machine.versions(), datetime.datetime.now(datetime.UTC)
     about = {
-        "measured_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "measured_at": now.isoformat(timespec="seconds"),
         "hardware": hardware,
         "versions": versions,
         "git_sha": machine.git_sha(),
@@ -55,7 +55,7 @@ def publish(
         f"# {command or f'bench-speed {subject}'}",
         "",
         f"{hardware['cpu']}, {hardware['cores']} cores, GPUs: {', '.join(hardware['gpus']) or 'none'}; "
-        f"PyTorch {versions['torch']}, torchvision {versions['torchvision']}; {datetime.date.today()}.",
+        f"PyTorch {versions['torch']}, torchvision {versions['torchvision']}; {now.date()}.",
         *(["", note] * bool(note)),
     ]
     for title, header, rows in tables:
@@ -71,7 +71,9 @@ def publish(
         lines += ["| " + " | ".join(row) + " |" for row in rows]
     if note:
         console.out.print(note)
+    folder = Path(resolved["paths"]["results"]).expanduser() / "speed"
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"{subject}.md", "\n".join(lines) + "\n")
     write_atomically(folder / f"{subject}.json", json.dumps({**about, "results": values}, indent=2) + "\n")
     console.say(f"written: {folder}/{subject}.md, {folder}/{subject}.json")
+    return folder

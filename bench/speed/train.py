@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import callbacks, cli, config, console, machine
+from bench import callbacks, config, console, machine
 from bench.assemble import build, make_model, make_trainer, prepare_machine
 from bench.data.decode import Decoder
 from bench.data.loader import Batch
@@ -53,8 +53,7 @@ CEILING_SHAPE = (128, 256, 16, 16)
 
 def measure(resolved: Mapping[str, Any]) -> None:
     """Measure, print and write; see the command's help."""
-    with cli.mistakes():
-        device = machine.device(resolved["trainer"]["accelerator"])
+    device = machine.device(resolved["trainer"]["accelerator"])
     shared = machine_settings(resolved)
     values = {}
     for name, images in EPOCHS.items():
@@ -70,7 +69,7 @@ def measure(resolved: Mapping[str, Any]) -> None:
         ("Training at 32×32, images/s", header, rows),
         ("Times faster than the reference", ["", "×"], gain),
     ]
-    publish(Path(resolved["paths"]["results"]).expanduser() / "speed", "train", tables, values, NOTE)
+    publish(resolved, "train", tables, values, NOTE)
 
 
 def machine_settings(resolved: Mapping[str, Any]) -> list[str]:

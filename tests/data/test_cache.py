@@ -264,7 +264,7 @@ def test_one_who_waits_for_another_says_so(things, monkeypatch):
         with FileLock(f"{entry}.lock"):
             decoded = pool.submit(things.decode)
             assert waits.wait(timeout=30)
-            assert said == [f"waiting for another process, which makes {entry.name}"]
+            assert said == [f"waiting for another process, which is building {entry.name}"]
         assert np.array_equal(decoded.result().pixels, things.pixels)
 
 

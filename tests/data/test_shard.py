@@ -13,7 +13,7 @@ from bench.data.loader import Shard
 @given(st.integers(0, 60), st.integers(1, 70), st.integers(1, 7))
 def test_processes_share_out_batches_exactly_once_in_as_many_steps(n, batch_size, count):
     if 0 < n < count:
-        with pytest.raises(ValueError, match=f"{n} samples cannot be shared out to {count} processes"):
+        with pytest.raises(ValueError, match=f"{n} samples cannot be split among {count} processes"):
             Shard(0, count).batches(n, batch_size)
         return
     cuts = [Shard(rank, count).batches(n, batch_size) for rank in range(count)]

@@ -82,9 +82,7 @@ def test_a_damaged_file_is_named(content, hub, tmp_path, monkeypatch):
     hub("googlenet")
     (file,) = (tmp_path / "torch/hub/checkpoints").iterdir()
     file.write_bytes(file.read_bytes()[:100_000] if content is None else content)
-    with pytest.raises(
-        RuntimeError, match=f"^{re.escape(str(file))}: .*; delete the file to have it downloaded again$"
-    ):
+    with pytest.raises(RuntimeError, match=f"^{re.escape(str(file))}: .*; delete the file to download it again$"):
         load_imagenet(TWINS["googlenet"](), "googlenet")
 
 

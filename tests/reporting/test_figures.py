@@ -31,6 +31,11 @@ def told(tmp_path):
     return leaderboard.tables(records, predictions), records, predictions, tmp_path
 
 
+def drawn(tables, records, predictions, runs):
+    effects = [ablations.effects(table, records, predictions) for table in tables]
+    return figures.draw(tables, effects, predictions, runs)
+
+
 @given(st.lists(st.tuples(st.integers(0, 6).map(float), st.integers(0, 6).map(float)), max_size=12))
 def test_the_pareto_front_is_what_nothing_beats(points):
     front = tradeoff.pareto(points)
@@ -43,8 +48,8 @@ def test_the_pareto_front_is_what_nothing_beats(points):
 
 
 def test_equal_records_give_equal_bytes_and_names_that_are_safe(told):
-    made = figures.draw(*told)
-    assert made == figures.draw(*told)
+    made = drawn(*told)
+    assert made == drawn(*told)
     assert set(made) == {
         f"digits-stratified-{name}.{kind}"
         for name in ("cost", "curves", "confusion", "reliability", "ablation")
@@ -173,8 +178,9 @@ def test_runs_of_other_numbers_of_classes_are_drawn_each_with_its_own(told):
 
 def test_what_is_bought_is_drawn_with_its_interval(told):
     (table,), records, predictions, _ = told
-    panel = figures.ablation(table, records, predictions).axes[0]
-    pair, middle, (low, high), p = ablations.effects(table, records, predictions)[0]
+    found = ablations.effects(table, records, predictions)
+    panel = figures.ablation(table, found).axes[0]
+    pair, middle, (low, high), p = found[0]
     both = [np.stack([predictions[name].correct for name in row.run_ids]) for row in (pair.with_it, pair.without)]
     assert (low, high) == stats.difference(*both)
     assert p == pytest.approx(min(1, 3 * stats.compare(*both)))  # the least of three
@@ -187,9 +193,9 @@ def test_what_is_bought_is_drawn_with_its_interval(told):
 
 def test_what_is_missing_is_left_out(make_record, tmp_path):
     records = [make_record(params=None, macs=None, peak_memory_bytes=None, fit_seconds=None)]
-    assert figures.draw(leaderboard.tables(records), records, {}, tmp_path) == {}
+    assert drawn(leaderboard.tables(records), records, {}, tmp_path) == {}
     records = [make_record(params=None)]
-    made = figures.draw(leaderboard.tables(records), records, {}, Path("/no-such"))
+    made = drawn(leaderboard.tables(records), records, {}, Path("/no-such"))
     assert set(made) == {"digits-stratified-cost.svg", "digits-stratified-cost.png"}
     assert b"mathdefault" not in made["digits-stratified-cost.svg"]  # formulas are not set, as a class may be $a_$
 

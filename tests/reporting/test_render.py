@@ -78,7 +78,7 @@ def test_tables_go_between_the_markers_that_name_them(make_record):
     once = render.inject(text, made)
     assert "old" not in once
     assert "| lenet |" in once
-    assert "\nNo two rows differ in one choice alone.\n" in once
+    assert "\nNo two rows differ in exactly one choice.\n" in once
     assert once.startswith("# Mine\n")
     assert once.endswith("<!-- end -->\n<!-- leaderboard: cifar10 standard -->\nkept\n<!-- end -->\n")
     assert render.inject(once, made) == once

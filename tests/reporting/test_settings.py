@@ -73,7 +73,7 @@ def test_a_usual_value_tells_of_itself_below_the_table(make_record):
     (table,) = leaderboard.tables([record("lenet", None), record("nin", 0.9), record("vgg16", 0.9)])
     assert {row.model: row.variant for row in table.rows} == {"lenet": "trainer.ema=null", "nin": "", "vgg16": ""}
     assert table.usual == "trainer.ema=0.9"
-    assert "; settings of rows that tell no others: trainer.ema=0.9." in render.section(table)
+    assert "; settings unless a row says otherwise: trainer.ema=0.9." in render.section(table)
 
 
 def test_the_precision_is_told_once(make_record):

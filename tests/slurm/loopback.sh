@@ -100,7 +100,7 @@ case_preempt() {
     end 400
     [ "$code" = 0 ] || fail "exit code $code"
     expect "3 of 3 cells ok"
-    cell=$(sed -n 's/: goes on from its last checkpoint$//p' "$results"/sweeps/*/jobs/*_log.out)
+    cell=$(sed -n 's/: resumes from its last checkpoint$//p' "$results"/sweeps/*/jobs/*_log.out)
     [ "$(wc -w <<<"$cell")" = 1 ] || fail "of the cells, these went on from a checkpoint: ${cell:-none}"
     OMP_NUM_THREADS=1 "$python" -m bench "paths.results=$results-alone" "${settings[@]}" "trainer.max_epochs=$EPOCHS" \
         "seed=$(sed 's/.*-s\([0-9]*\)-.*/\1/' <<<"$cell")" >"$results-alone.log" 2>&1 ||
@@ -143,7 +143,7 @@ case_lost() {
     [ "$code" = 0 ] || fail "exit code $code"
     expect "try 2 of 2"
     expect "2 of 2 cells ok"
-    [ "$(said 'goes on from its last checkpoint')" = 1 ] || fail "it did not go on from its checkpoint"
+    [ "$(said 'resumes from its last checkpoint')" = 1 ] || fail "it did not resume from its checkpoint"
     told="killed, tried again, went on: 2 of 2 cells ok"
 }
 
@@ -153,7 +153,7 @@ case_limit() {
     [ "$code" = 0 ] || fail "exit code $code"
     expect "1 of 1 cells ok"
     local times
-    times=$(said 'goes on from its last checkpoint')
+    times=$(said 'resumes from its last checkpoint')
     [ "$times" -ge 1 ] || fail "it did not run out of time; LONG=… epochs last longer"
     told="ran out of time $times times, went on each time"
 }
@@ -164,7 +164,7 @@ case_stop() {
     kill -INT "$sweep"
     end 120
     [ "$code" = 130 ] || fail "exit code $code instead of 130"
-    expect "stopped; the same command goes on from there"
+    expect "stopped; the same command resumes from there"
     [ "$(status 0)" = interrupted ] || fail "recorded as $(status 0)"
     [ -z "$(squeue --noheader --name=bench)" ] || fail "jobs are left: $(squeue --noheader --name=bench | wc -l)"
     begin seed=0,1,2 "trainer.max_epochs=$EPOCHS"

@@ -18,7 +18,7 @@ def test_contestants_are_measured_in_turns_after_a_first_unmeasured_call(monkeyp
 
 def test_tables_are_printed_and_written_with_the_machine(tmp_path, capsys):
     tables = [("first", ["what", "images/s"], [["ours", "1,000"], ["theirs", "10"]])]
-    timing.publish(tmp_path / "speed", "data", tables, {"first": {"ours": 1000.0}})
+    timing.publish({"paths": {"results": tmp_path}}, "data", tables, {"first": {"ours": 1000.0}})
     out = capsys.readouterr().out
     assert "ours" in out
     assert "1,000" in out

@@ -1,4 +1,4 @@
-"""Augmentations of whole batches, with one set of random parameters a sample and epoch; a file a kind."""
+"""Augmentations of whole batches, with one set of random parameters per sample and epoch; one file per kind."""
 
 from bench.data.augment.color import ColorJitter, Lighting
 from bench.data.augment.erase import Cutout

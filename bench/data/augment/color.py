@@ -10,14 +10,14 @@ from bench.data.augment.transform import Draws, Stage, Transform, beside, unifor
 from bench.data.statistics import color_covariance
 
 LUMA = (0.2989, 0.587, 0.114)
-"""Shares of red, green and blue in grey (ITU-R 601), rounded as torchvision has them."""
+"""Weights of red, green and blue in grey (ITU-R 601), rounded as in torchvision."""
 
 
 class ColorJitter(Transform):
     """Change brightness, contrast, saturation and hue by random amounts in a random order.
 
     The four changes of :class:`torchvision.transforms.ColorJitter`, without rounding to whole grey levels between
-    them. Saturation and hue leave grey images (C = 1) as they are.
+    them. Saturation and hue do not change grey images (C = 1).
 
     Args:
         brightness, contrast, saturation: b ≥ 0; the factor is uniform in [max(0, 1 - b), 1 + b].
@@ -38,7 +38,7 @@ class ColorJitter(Transform):
         self.amounts, self.hue = (brightness, contrast, saturation), hue
 
     def draw(self, draws: Draws) -> Tensor:
-        """Factors of brightness, contrast, saturation, the move of the hue, and the order of these four, (n, 8)."""
+        """Factors of brightness, contrast and saturation, the hue shift, and the order of these four, (n, 8)."""
         factors = [uniform(draws, max(0.0, 1 - amount), 1 + amount) for amount in self.amounts]
         order = torch.rand(draws.n, 4, generator=draws.generator).argsort(1).double()
         return torch.cat([*factors, uniform(draws, -self.hue, self.hue), order], dim=1)
@@ -84,7 +84,7 @@ def _saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def _hue(images: Tensor, move: Tensor) -> Tensor:
-    """Turn the hue by ``move`` of the circle: to HSV and back (Smith, "Color gamut transform pairs", 1978)."""
+    """Shift the hue by ``move`` of the circle: to HSV and back (Smith, "Color gamut transform pairs", 1978)."""
     value, low = images.amax(-1), images.amin(-1)
     chroma = value - low
     red, green, blue = images.unbind(-1)
@@ -101,7 +101,7 @@ def _hue(images: Tensor, move: Tensor) -> Tensor:
 
 
 class Lighting(Transform):
-    """Move all pixels of an image along the principal components of the training set's colours.
+    """Shift all pixels of an image along the principal components of the training set's colours.
 
     Krizhevsky et al. 2012, section 4.1: adds Σᵢ αᵢ λᵢ pᵢ with αᵢ ~ N(0, ``std``²), pᵢ and λᵢ being eigenvectors and
     eigenvalues of the covariance of the pixels' colours. Values are taken in [0, 1]: with eigenvalues of values in

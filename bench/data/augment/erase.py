@@ -1,4 +1,4 @@
-"""Augmentations that take a part of the image away."""
+"""Augmentations that erase a part of the image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench.data.augment.transform import Draws, Stage, Transform, beside, unifor
 
 
 class Cutout(Transform):
-    """Set a square of ``length``×``length`` pixels around a random pixel to the mean; it may stick out of the image.
+    """Set a square of ``length``×``length`` pixels around a random pixel to the mean; it may extend beyond the image.
 
     DeVries, Taylor, "Improved regularization of convolutional neural networks with cutout", 2017, section 3.2; 16
     pixels for CIFAR-10, 8 for CIFAR-100. After normalisation the mean is 0.
@@ -30,7 +30,7 @@ class Cutout(Transform):
         return uniform(draws, 0, 1, columns=2)
 
     def boxes(self, side: int, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """First and behind-last row and column inside the image, (B, 2) int64 each."""
+        """First and one-past-last row and column inside the image, (B, 2) int64 each."""
         first = (parameters * side).long() - self.length // 2
         return first.clamp(min=0), (first + self.length).clamp(max=side)
 
@@ -41,7 +41,7 @@ class Cutout(Transform):
 
 
 def inside(side: int, first: Tensor, last: Tensor) -> Tensor:
-    """Which pixels lie in the boxes from ``first`` to before ``last``, (B, 2) each → (B, S, S, 1) bool."""
+    """Which pixels are in the boxes from ``first`` to ``last`` (exclusive), (B, 2) each → (B, S, S, 1) bool."""
     place = torch.arange(side)
     rows, cols = ((place >= first[:, axis, None]) & (place < last[:, axis, None]) for axis in (0, 1))  # (B, S) each
     return (rows[:, :, None] & cols[:, None, :])[..., None]

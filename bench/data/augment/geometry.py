@@ -1,4 +1,4 @@
-"""Augmentations that move pixels about."""
+"""Augmentations that move pixels."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from bench.data.augment.transform import Draws, Stage, Transform, beside, check_
 
 
 class RandomCrop(Transform):
-    """Pad by ``padding`` pixels on each side and cut out ``size``×``size`` at a random place.
+    """Pad by ``padding`` pixels on each side and crop ``size``×``size`` at a random place.
 
-    ``mode``: ``zero`` pads with 0 (black; the mean, where images are normalised first), ``reflect`` with the mirrored
-    image, its edge not repeated: the padding modes ``constant`` and ``reflect`` of
+    ``mode``: ``zero`` pads with 0 (black, or the mean if images are normalised first), ``reflect`` with the mirrored
+    image, without repeating its edge: the padding modes ``constant`` and ``reflect`` of
     :class:`torchvision.transforms.RandomCrop`. Without padding, the random crops of AlexNet (Krizhevsky et al. 2012,
-    section 4.1) out of larger images (``data.decode_size``).
+    section 4.1) from larger images (``data.decode_size``).
 
     Raises:
         ValueError: an argument is out of range; or, when called, ``padding`` is too large to reflect, or the padded
@@ -39,7 +39,7 @@ class RandomCrop(Transform):
         self.size, self.padding, self.mode = size, padding, mode
 
     def draw(self, draws: Draws) -> Tensor:
-        """Where the crop lies between the top (left) and the bottom (right), (n, 2) in [0, 1): vertical, horizontal."""
+        """Position of the crop between top (left) and bottom (right), (n, 2) in [0, 1): vertical, horizontal."""
         return uniform(draws, 0, 1, columns=2)
 
     def __call__(self, images: Tensor, parameters: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class RandomCrop(Transform):
         if wide < self.size:
             raise ValueError(f"size={self.size}: images of {side}×{side} padded by {self.padding} are smaller")
         top, left = (parameters * (wide - self.size + 1)).long().T
-        # a row of a crop is size * c values that stand together; rows of all images begin at every pixel
+        # a row of a crop is size * c contiguous values; rows start at every pixel of all images
         pixels = b * wide * wide
         rows = padded.as_strided((pixels - self.size + 1, self.size * c), (c, 1))
         first = torch.arange(b) * wide * wide + top * wide + left
@@ -96,7 +96,7 @@ class HorizontalFlip(Transform):
 class AlternatingFlip(HorizontalFlip):
     """Mirror a random half of the images in the first epoch, and from then on each image in every other epoch.
 
-    In two epoches each image is seen both ways, which random flips do for half of them only (Jordan, "94 % on
+    Each image is seen both ways in two epochs, which random flips achieve for only half of them (Jordan, "94 % on
     CIFAR-10 in 3.29 seconds on a single GPU", 2024, section 3.6).
     """
 
@@ -110,15 +110,15 @@ class AlternatingFlip(HorizontalFlip):
 
 
 class RandomResizedCrop(Transform):
-    """Cut out a rectangle of random area, aspect ratio and place, and scale it to ``size``×``size``.
+    """Crop a rectangle of random area, aspect ratio and position, and scale it to ``size``×``size``.
 
-    Szegedy et al. 2015, section 6: 8 to 100 % of the area, ratio 3/4 to 4/3. Bilinear with antialiasing, as
+    Szegedy et al. 2015, section 6: 8 to 100 % of the area, ratio 3/4 to 4/3. Bilinear with antialiasing, like
     :class:`torchvision.transforms.RandomResizedCrop`.
 
     Args:
         size: side of the result in pixels.
-        scale: least and greatest area, as fractions of the image's.
-        ratio: least and greatest width over height.
+        scale: minimum and maximum area, as fractions of the image's.
+        ratio: minimum and maximum width over height.
 
     Raises:
         ValueError: an argument is out of range.
@@ -137,9 +137,9 @@ class RandomResizedCrop(Transform):
         self.size, self.scale, self.ratio = size, tuple(scale), tuple(ratio)
 
     def draw(self, draws: Draws) -> Tensor:
-        """Height and width as fractions of the side, and the place between top (left) and bottom (right), (n, 4).
+        """Height and width as fractions of the side, and the position between top (left) and bottom (right), (n, 4).
 
-        The first of 10 draws that fits into the image; where none does, the whole image.
+        The first of 10 draws that fits into the image; if none does, the whole image.
         """
         area = uniform(draws, self.scale[0], self.scale[1], columns=self.tries)
         ratio = uniform(draws, math.log(self.ratio[0]), math.log(self.ratio[1]), columns=self.tries).exp()
@@ -160,18 +160,19 @@ class RandomResizedCrop(Transform):
         b, side, _, c = images.shape
         out = images.new_empty(b, self.size, self.size, c)
         boxes = self.boxes(side, parameters).tolist()
+        on_cpu = images.device.type == "cpu"
 
         def crop(begin: int) -> None:
             for i in range(begin, b, threads):
                 top, left, height, width = boxes[i]
                 cut = images[i : i + 1, top : top + height, left : left + width].permute(0, 3, 1, 2)
-                # PyTorch scales uint8 on the CPU alone, and rounds there
-                values = cut if images.dtype != torch.uint8 or not images.is_cuda else cut.float()
+                # PyTorch scales uint8 only on the CPU, where it rounds
+                values = cut if images.dtype != torch.uint8 or on_cpu else cut.float()
                 scaled = F.interpolate(values, (self.size, self.size), mode="bilinear", antialias=True)
                 out[i] = (scaled if values is cut else scaled.round()).permute(0, 2, 3, 1)[0]
 
-        # a single image is too little work to be shared out by PyTorch; the calls let go of Python's lock
-        threads = 1 if images.is_cuda else min(b, torch.get_num_threads())
+        # a single image is too little work for PyTorch to parallelise; the calls release the GIL
+        threads = min(b, torch.get_num_threads()) if on_cpu else 1
         if threads == 1:
             crop(0)
         else:

@@ -1,4 +1,4 @@
-"""Augmentations that join two samples and their labels."""
+"""Augmentations that mix two samples and their labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.data.augment.transform import Draws, Mix, beside, uniform
 
 
 def _partners_and_shares(alpha: float, draws: Draws) -> Tensor:
-    """Partners, each sample being one's partner once, and shares from Beta(alpha, alpha), (n, 2) float64."""
+    """Partners, a permutation of the samples, and shares from Beta(alpha, alpha), (n, 2) float64."""
     partners = torch.randperm(draws.n, generator=draws.generator).double()
     state = int(torch.randint(2**62, (1,), generator=draws.generator))  # PyTorch's beta takes no generator
     shares = np.random.default_rng(state).beta(alpha, alpha, draws.n)
@@ -21,7 +21,7 @@ def _partners_and_shares(alpha: float, draws: Draws) -> Tensor:
 class Mixup(Mix):
     """The weighted mean of two images, and of their labels, with weights from Beta(``alpha``, ``alpha``).
 
-    Zhang et al., "mixup: beyond empirical risk minimization", ICLR 2018, equation 1; a weight a sample.
+    Zhang et al., "mixup: beyond empirical risk minimization", ICLR 2018, equation 1; one weight per sample.
 
     Raises:
         ValueError: ``alpha`` is not above 0.
@@ -42,10 +42,10 @@ class Mixup(Mix):
 
 
 class CutMix(Mix):
-    """A rectangle of another image in the place where it lies there; labels weighted by area.
+    """Replace a rectangle by the same region of another image; labels are weighted by area.
 
     Yun et al., "CutMix: regularization strategy to train strong classifiers with localizable features", ICCV 2019,
-    equations 1 and 2: the rectangle covers 1 - λ of the image, λ ~ Beta(``alpha``, ``alpha``), less what sticks out.
+    equations 1 and 2: the rectangle covers 1 - λ of the image, λ ~ Beta(``alpha``, ``alpha``), minus what is outside.
 
     Raises:
         ValueError: ``alpha`` is not above 0.
@@ -60,7 +60,7 @@ class CutMix(Mix):
         return torch.cat([_partners_and_shares(self.alpha, draws), uniform(draws, 0, 1, columns=2)], dim=1)
 
     def __call__(self, images: Tensor, partners: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Both (B, S, S, C) → the joined images and the share of the first in each, (B,)."""
+        """Both (B, S, S, C) → the combined images and the share of the first in each, (B,)."""
         side = images.shape[1]
         centre, half = (parameters[:, 2:] * side).long(), (side * (1 - parameters[:, 1:2]).sqrt() / 2).long()
         first, last = (centre - half).clamp(min=0), (centre + half).clamp(max=side)

@@ -1,8 +1,8 @@
-"""What an augmentation is.
+"""The interface of augmentations.
 
-It draws its parameters for all samples of an epoch at once, and is then applied to batches with the rows that belong
-to the batch. So the augmented pixels depend on (seed, epoch, sample) alone: not on the batch size, on the number of
-devices, nor on where a run was resumed.
+An augmentation draws its parameters for all samples of an epoch at once and is then applied to each batch with its
+rows. Augmented pixels thus depend on (seed, epoch, sample) alone: not on the batch size, the number of devices, or
+where a run was resumed.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor
 
 
 class Stage(enum.IntEnum):
-    """Where in the pipeline a transform stands; those of one stage keep the order of the configuration."""
+    """A transform's place in the pipeline; transforms of the same stage keep the order of the configuration."""
 
     GEOMETRY = 0
-    """Moves pixels about: uint8 or float32, any side → the side it is configured for."""
+    """Moves pixels: uint8 or float32, any side → the configured side."""
     COLOR = 1
     """Changes pixel values in [0, 255]: uint8 or float32 → float32."""
     ERASE = 2
@@ -28,8 +28,8 @@ class Stage(enum.IntEnum):
 
 
 class Draws(NamedTuple):
-    """What random parameters are drawn from: ``n`` samples of ``epoch`` (counted from 0); a ``generator`` made from
-    (seed, epoch), and one from the seed alone, the same in each epoch, ``lasting``. Both are on the CPU.
+    """What random parameters are drawn from: ``n`` samples of ``epoch`` (counted from 0); a ``generator`` seeded with
+    (seed, epoch), and ``lasting``, seeded with the seed alone, the same in each epoch. Both are on the CPU.
     """
 
     n: int
@@ -39,12 +39,12 @@ class Draws(NamedTuple):
 
 
 class Transform(ABC):
-    """One augmentation of images (B, S, S, C), which it never changes in place."""
+    """An augmentation of images (B, S, S, C), which are never changed in place."""
 
     stage: ClassVar[Stage]
 
-    def fit(self, pixels: np.ndarray, index: np.ndarray) -> None:  # noqa: B027 - most have nothing to learn
-        """Learn what is needed from the training images ``pixels[index]``, (N, S, S, C) uint8."""
+    def fit(self, pixels: np.ndarray, index: np.ndarray) -> None:  # noqa: B027 - most have nothing to fit
+        """Fit to the training images ``pixels[index]``, (N, S, S, C) uint8."""
 
     @abstractmethod
     def draw(self, draws: Draws) -> Tensor:
@@ -56,10 +56,10 @@ class Transform(ABC):
 
 
 class Mix(ABC):
-    """Joins each sample of a batch with another of the epoch, its partner, at the end of the pipeline.
+    """Mixes each sample of a batch with another one of the epoch, its partner, at the end of the pipeline.
 
-    Partners are drawn from the whole epoch rather than from the batch, so that they too depend on (seed, epoch,
-    sample) alone; a partner is augmented as it is in its own place.
+    Partners are drawn from the whole epoch rather than the batch, so that they too depend on (seed, epoch, sample)
+    alone; a partner is augmented exactly as in its own batch.
     """
 
     @abstractmethod
@@ -68,13 +68,13 @@ class Mix(ABC):
 
     @abstractmethod
     def __call__(self, images: Tensor, partners: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Both (B, S, S, C) → the joined images and the share of the first in each, (B,) in [0, 1]."""
+        """Both (B, S, S, C) → the mixed images and the share of the first in each, (B,) in [0, 1]."""
 
 
 def check_probability(name: str, value: float) -> None:
-    """Raises ValueError where ``value`` is not in [0, 1]."""
+    """Raise ValueError if ``value`` is not in [0, 1]."""
     if not 0 <= value <= 1:
-        raise ValueError(f"{name}={value}: a probability lies in [0, 1]")
+        raise ValueError(f"{name}={value}: must be a probability, in [0, 1]")
 
 
 def uniform(draws: Draws, low: Tensor | float, high: Tensor | float, columns: int = 1) -> Tensor:
@@ -83,5 +83,5 @@ def uniform(draws: Draws, low: Tensor | float, high: Tensor | float, columns: in
 
 
 def beside(values: Tensor, images: Tensor) -> Tensor:
-    """``values`` on the device of ``images``; on a GPU the queue of its work is not waited for."""
+    """``values`` on the device of ``images``, without synchronising a GPU."""
     return values.to(images.device, non_blocking=images.is_cuda)

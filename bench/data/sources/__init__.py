@@ -1,6 +1,6 @@
-"""Where images come from: one function a data set, all with the same result, a :class:`bench.data.dataset.Dataset`.
+"""Sources of images: one function per data set, each returning a :class:`bench.data.dataset.Dataset`.
 
-Each takes the decoder first and its own settings after it; a file of ``conf/data`` names the function.
+Each takes the decoder first, followed by its own settings; a file in ``conf/data`` names the function.
 """
 
 from bench.data.sources.cifar import cifar10, cifar100

@@ -32,7 +32,7 @@ def cifar10(decoder: Decoder, root: str, download: bool = True, sizes: tuple[int
     so the same validation images.
 
     Raises:
-        FileNotFoundError: neither is there, and it is not or cannot be downloaded.
+        FileNotFoundError: neither exists, and downloading is disabled or fails.
         ValueError: the data have other ``sizes`` (training and test images; None for any), or an image cannot be read.
     """
     return _cifar("cifar10", decoder, Path(root).expanduser(), download, sizes)
@@ -53,7 +53,7 @@ def _cifar(name: str, decoder: Decoder, root: Path, download: bool, sizes: tuple
 
 
 def _archive(name: str, decoder: Decoder, root: Path, download: bool, sizes: tuple[int, int] | None) -> Dataset:
-    """From torchvision's files, which are opened only where the cache lacks their index or pixels."""
+    """From torchvision's files, which are opened only if the cache lacks their index or pixels."""
     kind = _archives()[name]
     base = root / kind.base_folder
     files = [str(base / file) for file, _ in [*kind.train_list, *kind.test_list, [kind.meta["filename"], ""]]]
@@ -62,7 +62,7 @@ def _archive(name: str, decoder: Decoder, root: Path, download: bool, sizes: tup
         load()
     place, about = cache.entry(
         Path(decoder.folder) / f"{name}-index",
-        [kind.train_list, kind.test_list, listing(files)],  # the files' checksums, and what tells that they changed
+        [kind.train_list, kind.test_list, listing(files)],  # the files' checksums, and what reveals changes to them
         lambda folder: _write_index(folder, load(), base),
     )
     index = {key: np.load(place / f"{key}.npy", allow_pickle=False) for key in ("ids", "labels", "parts", "rows")}
@@ -81,7 +81,7 @@ def _archive(name: str, decoder: Decoder, root: Path, download: bool, sizes: tup
 
 
 def _once(make: Callable[[], T]) -> Callable[[], T]:
-    """``make`` that is called at most once, also where several threads ask."""
+    """``make``, called at most once, even from several threads."""
     lock, made = threading.Lock(), functools.cache(make)
 
     def get() -> T:
@@ -104,7 +104,7 @@ def _archives() -> dict[str, Any]:
 
 
 def _load(name: str, root: Path, download: bool) -> tuple[Any, Any]:
-    """torchvision's training and test images, whose files it has checked against their checksums."""
+    """torchvision's training and test images; it verifies the files' checksums."""
     kind = _archives()[name]
     return fetched(
         {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[name],
@@ -132,6 +132,6 @@ def _write_index(folder: Path, halves: tuple[Any, Any], base: Path) -> dict[str,
 
 
 def _names(batch: Path) -> list[str]:
-    """The names of a batch file's images; only after torchvision has checked the file, for it is a pickle."""
+    """The names of a batch file's images; only after torchvision has verified the file, which is a pickle."""
     with batch.open("rb") as file:
         return pickle.load(file, encoding="latin1")["filenames"]

@@ -14,7 +14,7 @@ def digits(decoder: Decoder, test_size: int) -> Dataset:
     """1,797 scans of handwritten digits in 10 classes, 8×8 with 17 grey levels; shipped with scikit-learn.
 
     Alpaydin, Kaynak, "Optical recognition of handwritten digits", UCI machine learning repository, 1998. Enlarged
-    bilinearly; ``test_size`` of them are drawn, stratified, always the same ones.
+    bilinearly; ``test_size`` of them are drawn as test images, stratified, always the same.
 
     Raises:
         ValueError: ``test_size`` leaves a class without a sample.

@@ -24,23 +24,23 @@ FLOWERS17_FILES = {
     "17flowers.tgz": "b59a65d8d1a99cd66944d474e1289eab",  # md5
     "datasplits.mat": "4828cddfd0d803c5abbdebcb1e148a1e",
 }
-FLOWERS17_CLASSES = (  # of 80 images each, in the order of the images
+FLOWERS17_CLASSES = (  # 80 images each, in the order of the images
     "daffodil", "snowdrop", "lily of the valley", "bluebell", "crocus", "iris", "tigerlily", "tulip", "fritillary",
     "sunflower", "daisy", "colt's foot", "dandelion", "cowslip", "buttercup", "windflower", "pansy",
 )  # fmt: skip
 
 
 def flowers102(decoder: Decoder, root: str, split: str = "official", download: bool = True) -> Dataset:
-    """Oxford Flowers-102: 8,189 photographs of 102 kinds, 40 to 258 a kind.
+    """Oxford Flowers-102: 8,189 photographs of 102 kinds, 40 to 258 per kind.
 
     Nilsback, Zisserman, "Automated flower classification over a large number of classes", ICVGIP 2008. torchvision's
     files in ``root/flowers-102``, downloaded first if ``download`` is set. ``split``: ``official``, 1,020 training,
-    1,020 validation and 6,149 test images; ``trainval``, the first two together for training; ``paddle``, official
-    test images for training, training images for testing.
+    1,020 validation and 6,149 test images; ``trainval``, the first two combined for training; ``paddle``, the official
+    test images for training and the training images for testing.
 
     Raises:
-        FileNotFoundError: the files are not there, and are not or cannot be downloaded.
-        ValueError: ``split`` is another word, or an image cannot be read.
+        FileNotFoundError: the files are missing, and downloading is disabled or fails.
+        ValueError: ``split`` is invalid, or an image cannot be read.
     """
     if split not in PROTOCOLS:
         raise ValueError(f"data.source.split={split}: must be one of {', '.join(PROTOCOLS)}")
@@ -60,13 +60,13 @@ def flowers102(decoder: Decoder, root: str, split: str = "official", download: b
 
 
 def flowers17(decoder: Decoder, root: str, split: int = 1, download: bool = True) -> Dataset:
-    """Oxford Flowers-17: 1,360 photographs of 17 kinds, 80 a kind; three official splits into 680 / 340 / 340.
+    """Oxford Flowers-17: 1,360 photographs of 17 kinds, 80 per kind; three official splits into 680 / 340 / 340.
 
     Nilsback, Zisserman, "A visual vocabulary for flower classification", CVPR 2006. The files ``17flowers.tgz`` and
     ``datasplits.mat`` of the authors' page in ``root/flowers-17``, downloaded first if ``download`` is set.
 
     Raises:
-        FileNotFoundError: the files are not there or damaged, and are not or cannot be downloaded.
+        FileNotFoundError: the files are missing or damaged, and downloading is disabled or fails.
         ValueError: ``split`` is not 1, 2 or 3, or an image cannot be read.
     """
     if split not in (1, 2, 3):
@@ -85,7 +85,7 @@ def flowers17(decoder: Decoder, root: str, split: int = 1, download: bool = True
 
 
 def _flowers17_files(base: Path, download: bool) -> None:
-    """As torchvision's class does for Flowers-102: the archive is checked when it is unpacked."""
+    """Like torchvision's class for Flowers-102: the archive is verified before it is unpacked."""
     from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 
     images, (archive, splits) = base / "jpg", FLOWERS17_FILES
@@ -93,13 +93,13 @@ def _flowers17_files(base: Path, download: bool) -> None:
         if download:
             download_url(FLOWERS17 + name, base, md5=FLOWERS17_FILES[name])
         elif not check_integrity(base / name, FLOWERS17_FILES[name]):
-            raise FileNotFoundError(f"{base / name} is missing or has another checksum")
+            raise FileNotFoundError(f"{base / name} is missing or has the wrong checksum")
     if images.is_dir():
         return
     with FileLock(base / ".unpack.lock"):
         if images.is_dir():  # another process has unpacked it while we waited
             return
-        with tempfile.TemporaryDirectory(dir=base) as part:  # renamed when whole
+        with tempfile.TemporaryDirectory(dir=base) as part:  # renamed when complete
             extract_archive(str(base / archive), part)
             (Path(part) / "jpg").rename(images)
 

@@ -1,4 +1,4 @@
-"""Trees of image files, one folder a class."""
+"""Trees of image files, one folder per class."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ FOLDERS = {TRAIN: "train", VAL: "val", TEST: "test"}
 
 
 def folder(decoder: Decoder, root: str, val_share: float = 0.1, test_share: float = 0.2) -> Dataset:
-    """Your own images: ``root/train/<class>/*``, and if there are any ``root/val/<class>/*``, ``root/test/<class>/*``.
+    """Your own images: ``root/train/<class>/*``, and optionally ``root/val/<class>/*`` and ``root/test/<class>/*``.
 
-    Without ``test/``, ``test_share`` of the images in ``train/`` are drawn, and without ``val/`` then ``val_share`` of
-    those left; stratified, at least one a class, and always the same ones. ``val_share=0`` draws no validation images.
-    Hidden files and files that are no images by their extension do not count. A photograph is turned upright as its
-    EXIF data say.
+    Without ``test/``, ``test_share`` of the images in ``train/`` are drawn, and without ``val/``, ``val_share`` of the
+    rest; stratified, at least one per class, and always the same. ``val_share=0`` draws no validation images. Hidden
+    files and files without an image extension are ignored. Photographs are rotated according to their EXIF data.
 
     Raises:
         FileNotFoundError: ``root`` has no folder train/.
-        ValueError: a class has no images, or exists outside train/ alone; a share is not in [0, 1) or leaves a class
-            without a sample; an image cannot be read.
+        ValueError: a class has no images, or is missing from train/; a share is not in [0, 1) or leaves a class without
+            a sample; an image cannot be read.
     """
     for name, share in (("val_share", val_share), ("test_share", test_share)):
         if type(share) not in (int, float) or not 0 <= share < 1 or (name == "test_share" and share == 0):
@@ -45,7 +44,7 @@ def folder(decoder: Decoder, root: str, val_share: float = 0.1, test_share: floa
 
 
 def _draw(labels: np.ndarray, parts: np.ndarray, classes: Sequence[str], share: float, part: int) -> None:
-    """Move a share of the training images to another part: at least one a class, and leaving one."""
+    """Move a share of the training images to another part: at least one per class, leaving at least one."""
     train = np.flatnonzero(parts == TRAIN)
     counts = np.bincount(labels[train], minlength=len(classes))
     if counts.min() < 2:
@@ -56,16 +55,16 @@ def _draw(labels: np.ndarray, parts: np.ndarray, classes: Sequence[str], share: 
 
 
 def scan(tree: Path) -> tuple[list[str], np.ndarray, np.ndarray, tuple[str, ...]]:
-    """The images of a tree in the order of part, class and name.
+    """The images of a tree, ordered by part, class and name.
 
     Returns:
-        Their files relative to ``tree``, their labels and their parts, both (n,), and the class names.
+        Their files relative to ``tree``, their labels and parts, both (n,), and the class names.
     """
     if not (tree / "train").is_dir():
-        raise FileNotFoundError(f"{tree}: has no folder train/; expected are train/<class>/* and the like")
+        raise FileNotFoundError(f"{tree}: has no folder train/; expected train/<class>/* and the like")
     classes = tuple(sorted(entry.name for entry in (tree / "train").iterdir() if is_class(entry)))
     if not classes:
-        raise ValueError(f"{tree / 'train'}: has no class folders; expected are train/<class>/*")
+        raise ValueError(f"{tree / 'train'}: has no class folders; expected train/<class>/*")
     files: list[str] = []
     labels: list[int] = []
     parts: list[int] = []
@@ -77,7 +76,7 @@ def scan(tree: Path) -> tuple[list[str], np.ndarray, np.ndarray, tuple[str, ...]
                 continue
             if entry.name not in classes:
                 known = ", ".join(classes[:10]) + ("" if len(classes) <= 10 else ", …")
-                raise ValueError(f"{entry}: is no class of train/, which has {known}")
+                raise ValueError(f"{entry}: is not a class of train/, which has {known}")
             found = images_in(entry)
             if not found:
                 raise ValueError(f"{entry}: has no images")
@@ -88,19 +87,19 @@ def scan(tree: Path) -> tuple[list[str], np.ndarray, np.ndarray, tuple[str, ...]
 
 
 def is_class(entry: Path) -> bool:
-    """Whether it is a folder that holds the images of a class."""
+    """Whether it is a folder with the images of a class."""
     return entry.is_dir() and not entry.name.startswith(".")
 
 
 def images_in(folder: str | Path) -> list[str]:
-    """Names of the image files of a folder, in the order of their stems."""
+    """Names of the image files in a folder, ordered by stem."""
     named = map(os.path.splitext, os.listdir(folder))
     found = sorted((stem, end) for stem, end in named if end.lower() in EXTENSIONS and not stem.startswith("."))
     return [stem + end for stem, end in found]
 
 
 def upright(file: str | Path) -> Image.Image:
-    """An image, turned as its EXIF data say."""
+    """An image, rotated according to its EXIF data."""
     with Image.open(file) as picture:
         return ImageOps.exif_transpose(picture)
 
@@ -111,7 +110,7 @@ def decode(
     """The data set of the images ``tree/<file>``."""
     root = tree.absolute()
     paths = [f"{root}/{file}" for file in files]
-    ids = [file.rpartition(".")[0] for file in files]  # all have an ending
+    ids = [file.rpartition(".")[0] for file in files]  # all have an extension
     if len(set(ids)) < len(ids):  # a.png beside a.jpg
         ids = list(files)
 

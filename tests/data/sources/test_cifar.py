@@ -246,16 +246,16 @@ def test_a_damaged_archive_counts_as_missing(archive, load, downloads, name):
     file = archive.folder / KINDS[name].train_list[0][0]
     file.write_bytes(file.read_bytes() + b"\0")
     title = name.replace("cifar", "CIFAR-")
-    with pytest.raises(FileNotFoundError, match=f"{title} is not there, and data.source.download is false"):
+    with pytest.raises(FileNotFoundError, match=f"{title} not found, and data.source.download is false"):
         load()
     assert downloads == []
-    with pytest.raises(FileNotFoundError, match=rf"{title} is not there and cannot be downloaded \(no such site\)"):
+    with pytest.raises(FileNotFoundError, match=rf"{title} not found and cannot be downloaded \(no such site\)"):
         load(download=True)
     assert len(downloads) == 1
 
 
 def test_a_missing_data_set_raises_naming_the_folder_and_makes_none(load, tmp_path):
-    with pytest.raises(FileNotFoundError, match=rf"paths\.data={tmp_path / 'nowhere'}: CIFAR-10.? is not there"):
+    with pytest.raises(FileNotFoundError, match=rf"paths\.data={tmp_path / 'nowhere'}: CIFAR-10.? not found"):
         load(root=tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
 

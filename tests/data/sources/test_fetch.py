@@ -35,7 +35,7 @@ def test_what_is_missing_is_not_asked_for_again_where_downloading_is_forbidden(r
 
     with pytest.raises(FileNotFoundError) as caught:
         fetched("Things", root, load, download=False)
-    reason = f"Things is not there, and data.source.download is false ({error})"
+    reason = f"Things not found, and data.source.download is false ({error})"
     assert str(caught.value) == f"paths.data={root}: {reason}"
     assert caught.value.__cause__ is error
     assert asked == [False]
@@ -68,14 +68,14 @@ def test_a_failed_download_is_told(root, error):
 
     with pytest.raises(FileNotFoundError) as caught:
         fetched("Things", root, load, download=True)
-    assert str(caught.value) == f"paths.data={root}: Things is not there and cannot be downloaded ({error})"
+    assert str(caught.value) == f"paths.data={root}: Things not found and cannot be downloaded ({error})"
     assert caught.value.__cause__ is error
 
 
 def test_a_root_that_cannot_be_made_is_told(root):
     root.parent.parent.mkdir()
     root.parent.write_text("a file")
-    with pytest.raises(FileNotFoundError, match="Things is not there and cannot be downloaded") as caught:
+    with pytest.raises(FileNotFoundError, match="Things not found and cannot be downloaded") as caught:
         fetched("Things", root, lambda _: Path(root / "nothing").read_text(), download=True)
     assert str(root) in str(caught.value)
 

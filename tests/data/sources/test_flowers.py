@@ -99,15 +99,15 @@ def test_flowers102_is_downloaded_once_and_divided_by_the_protocol(split, site, 
 
 
 def test_flowers102_that_is_missing_damaged_or_nowhere_is_told(site, root, decoder, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="Flowers-102 is not there, and data.source.download is false"):
+    with pytest.raises(FileNotFoundError, match="Flowers-102 not found, and data.source.download is false"):
         sources.flowers102(decoder(), str(root), download=False)
     assert not root.exists()
     sources.flowers102(decoder(8), str(root))
     (root / "flowers-102" / "setid.mat").write_bytes(b"damaged")
-    with pytest.raises(FileNotFoundError, match="Flowers-102 is not there, and data.source.download is false"):
+    with pytest.raises(FileNotFoundError, match="Flowers-102 not found, and data.source.download is false"):
         sources.flowers102(decoder(8), str(root), download=False)
     monkeypatch.setattr(Flowers102, "_download_url_prefix", f"{site.url}nowhere/")
-    with pytest.raises(FileNotFoundError, match="Flowers-102 is not there and cannot be downloaded .*404"):
+    with pytest.raises(FileNotFoundError, match="Flowers-102 not found and cannot be downloaded .*404"):
         sources.flowers102(decoder(8), str(root))
 
 
@@ -148,9 +148,9 @@ def test_flowers17_is_downloaded_once_and_divided_by_the_split(split, site, root
 @pytest.mark.parametrize("name", ["17flowers.tgz", "datasplits.mat"])
 def test_flowers17_with_another_checksum_counts_as_missing(name, site, root, decoder, monkeypatch):
     monkeypatch.setitem(flowers.FLOWERS17_FILES, name, "0" * 32)
-    with pytest.raises(FileNotFoundError, match="Flowers-17 is not there and cannot be downloaded"):
+    with pytest.raises(FileNotFoundError, match="Flowers-17 not found and cannot be downloaded"):
         sources.flowers17(decoder(8), str(root))
-    with pytest.raises(FileNotFoundError, match=f"{name} is missing or has another checksum"):
+    with pytest.raises(FileNotFoundError, match=f"{name} is missing or has the wrong checksum"):
         sources.flowers17(decoder(8), str(root), download=False)
     assert not (root / "flowers-17/jpg").exists()
 

@@ -187,8 +187,8 @@ def test_no_file_is_left_open(kind, plant, load, root):
     [
         ({"val/ant": 1, "test/ant": 1}, FileNotFoundError, "things: has no folder train/"),
         ({"train/.hidden": 1, "test/ant": 1}, ValueError, "things/train: has no class folders"),
-        ({"train/ant": 2, "val/wasp": 1}, ValueError, "things/val/wasp: is no class of train/, which has ant"),
-        ({"train/ant": 2, "test/wasp": 1}, ValueError, "things/test/wasp: is no class of train/, which has ant"),
+        ({"train/ant": 2, "val/wasp": 1}, ValueError, "things/val/wasp: is not a class of train/, which has ant"),
+        ({"train/ant": 2, "test/wasp": 1}, ValueError, "things/test/wasp: is not a class of train/, which has ant"),
         ({"train/ant": 2, "train/bee": 0}, ValueError, "things/train/bee: has no images"),
         ({"train/ant": 2, "val/ant": 0}, ValueError, "things/val/ant: has no images"),
     ],
