@@ -23,7 +23,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
 GREY = "#B8B8B8"
 NAMED = 8
-"""Maximum number of curves with their own colour and name; of more points, those on the Pareto front are named."""
+"""Maximum number of points that are all named in the figure; of more, those on the Pareto front are."""
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "text.parse_math": False,  # a class may be called $a_$

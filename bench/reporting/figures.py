@@ -13,11 +13,13 @@ from matplotlib.ticker import MaxNLocator
 
 from bench.reporting import ablations, stats
 from bench.reporting.curves import curves
-from bench.reporting.drawing import COLORS, GREY, LINES, NAMED, STYLE, grid, plain_log, rendered, title_of
+from bench.reporting.drawing import COLORS, GREY, LINES, STYLE, grid, plain_log, rendered, title_of
 from bench.reporting.leaderboard import Row, Table
 from bench.reporting.predictions import Predictions, same_samples
 from bench.reporting.tradeoff import cost
 
+CURVES = 16
+"""Maximum number of curves with their own colour and style; the rest are grey and have no name."""
 LONGER = 5
 """Curves whose lengths differ by this factor are drawn on a logarithmic axis."""
 
@@ -68,8 +70,9 @@ def learning(table: Table, runs: Path) -> Figure | None:
             low, mean, high = band(values)
             epochs = np.flatnonzero(np.isfinite(mean)) + 1  # the others were not validated
             low, mean, high = low[epochs - 1], mean[epochs - 1], high[epochs - 1]
-            own = place < NAMED
-            color, style = (COLORS[place], LINES[place % len(LINES)]) if own else (GREY, "-")
+            own = place < CURVES
+            style = LINES[(place + place // len(COLORS)) % len(LINES)] if own else "-"  # no two alike
+            color = COLORS[place % len(COLORS)] if own else GREY
             dot = "o" if len(mean) == 1 else None
             label = row.name if own else "_other"
             panel.plot(epochs, mean, style, color=color, linewidth=1.2, marker=dot, markersize=4, label=label)
@@ -166,7 +169,7 @@ def ablation(table: Table, found: Sequence[ablations.Effect]) -> Figure | None:
         panel.errorbar(100 * middle, place, xerr=reach, color=color, marker=marker, markersize=5, capsize=3)
     names = [f"{pair.without.name if pair.what in looks else pair.with_it.model}: {pair.what}" for pair, *_ in found]
     panel.set_yticks(range(len(found)), names)
-    panel.set(xlabel="test top-1 with it minus without it, in percentage points; 95 % intervals", ylim=(-0.6, None))
+    panel.set_xlabel("test top-1 with it minus without it, in percentage points; 95 % intervals")
+    panel.set_ylim(len(found) - 0.4, -0.6)
     panel.set_title(title_of(table), fontsize=10)
-    panel.invert_yaxis()
     return figure

@@ -8,8 +8,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from rich.markup import escape
+from rich.console import Group
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from bench.reporting.ablations import Effect
 from bench.reporting.leaderboard import MEASURES, Row, Table
@@ -85,18 +86,23 @@ def caption(table: Table) -> str:
     return text + (f"; settings unless a row says otherwise: {table.usual}" if table.usual else "")
 
 
-def to_rich(table: Table) -> RichTable:
-    """For the terminal; fits 80 columns, without top-5 and without the mean over classes."""
+def to_rich(table: Table) -> Group:
+    """For the terminal; fits 80 columns, without top-5 and without the mean over classes, the settings below."""
     title = f"{table.dataset} ({table.protocol})"
-    out = RichTable(title=title, caption=escape(caption(table)), box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    out = RichTable(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     lines = _lines(table)
     shown = [name for name in lines[0] if not name.endswith("top-5") and name != CLASS_MEAN]
     for name in shown:
         heading = name.replace("95 %", "95%").replace(" ", "\n").replace("/", "\n/")
         out.add_column(heading, justify="left" if name == "model" else "right", overflow="fold")
+    settings = RichTable.grid(padding=(0, 1))
+    settings.add_column(justify="right")
     for line in lines:
-        out.add_row(*(escape(line[name]) for name in shown))  # augment=[flip] is no markup
-    return out
+        line["model"], _, variant = line["model"].partition("\n")
+        out.add_row(*(line[name] for name in shown))
+        if variant:
+            settings.add_row(f"#{line['#']}", Text(variant))  # as text: augment=[flip] is no markup
+    return Group(out, *([settings] if settings.rows else []), Text(caption(table), style="dim"))
 
 
 def to_markdown(all_tables: Sequence[Table], effects: Sequence[Sequence[Effect]]) -> str:

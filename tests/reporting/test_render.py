@@ -9,6 +9,19 @@ from common import printed
 from bench.reporting import leaderboard, render
 
 
+def test_settings_stand_below_the_terminals_table_in_whole_words(make_record):
+    def record(model, ema, seed=0):
+        settings = {"max_epochs": 2, "ema": ema, "a_name_that_would_be_cut_in_a_column": ema}
+        return make_record(model, seed, config={"model": {"name": model}, "seed": seed, "trainer": settings})
+
+    (table,) = leaderboard.tables([record("lenet", 0.5), record("lenet", 0.75), record("nin", 0.5)])
+    lines = [line.rstrip() for line in printed(table).splitlines()]
+    (second,) = [row for row in table.rows if "0.75" in row.variant]
+    settings = "trainer.a_name_that_would_be_cut_in_a_column=0.75 trainer.ema=0.75"
+    assert f"#{second.number} {settings}" in lines
+    assert not any("=" in line for line in lines[: lines.index(f"#{second.number} {settings}")] if "#" not in line)
+
+
 def test_the_terminal_shows_brackets(make_record):
     flipped = {"model": {"name": "lenet"}, "seed": 0, "augment": {"flip": {"p": 0.5}}}
     (table,) = leaderboard.tables([make_record(config=flipped), make_record(config=flipped | {"augment": {}})])
