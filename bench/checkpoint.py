@@ -57,7 +57,10 @@ class AtomicIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """See :func:`load`."""
-        return load(path)
+        try:
+            return load(path)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; force=true trains from scratch") from error
 
 
 class _Written:

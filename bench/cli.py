@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bench import config
 from bench.config import ConfigError
 from bench.explain import explain
-from bench.store import StoreError, check_writable
+from bench.store import StoreError, check_writable, seen
 
 FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -107,7 +107,9 @@ def settings(arguments: Sequence[str], known: Sequence[str]) -> dict[str, list[s
     found: dict[str, list[str]] = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if key not in known or not equals or not value:
+        if key in known and equals and not value:
+            raise ConfigError(f"{key}=: has no value")
+        if key not in known or not equals:
             raise ConfigError(f"{argument}: no such setting; write one of {', '.join(f'{name}=…' for name in known)}")
         found.setdefault(key, []).append(value)
     return found
@@ -125,13 +127,14 @@ def out_file(text: str, *suffixes: str) -> Path:
     """The file that ``out=`` names.
 
     Raises:
-        ConfigError: it has none of the suffixes, is a folder, or lies in none that can be written to.
+        ConfigError: it has none of the suffixes, is a folder, or is not in a writable folder.
     """
     file = Path(text).expanduser()
-    if file.suffix.lower() not in suffixes or file.is_dir() or not file.parent.is_dir():
+    in_folder = seen(file.parent) and file.parent.is_dir()
+    if file.suffix.lower() not in suffixes or not in_folder or (seen(file) and file.is_dir()):
         raise ConfigError(f"out={text}: must end in {' or '.join(suffixes)}, in a folder that exists")
     try:
-        check_writable(file.parent, "out")
+        check_writable(file.parent)
     except StoreError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(f"out={text}: {file.parent.absolute()} is not writable") from error
     return file

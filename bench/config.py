@@ -50,6 +50,7 @@ Rule = tuple[Callable[[Any], bool], str]
 
 
 def whole(least: int, most: float = math.inf) -> Rule:
+    """A whole number from ``least`` to ``most``, both included."""
     text = f"a whole number, {least} or more" if most == math.inf else f"a whole number from {least} to {most}"
     return lambda v: type(v) is int and least <= v <= most, text
 
@@ -59,11 +60,13 @@ def _number(text: str, allowed: Callable[[float], bool]) -> Rule:
 
 
 def choice(*options: Any) -> Rule:
+    """One of the options, in value and type."""
     words = ", ".join(str(option).lower() for option in options)
     return lambda v: any(type(v) is type(option) and v == option for option in options), f"one of {words}"
 
 
 def or_null(rule: Rule) -> Rule:
+    """None, or what the rule allows."""
     return lambda v: v is None or rule[0](v), f"null or {rule[1]}"
 
 
@@ -143,12 +146,12 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"data.decode_size={stored}: must be data.image_size, which is {wanted}, or more")
     for key in ("model.name", "data.name", "data.protocol"):
         if not isinstance(name := _select(config, key), str):
-            quotes = f"; a number wants quotes, {key}=\"'{name}'\"" if type(name) in (int, float) else ""
+            quotes = f"; a number needs quotes, {key}=\"'{name}'\"" if type(name) in (int, float) else ""
             raise ConfigError(f"{key}={json.dumps(name)}: must be text{quotes}")
     for key in ("model.name", "data.name"):
         if not RUN_ID.fullmatch(str(_select(config, key)).replace("/", "-")):
             raise ConfigError(
-                f"{key}={_select(config, key)}: must be letters, digits, . _ - and /, a letter or digit first"
+                f"{key}={_select(config, key)}: must be letters, digits and . _ - /, starting with a letter or digit"
             )
     _check_folders(config)
     _check_secrets(config)
@@ -225,7 +228,10 @@ def _check_folders(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"paths.{name}={config['paths'][name]}: must be a folder")
     if not isinstance(source := _select(config, "data.source"), Mapping):
         raise ConfigError(f"data.source={json.dumps(source)}: must describe a data set, as in conf/data")
-    data, results, cache = (Path(config["paths"][name]).expanduser() for name in ("data", "results", "cache"))
+    try:
+        data, results, cache = (Path(config["paths"][name]).expanduser() for name in ("data", "results", "cache"))
+    except RuntimeError as error:  # ~nobody
+        raise ConfigError(f"paths: {error}") from error
     # the default folder is created by the first download; one given explicitly must exist
     if "root" in source and str(data) != DEFAULT_DATA and not (seen(data) and data.is_dir()):
         raise ConfigError(f"paths.data={data}: no such folder")

@@ -126,5 +126,7 @@ def _shape(layer: nn.Module, output: Any) -> tuple[int, ...]:
     """Of one image, channels first."""
     while isinstance(output, tuple):  # an Output, attention with its weights
         output = output[0]
+    if not isinstance(output, Tensor):
+        return ()
     shape = tuple(output.shape[1:])
     return (shape[-1], *shape[:-1]) if isinstance(layer, nn.Linear) else shape

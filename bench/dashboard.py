@@ -74,7 +74,7 @@ def dashboard(arguments: list[str]) -> None:
         raise
     except Exception as error:  # W&B's own, those of its service, of the network below it, of its schemas
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        cli.stop("bench-dashboard", f"W&B: {reason}; needs `wandb login` and a network connection", cli.FAILED)
+        cli.stop("bench-dashboard", f"W&B: {reason}; check `wandb login` and the network", cli.FAILED)
     console.say(f"workspace: {view.url}")
     console.say(f"report: {page.url}")
 

@@ -128,7 +128,9 @@ def _process(
     sweep: str | None,
     stop: Any,
 ) -> None:
-    """The main function of each process; the first one writes its outcome to a file, or the first to fail its error."""
+    """The main function of each process. The first one writes its outcome to a file; if any fails, the first to do so
+    writes its error there.
+    """
     if sys.platform == "linux":
         pr_set_pdeathsig = 1  # sys/prctl.h: do not outlive the parent
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -1,17 +1,17 @@
-"""The ``bench-evaluate`` command: saved networks on validation, test or other images, one by one and together.
+"""The ``bench-evaluate`` command: evaluate saved networks on validation, test or other images, alone and together.
 
     bench-evaluate checkpoint=RUN [checkpoint=…] [split=val] [images=FOLDER] [crops=1] [out=FILE.md|.csv]
                    [paths.data=…] [trainer.accelerator=auto]
 
-checkpoint: a run's directory or its checkpoints/selected.ckpt, several with commas or as a pattern,
-checkpoint='results/local/runs/cifar10-nin-*'; several networks are also evaluated together, their softmax averaged.
-split: val or test, the images that the run held out. images: FOLDER/<class>/* instead of them. crops: 1 (as in the
-run's own test), 2 (mirrored), 5, 10 (Krizhevsky et al. 2012) or 144 (Szegedy et al. 2015), several with commas.
-paths.data: where the data sets are, if not where the run found them.
+checkpoint: a run's directory or its checkpoints/selected.ckpt, several separated by commas or matched by a pattern,
+checkpoint='results/local/runs/cifar10-nin-*'; several networks are also evaluated together, with their softmax
+averaged. split: val or test, the images that the run held out. images: FOLDER/<class>/* instead. crops: 1 (as in the
+run's own test), 2 (mirrored), 5, 10 (Krizhevsky et al. 2012) or 144 (Szegedy et al. 2015), several separated by
+commas. paths.data: the folder of the data sets, if not where the run found them.
 
-Prints a row for each network and number of crops: top-1 with its 95 % bootstrap interval over images, top-5, expected
-calibration error, forward passes and multiply-accumulates (MACs) an image. Networks of different data sets or protocols
-share no table and are refused.
+Prints one row per network and number of crops: top-1 with its 95 % bootstrap interval over images, top-5, expected
+calibration error (ECE), forward passes and multiply-accumulates (MACs) per image. Networks trained on different data
+sets or protocols are rejected, as their numbers never share a table.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ included, batch norm is folded into the convolutions, auxiliary heads are remove
 metadata.
 
 Each file is loaded again and compared with the network on 64 images: if its logits differ by more than 1e-4 of the
-largest one (or of 1, if that is smaller), it is not kept and the exit code is 1. Then both are timed against PyTorch,
-in 32 bits, in turns, on the CPU.
+largest one, or of 1 if the largest is below 1, it is not kept and the exit code is 1. Then both are timed against
+PyTorch, in 32 bits, in turns, on the CPU.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SETTINGS = ("checkpoint", "out")
 SUFFIXES = (".onnx", ".pt2")
 MOST = 1e-4
-"""Largest allowed difference of a file's logits from the network's, relative to the largest one, or to 1 if smaller."""
+"""Largest allowed difference of a file's logits from the network's, relative to the largest, at least to 1."""
 BATCHES = (1, 64)
 ROUNDS = 7
 TURN_IMAGES = 64

@@ -97,6 +97,15 @@ class CellLauncher(Launcher):
         ]
 
 
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("timeout_min", "max_parallel", "requeues", "signal_delay_s"), whole(1)),
+    **dict.fromkeys(("cpus_per_cell", "cpus_per_task", "gpus_per_node", "mem_gb"), or_null(whole(1))),
+    **dict.fromkeys(("num_cpus", "num_gpus"), or_null(whole(0))),
+    "cluster": choice("slurm", "local"),
+}
+"""The settings of all launchers; each has some of them."""
+
+
 def check(launcher: Mapping[str, Any]) -> None:
     """Check a launcher's configuration.
 
@@ -110,14 +119,6 @@ def check(launcher: Mapping[str, Any]) -> None:
     for key, rule in RULES.items():
         if key in launcher:
             check_value(f"hydra.launcher.{key}", launcher[key], rule)
-
-
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(("timeout_min", "max_parallel", "requeues", "signal_delay_s"), whole(1)),
-    **dict.fromkeys(("cpus_per_cell", "cpus_per_task", "gpus_per_node", "mem_gb"), or_null(whole(1))),
-    **dict.fromkeys(("num_cpus", "num_gpus"), or_null(whole(0))),
-    "cluster": choice("slurm", "local"),
-}
 
 
 def work_through(

@@ -4,7 +4,7 @@
                [trainer.accelerator=auto]
 
 IMAGE: image files and folders; by default the first ``samples`` images of the run's val or test split. Writes SVG and
-PNG files to out= (by default the run's folder look/):
+PNG files to out= (by default look/ in the run's folder):
 
 filters      the filters of the first convolution (Krizhevsky et al. 2012, figure 3)
 attention    where the network looks in each image for the predicted class, or class=NAME: by occlusion (Zeiler, Fergus
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from bench import cli, console
 from bench.config import ConfigError, need
 from bench.evaluate import opened
-from bench.store import write_atomically
+from bench.store import StoreError, check_writable, write_atomically
 
 if TYPE_CHECKING:
     from bench.inference import Pictures
@@ -54,8 +54,10 @@ def look(arguments: list[str]) -> None:
         known = ", ".join(saved.classes[:10]) + ("" if len(saved.classes) <= 10 else ", …")
         raise ConfigError(f"class={label}: the network knows {known}")
     folder = Path(cli.single(own, "out", str(saved.folder / "look"))).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"out={folder}: is not a folder")
+    try:
+        check_writable(folder, "out")
+    except StoreError as error:
+        raise ConfigError(str(error)) from error
 
     from bench import inference
 

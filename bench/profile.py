@@ -6,17 +6,17 @@
 
 Prints each layer's kernel, stride, output (height×width×channels), parameters and multiply-accumulates (MACs) of one
 image in evaluation: auxiliary heads are not run. Activations, dropout and the like, without kernel or sums, are left
-out. A layer that is called twice has two lines, its parameters in the first. --all has a line a model: how
-many of its layers have weights to multiply by, and the sums, or why it cannot be built.
+out. A layer that is called twice has two rows, with its parameters in the first. --all prints one row per model: the
+number of layers with multiplications, and the sums, or why it cannot be built.
 
---measure runs them, a process a model, on random images in batches of 1 to 256: time, images/s, peak memory, what the
-forward pass keeps for the backward pass, and energy where the machine tells (powercap's RAPL zones; NVML with
-nvidia-ml-py), in inference and in training, in the precision that training takes. It writes profile.md, .csv,
-.json, .svg and .png to <paths.results>/speed, over those of before. Let nothing else run meanwhile.
+--measure runs the models, each in its own process, on random images in batches of 1 to 256: time, images/s, peak
+memory, what the forward pass keeps for the backward pass, and, where the machine reports it, energy (powercap's RAPL
+zones; NVML with nvidia-ml-py), in inference and in training, in the precision used for training. It writes profile.md,
+.csv, .json, .svg and .png to <paths.results>/speed, replacing earlier ones. Run nothing else meanwhile.
 
-format: table, markdown or csv, which has no line of sums; out=FILE writes what its suffix says, .txt, .md or .csv. All
-settings of bench are understood, but only model and the data's image_size, in_channels and
-num_classes matter; the images need not be there. bench --help lists them.
+format: table, markdown or csv, which has no row of sums; out=FILE is written in the format of its suffix, .txt, .md or
+.csv. All settings of bench are accepted, but only model and the data's image_size, in_channels and num_classes matter;
+no images are needed. bench --help lists them.
 """
 
 from __future__ import annotations
@@ -72,16 +72,16 @@ def profile(arguments: list[str]) -> None:
         return
     for argument in arguments:
         if argument.startswith("batches=") or (argument.startswith("model=") and "," in argument):
-            raise ConfigError(f"{argument}: goes with {MEASURE}; layers are one model's, {ALL} has a line a model")
-    own = dict(a.split("=", 1) for a in arguments if a.startswith(("format=", "out=")))
+            raise ConfigError(f"{argument}: only works with {MEASURE}; otherwise name one model, or give {ALL}")
     settings = [a for a in arguments if a != ALL and not a.startswith(("format=", "out="))]
-    file = cli.out_file(own["out"], *BY_SUFFIX) if "out" in own else None
+    own = cli.settings([a for a in arguments if a.startswith(("format=", "out="))], ("format", "out"))
+    file = cli.out_file(out := cli.single(own, "out"), *BY_SUFFIX) if "out" in own else None
     suffix = file.suffix.lower() if file else ".txt"
-    style = own.get("format", BY_SUFFIX[suffix])
+    style = cli.single(own, "format", BY_SUFFIX[suffix])
     if style not in FORMATS:
         raise ConfigError(f"format={style}: choose one of {', '.join(FORMATS)}")
     if file and style != BY_SUFFIX[suffix]:
-        raise ConfigError(f"format={style}: out={own['out']} says {BY_SUFFIX[suffix]}; leave out one of them")
+        raise ConfigError(f"format={style}: out={out} says {BY_SUFFIX[suffix]}; leave out one of them")
     table = of_all_models(settings) if ALL in arguments else of_layers(settings)
     if file:
         write_atomically(file, render(table, style))
@@ -93,10 +93,10 @@ def profile(arguments: list[str]) -> None:
 
 
 def measure(arguments: list[str]) -> None:
-    """Measure; what fails is told at the end, with exit code 1."""
+    """Measure; failures are listed at the end, with exit code 1."""
     for argument in arguments:
         if argument == ALL or argument.startswith(("format=", "out=")):
-            raise ConfigError(f"{argument}: goes without {MEASURE}, which writes to <paths.results>/speed")
+            raise ConfigError(f"{argument}: does not work with {MEASURE}, which writes to <paths.results>/speed")
     from bench.speed import batches  # only now: importing PyTorch takes seconds
 
     if failed := batches.measure(arguments):
@@ -224,7 +224,7 @@ def _texts(row: Row) -> list[str]:
 
 
 def _notes(table: Table) -> list[str]:
-    """A line a reason."""
+    """One line per distinct reason."""
     names = {reason: [name for name in table.notes if table.notes[name] == reason] for reason in table.notes.values()}
     return [f"{', '.join(those)}: {reason}" for reason, those in names.items()]
 

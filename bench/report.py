@@ -142,7 +142,7 @@ def write_figures(store: Store, made: Made) -> Path:
 
 
 def _chosen(records: Sequence[RunRecord], settings: dict[str, str]) -> list[RunRecord]:
-    """The records that pass the filters; if a filter matches none, an error that lists the available values."""
+    """The records that pass the filters; for an unknown value an error that lists the available ones."""
     for key, field in FILTERS.items():
         if key in settings:
             wanted = settings[key].split(",")

@@ -61,6 +61,10 @@ def write_atomically(path: Path, data: str | bytes | Callable[[BinaryIO], object
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # not the temporary file's name, or none
     finally:
         part.unlink(missing_ok=True)
 

@@ -29,7 +29,7 @@ from bench.store import Store, write_atomically
 
 @contextlib.contextmanager
 def _answering() -> Iterator[None]:
-    """End the program by SystemExit at any exception, as Hydra only warns of a hook's and continues."""
+    """End the program by SystemExit at any exception, as Hydra only warns of exceptions in its hooks, and continues."""
     try:
         with cli.answering("bench"):
             yield
@@ -60,7 +60,11 @@ class SweepCallback(Callback):
         folder = Path(config.hydra.sweep.dir)
         if (state := status.state_of(folder)) is None:
             cli.stop("bench", f"{folder / status.PLAN} is gone: how the sweep ended is unknown", cli.FAILED)
-        if code := conclude(Store(config.paths.results), state):
+        try:
+            code = conclude(Store(config.paths.results), state)
+        except OSError as error:  # a full disk, a closed pipe
+            cli.stop("bench", f"the sweep's summary: {error}", cli.FAILED)
+        if code:
             sys.exit(code)
 
 

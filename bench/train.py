@@ -76,9 +76,7 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
                 store.discard(work)
                 raise
             return not_ok("failed", str(error))
-        except CheckpointError as error:
-            return not_ok("failed", f"{error}; force=true trains from scratch")
-        except distributed.ProcessError as error:
+        except (distributed.ProcessError, CheckpointError) as error:
             return not_ok("failed", str(error))
         except Exception as error:
             return not_ok("failed", reason_of(error))
@@ -153,9 +151,11 @@ def train(
     device = prepare_machine(resolved)
     peak = machine.PeakMemory(device)
     data, module = build(cfg, resolved, device)
+    params = costs.parameters(module.model)
+    macs = costs.macs(module.model, resolved["data"]["in_channels"], resolved["data"]["image_size"])
     rank, processes = distributed.rank(), resolved["trainer"]["devices"]
     if rank > 0:  # its own dropout, also after Lightning resets the seed; the weights come from the first process
-        L.seed_everything((resolved["seed"] + rank) % 2**32, verbose=False)
+        L.seed_everything(int(np.random.SeedSequence([resolved["seed"], rank]).generate_state(1)[0]), verbose=False)
     if rank == 0:
         write_atomically(work / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(resolved))))
 
@@ -167,6 +167,7 @@ def train(
     checkpoints = Checkpoints(work / "checkpoints", minutes, interrupts, lambda: saved.use(resolved, data))
     with loggers.finishing(), callbacks.quiet():
         logger = make_logger(cfg, resolved, work, sweep) if rank == 0 else None
+        # not len(data.train_dataloader()), which without a Trainer is one process's
         steps = len(Shard(0, processes).batches(len(data.train), data.batch_size))
         loggers.watch(logger, resolved, module.model, steps)
         decay = resolved["trainer"]["ema"]
@@ -195,8 +196,8 @@ def train(
             test_size=len(data.test),
             skipped_images=len(data.dataset.skipped),
             metrics=collect_metrics({**table.rows[selected_epoch - 1], **test}),
-            params=costs.parameters(module.model),
-            macs=costs.macs(module.model, resolved["data"]["in_channels"], resolved["data"]["image_size"]),
+            params=params,
+            macs=macs,
             train_images_per_s=meter.median(),
             fit_seconds=fit_seconds,
             peak_memory_bytes=meter.peak_bytes(),

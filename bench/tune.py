@@ -61,7 +61,7 @@ def tune(arguments: list[str]) -> None:
         import optuna
         from optuna.storages.journal import JournalFileBackend  # noqa: F401  # not there before 4.0
     except ImportError as error:
-        raise ConfigError("optuna, 4.0 or newer: not installed; pip install 'convbench[tune]'") from error
+        raise ConfigError("needs optuna 4.0 or newer; pip install 'convbench[tune]'") from error
     own = OWN | {key: value for key, _, value in (a.partition("=") for a in arguments) if key in OWN}
     if not (own["trials"].isascii() and own["trials"].isdigit()):
         raise ConfigError(f"trials={own['trials']}: must be a whole number, 0 or more")

@@ -53,7 +53,7 @@ from common import files, one_line
         ("trainer.precision=fp8", "auto, 32-true, bf16-mixed"),
         ("trainer.accelerator=abacus", "auto, gpu, mps, cpu"),
         ("force=perhaps", "true, false"),
-        ("data.name=2024", "must be text; a number wants quotes, data.name=\"'2024'\""),
+        ("data.name=2024", "must be text; a number needs quotes, data.name=\"'2024'\""),
         ("data.protocol=2", "must be text"),
         ("data.protocol=null", "data.protocol=null: must be text\n"),
         ("data.source=null data=cifar10", "must describe a data set, as in conf/data"),

@@ -103,7 +103,7 @@ def test_what_w_and_b_says_is_told_in_a_line(call, sweep, monkeypatch):
     monkeypatch.setattr(wandb, "Api", refuse)
     code, out, err = call(dashboard.main, f"paths.results={sweep}")
     assert (code, out) == (1, "")
-    assert err == "bench-dashboard: W&B: No API key configured.; needs `wandb login` and a network connection\n"
+    assert err == "bench-dashboard: W&B: No API key configured.; check `wandb login` and the network\n"
 
 
 def test_what_its_service_or_the_network_says_is_told_in_a_line_too(call, sweep, monkeypatch):
@@ -117,7 +117,7 @@ def test_what_its_service_or_the_network_says_is_told_in_a_line_too(call, sweep,
 
     monkeypatch.setattr(wandb, "Api", refuse)
     code, _, err = call(dashboard.main, f"paths.results={sweep}")
-    assert (code, err) == (1, "bench-dashboard: W&B: permission denied; needs `wandb login` and a network connection\n")
+    assert (code, err) == (1, "bench-dashboard: W&B: permission denied; check `wandb login` and the network\n")
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_a_summary_that_cannot_be_written_is_told_and_is_no_success(bench, monke
     monkeypatch.setattr("bench.report.build", full)
     code, _, err = bench("-m", "model=lenet", "seed=0", *SHORT, "progress=none")
     assert code == 1
-    assert "bench: disk full" in err
+    assert "bench: the sweep's summary: disk full" in err
 
 
 def test_a_torn_record_is_trained_anew(bench, tmp_path):

@@ -132,7 +132,7 @@ def test_a_mistake_is_told_in_a_line_before_anything_is_written(search, tmp_path
 def test_without_optuna_it_says_what_to_install(search, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna.storages.journal", None)
     code, _, err = search("seed=0,1")
-    assert (code, err) == (2, "bench-tune: optuna, 4.0 or newer: not installed; pip install 'convbench[tune]'\n")
+    assert (code, err) == (2, "bench-tune: needs optuna 4.0 or newer; pip install 'convbench[tune]'\n")
 
 
 # ---- which trials there are

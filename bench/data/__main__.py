@@ -20,13 +20,13 @@ def main() -> None:
 def look(arguments: list[str]) -> None:
     """Print the tables and write the sheet."""
     settings = [argument for argument in arguments if not argument.startswith("out=")]
-    out = [argument.removeprefix("out=") for argument in arguments if argument.startswith("out=")]
+    own = cli.settings([argument for argument in arguments if argument not in settings], ("out",))
     cfg = cli.composed(settings)
     resolved = config.check(cfg)
     choices = {word.partition("=")[0]: word.partition("=")[2].strip("[]").replace(",", "+") for word in settings}
     chosen = [choices[group] for group in ("augment", "augment/normalize") if group in choices]
     name = "-".join([resolved["data"]["name"], *chosen])
-    file = cli.out_file(out[-1] if out else f"{name}.png", ".png")
+    file = cli.out_file(cli.single(own, "out", f"{name}.png"), ".png")
 
     from bench.assemble import make_data, prepare_machine  # only now: importing PyTorch takes seconds
     from bench.data import sheet

@@ -14,7 +14,7 @@ SMALL_BELOW = 96
 """Images with a side shorter than this (pixels) get an architecture's ``small`` geometry, others its paper's."""
 
 AUX_HEADS = "aux_heads"
-"""The attribute of networks with auxiliary heads, which are trained but not part of the network as evaluated."""
+"""The name of the attribute that holds auxiliary heads, which are trained but not part of the network as evaluated."""
 
 
 class Output(NamedTuple):

@@ -125,7 +125,7 @@ def _letters(i: int) -> str:
 
 
 def _machine(records: Sequence[RunRecord]) -> str:
-    """``2 cores of AMD EPYC, PyTorch 2.14.1, bf16-mixed``, as far as it is the same for all records."""
+    """``2 cores of AMD EPYC, PyTorch 2.14.1, bf16-mixed``, if it is the same for all records, else empty."""
 
     def told(record: RunRecord) -> tuple[str, ...]:
         gpus = Counter(record.hardware.get("gpus") or ())

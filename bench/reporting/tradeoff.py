@@ -30,8 +30,8 @@ COSTS = {
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """The (cost, accuracy) pairs that no other beats in one without being worse in the other, by cost; the first of
-    equal ones.
+    """Positions of the (cost, accuracy) pairs that no other beats in one without being worse in the other, by cost; the
+    first of equal ones.
     """
     front: list[int] = []
     for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):

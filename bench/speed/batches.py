@@ -37,16 +37,15 @@ OWN = ("model", "batches")
 
 
 def measure(arguments: Sequence[str]) -> list[str]:
-    """Measure the networks that the arguments name, print, draw and write; returns what failed, a line each."""
+    """Measure the networks that the arguments name, print, draw and write; returns one line per failure."""
     need("bench-profile --measure", "report", "matplotlib")
     names, batches, settings = wanted(arguments)
     cfgs = {name: synthetic.composed([f"model={name}", *settings], 1) for name in names}
     resolved = [config.check(cfg) for cfg in cfgs.values()][-1]  # alike in all that is used here
     data, trainer = resolved["data"], resolved["trainer"]
-    with cli.mistakes():
-        device = machine.device(trainer["accelerator"])
-        with torch.device("meta"):  # what cannot be built is told before anything is measured
-            models = {name: instantiate(cfg.model.net) for name, cfg in cfgs.items()}
+    device = machine.device(trainer["accelerator"])
+    with cli.mistakes(), torch.device("meta"):  # fail before anything is measured
+        models = {name: instantiate(cfg.model.net) for name, cfg in cfgs.items()}
     sums = {
         name: (costs.parameters(model), costs.macs(model, data["in_channels"], data["image_size"]))
         for name, model in models.items()
@@ -77,14 +76,14 @@ def measure(arguments: Sequence[str]) -> list[str]:
         write_atomically(folder / f"profile.{kind}", draw(points, kind))
     console.say(f"written: {folder}/profile.csv, {folder}/profile.svg, {folder}/profile.png")
     if all(each.joules is None for each in points):
-        console.say("energy: this machine does not tell (of a GPU: pip install 'convbench[energy]')")
+        console.say("energy: not reported by this machine (for GPUs: pip install 'convbench[energy]')")
     return failed
 
 
 def wanted(arguments: Sequence[str]) -> tuple[list[str], list[int], list[str]]:
-    """Models, sizes of batches, other settings."""
+    """Models, batch sizes, other settings."""
     if "data=folder" in arguments:
-        raise ConfigError("data=folder: random images are measured; data.image_size and the like say of what size")
+        raise ConfigError("data=folder: random images are used; set their size with data.image_size and the like")
     own = dict(a.split("=", 1) for a in arguments if a.partition("=")[0] in OWN)
     names = own.get("model", ",".join(MODELS)).split(",")
     sizes = own.get("batches", ",".join(map(str, BATCHES))).split(",")

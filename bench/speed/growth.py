@@ -59,8 +59,8 @@ MODELS = {"lenet": 224, "nin_bn": 80}
 image that it takes as it is: NiN is another network from 96 pixels on.
 """
 NOTE = (
-    "Training by the Trainer, 32×32 in batches of 128 where nothing else is said; the figure shows rates as shares of "
-    "each network's own highest. NiN is shown up to 80 pixels, as it is another network from 96 on, and is left out "
+    "Training with the Trainer at 32×32 in batches of 128 unless stated otherwise; the figure shows rates relative to "
+    "each network's highest. NiN is shown up to 80 pixels, as it is another network from 96 on, and is left out "
     "where the data set grows."
 )
 SLOWER = {"lenet": 1, "nin_bn": 20}
@@ -70,7 +70,7 @@ SLOWER = {"lenet": 1, "nin_bn": 20}
 def measure(resolved: Mapping[str, Any]) -> None:
     """Measure, print, draw and write; see the command's help."""
     need("bench-speed growth", "report", "matplotlib")
-    machine.device(resolved["trainer"]["accelerator"])  # it is there, or that is told before minutes of measuring
+    machine.device(resolved["trainer"]["accelerator"])  # fail before minutes of measuring
     shared = tuple(machine_settings(resolved))
     values: dict[str, dict[str, dict[int, dict[str, float]]]] = {}
     for axis in AXES:

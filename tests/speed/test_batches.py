@@ -160,9 +160,9 @@ def failing(line, settings, sizes):
         (["batches=0"], "batches=0: must be whole numbers above 0"),
         (["model=nix"], "model=nix: no such option"),
         (["model=vgg16", "data.image_size=28"], "image_size=28: VGG needs at least 32 pixels"),
-        (["data=folder"], "data=folder: random images are measured"),
-        (["--all"], "--all: goes without --measure"),
-        (["out=a.csv"], "out=a.csv: goes without --measure"),
+        (["data=folder"], "data=folder: random images are used"),
+        (["--all"], "--all: does not work with --measure"),
+        (["out=a.csv"], "out=a.csv: does not work with --measure"),
         (["lenet"], "lenet: write it as setting=value"),
     ],
 )
