@@ -70,6 +70,32 @@ def bench(
 
 
 @pytest.fixture
+def search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., tuple[int, str, str]]
+) -> Callable[..., tuple[int, str, str]]:
+    """Call ``bench-tune``: arguments → exit code, standard output, standard error."""
+    from bench import tune
+
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    return lambda *arguments: call(tune.main, *arguments, f"paths.results={tmp_path / 'results'}")
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Cells are not trained: the nearer their learning rate is to 0.01, the better. Returns the rates."""
+    from bench import train
+
+    rates: list[float] = []
+
+    def run(cfg: DictConfig, sweep: str, watchers: object) -> RunRecord:
+        rates.append(cfg.optimizer.lr)
+        return record_of(val=1 / (1 + abs(cfg.optimizer.lr - 0.01)), test=0.123)
+
+    monkeypatch.setattr(train, "run", run)
+    return rates
+
+
+@pytest.fixture
 def make_record() -> Callable[..., RunRecord]:
     """See :func:`record_of`."""
     return record_of

@@ -1,38 +1,22 @@
 """bench-tune by processes that are killed, and by several at once."""
 
+import contextlib
 import functools
 import os
 import signal
 import sys
-import time
 
 import pytest
-from common import SHORT
+from common import wait_for
 from processes import CONTEXT, finish
 
 pytest.importorskip("optuna")
 
-from optuna import load_study
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from searches import CELL, states, trials
 
 from bench import tune
 from bench.store import Store
-
-LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
-CELL = ("model=lenet", *SHORT, "progress=none", "study=mine", LR)
-
-
-def trials(root):
-    """The trials of the study, read as by anyone."""
-    (file,) = root.glob("results/studies/*.log")
-    storage = JournalStorage(JournalFileBackend(str(file)))
-    return load_study(study_name=file.stem, storage=storage).get_trials()
-
-
-def states(root):
-    return [trial.state.name for trial in trials(root)]
 
 
 def start(root, *arguments):
@@ -56,17 +40,18 @@ def in_the_middle(finished, there):
     return done >= finished and there[-1].state == TrialState.RUNNING and there[-1].params
 
 
-def wait_for(root, condition):
+def trials_once(root, condition):
     """The trials once they meet the condition."""
-    for _ in range(4000):
+    there = []
+
+    def met():
         if list(root.glob("results/studies/*.log")):
-            try:
-                if condition(there := trials(root)):
-                    return there
-            except KeyError:  # no study in it yet
-                pass
-        time.sleep(0.05)
-    raise AssertionError("does not happen")
+            with contextlib.suppress(KeyError):  # no study in it yet
+                there[:] = trials(root)
+        return condition(there)
+
+    wait_for(met)
+    return there
 
 
 @pytest.mark.slow
@@ -74,7 +59,7 @@ def test_a_search_of_ten_trials_is_killed_twice_and_loses_none(tmp_path):
     cell, seen = (*CELL, "trainer.max_epochs=2", "trials=10"), {}
     for finished in (2, 6):
         process = start(tmp_path, *cell)
-        wait_for(tmp_path, functools.partial(in_the_middle, finished))
+        trials_once(tmp_path, functools.partial(in_the_middle, finished))
         process.kill()
         process.join()
         seen |= {trial.number: trial.params for trial in trials(tmp_path)}
@@ -102,12 +87,11 @@ def test_two_processes_share_a_study_and_run_no_trial_twice(tmp_path):
 def test_a_trial_is_taken_over_from_a_process_that_dies_by_one_that_waits(tmp_path):
     cell = (*CELL, "trainer.max_epochs=8", "trials=1", "prune=none")
     first = start(tmp_path, *cell)
-    (before,) = wait_for(tmp_path, lambda there: there and there[0].intermediate_values)
+    (before,) = trials_once(tmp_path, lambda there: there and there[0].intermediate_values)
     os.kill(first.pid, signal.SIGSTOP)  # alive, but it does not get on
     second = start(tmp_path, *cell)
-    while "running elsewhere" not in (log.read_text() if (log := tmp_path / f"{second.pid}.txt").exists() else ""):
-        assert second.is_alive()
-        time.sleep(0.05)
+    log = tmp_path / f"{second.pid}.txt"
+    wait_for(lambda: log.exists() and "running elsewhere" in log.read_text())
     first.kill()
     assert finish(second) == 0
     (after,) = trials(tmp_path)
