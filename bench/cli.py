@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bench import config
 from bench.config import ConfigError
 from bench.explain import explain
-from bench.store import StoreError, check_writable, seen
+from bench.store import StoreError, check_writable, is_folder
 
 FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -35,12 +35,14 @@ def answering(name: str) -> Iterator[None]:
     """Turn what the user did wrong into a line and exit code 2, Ctrl-C into 130, a full disk and its like into 1."""
     try:
         yield
-    except (ConfigError, HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+    except (ConfigError, StoreError, HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
         # Hydra refuses model=null by ValueError and model=[[lenet]] by TypeError
-        told = isinstance(error, ConfigError | HydraException | OmegaConfBaseException) or from_hydra(error)
+        told = isinstance(error, ConfigError | StoreError | HydraException | OmegaConfBaseException) or from_hydra(
+            error
+        )
         if SHOW_TRACEBACKS or not told or isinstance(error, InstantiationException):
             raise
-        stop(name, str(error) if isinstance(error, ConfigError) else explain(error), USAGE_ERROR)
+        stop(name, str(error) if isinstance(error, ConfigError | StoreError) else explain(error), USAGE_ERROR)
     except BrokenPipeError:  # output into head, less and the like, which have seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
     except OSError as error:
@@ -130,8 +132,7 @@ def out_file(text: str, *suffixes: str) -> Path:
         ConfigError: it has none of the suffixes, is a folder, or is not in a writable folder.
     """
     file = Path(text).expanduser()
-    in_folder = seen(file.parent) and file.parent.is_dir()
-    if file.suffix.lower() not in suffixes or not in_folder or (seen(file) and file.is_dir()):
+    if file.suffix.lower() not in suffixes or not is_folder(file.parent) or is_folder(file):
         raise ConfigError(f"out={text}: must end in {' or '.join(suffixes)}, in a folder that exists")
     try:
         check_writable(file.parent)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from bench import cli, console
 from bench.config import ConfigError, need
 from bench.evaluate import opened
-from bench.store import StoreError, check_writable, write_atomically
+from bench.store import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from bench.inference import Pictures
@@ -54,10 +54,7 @@ def look(arguments: list[str]) -> None:
         known = ", ".join(saved.classes[:10]) + ("" if len(saved.classes) <= 10 else ", …")
         raise ConfigError(f"class={label}: the network knows {known}")
     folder = Path(cli.single(own, "out", str(saved.folder / "look"))).expanduser()
-    try:
-        check_writable(folder, "out")
-    except StoreError as error:
-        raise ConfigError(str(error)) from error
+    check_writable(folder, "out")
 
     from bench import inference
 

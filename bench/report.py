@@ -22,7 +22,7 @@ from bench import console
 from bench.record import RunRecord
 from bench.reporting import ablations, leaderboard, predictions, render
 from bench.reporting.predictions import Predictions
-from bench.store import DEFAULT_RESULTS, Store, StoreError, check_writable, write_atomically
+from bench.store import DEFAULT_RESULTS, Store, check_writable, write_atomically
 
 FILTERS = {"data": "dataset", "protocol": "protocol", "model": "model", "seed": "seed"}
 """Setting → field of the records."""
@@ -95,10 +95,7 @@ def report(arguments: list[str]) -> None:
     if not records:
         _refuse(f"paths.results={results}: contains no finished runs")
     chosen = _chosen(records, settings)
-    try:
-        check_writable(results)
-    except StoreError as error:
-        _refuse(str(error))
+    check_writable(results)
     made = build(store, show=[])
     for table in leaderboard.tables(chosen, made.predictions):
         console.out.print(render.to_rich(leaderboard.in_order(table, key)))

@@ -69,9 +69,9 @@ def write_atomically(path: Path, data: str | bytes | Callable[[BinaryIO], object
         part.unlink(missing_ok=True)
 
 
-def seen(path: Path) -> bool:
-    """Whether the path exists for us: Path.exists raises if a parent folder may not be entered."""
-    return os.path.exists(path)  # noqa: PTH110
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder that we can see: Path.is_dir raises if a parent folder may not be entered."""
+    return os.path.isdir(path)  # noqa: PTH112
 
 
 def check_writable(folder: Path, setting: str = "paths.results") -> None:
@@ -79,7 +79,8 @@ def check_writable(folder: Path, setting: str = "paths.results") -> None:
 
     ``setting`` is the setting that names the folder.
     """
-    ancestor = next(path for path in (folder, *folder.absolute().parents) if seen(path))
+    places = (folder, *folder.absolute().parents)
+    ancestor = next(path for path in places if os.path.exists(path))  # noqa: PTH110 - Path.exists, see is_folder
     effective = os.access in os.supports_effective_ids
     if not ancestor.is_dir():
         raise StoreError(f"{setting}={folder}: {ancestor} is not a folder")

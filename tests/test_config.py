@@ -177,6 +177,13 @@ def test_a_cache_that_cannot_be_written_is_named(bench, tmp_path):
     assert (code, err) == (2, f"bench: paths.cache={tmp_path / 'file'}: {tmp_path / 'file'} is not a folder\n")
 
 
+@pytest.mark.parametrize("name", ["data", "results", "cache"])
+def test_a_home_that_is_nobodys_is_named(bench, tmp_path, name):
+    own = {"results": "'~nobody-here/x'"} if name == "results" else {}
+    code, _, err = bench(*(() if own else (f"paths.{name}='~nobody-here/x'",)), **own)
+    assert (code, err) == (2, f"bench: paths.{name}=~nobody-here/x: no such user's home\n")
+
+
 @pytest.mark.parametrize("name", ["data", "cache"])
 def test_an_empty_path_is_refused(bench, name):
     code, _, err = bench(f"paths.{name}=''")
