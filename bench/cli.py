@@ -30,19 +30,25 @@ def stop(name: str, text: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+OURS = (ConfigError, StoreError)
+HYDRAS = (HydraException, OmegaConfBaseException)
+
+
 @contextlib.contextmanager
 def answering(name: str) -> Iterator[None]:
     """Turn what the user did wrong into a line and exit code 2, Ctrl-C into 130, a full disk and its like into 1."""
     try:
         yield
-    except (ConfigError, StoreError, HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
-        # Hydra refuses model=null by ValueError and model=[[lenet]] by TypeError
-        told = isinstance(error, ConfigError | StoreError | HydraException | OmegaConfBaseException) or from_hydra(
-            error
-        )
-        if SHOW_TRACEBACKS or not told or isinstance(error, InstantiationException):
+    except OURS as error:
+        if SHOW_TRACEBACKS:
             raise
-        stop(name, str(error) if isinstance(error, ConfigError | StoreError) else explain(error), USAGE_ERROR)
+        stop(name, str(error), USAGE_ERROR)
+    except (*HYDRAS, ValueError, TypeError) as error:
+        # Hydra refuses model=null by ValueError and model=[[lenet]] by TypeError
+        refusal = isinstance(error, HYDRAS) or from_hydra(error)
+        if SHOW_TRACEBACKS or not refusal or isinstance(error, InstantiationException):
+            raise
+        stop(name, explain(error), USAGE_ERROR)
     except BrokenPipeError:  # output into head, less and the like, which have seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
     except OSError as error:
