@@ -106,8 +106,13 @@ def precision(wanted: str, device: torch.device) -> str:
         # 8.0 (Ampere) is the first generation with bf16 tensor cores; older ones only emulate it
         native = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
-        native = device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+        native = device.type == "cpu" and cpu_multiplies_bf16()
     return "bf16-mixed" if native else "32-true"
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether the processor has instructions that multiply bf16; without them bf16 is slower than 32 bits."""
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def compile_mode(wanted: str, device: torch.device) -> str | None:
@@ -177,7 +182,7 @@ def wait(device: torch.device) -> None:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores, threads, memory (bytes), GPUs, host, operating system."""
+    """Processor, cores, threads, vector instructions, memory (bytes), GPUs, host, operating system."""
     return _hardware() | {"threads": torch.get_num_threads()}  # may change: a quota, a share of the cores
 
 
@@ -187,6 +192,9 @@ def _hardware() -> dict[str, Any]:
     return {
         "cpu": names[0] if names else platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        # names such as AMD EPYC are those of several generations, of which one trains several times faster
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # AVX2, AVX512, … as PyTorch's kernels use them
+        "cpu_bf16": cpu_multiplies_bf16(),
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),  # those of the machine's that a launcher has chosen

@@ -137,6 +137,9 @@ def test_the_machine_is_described():
     assert hardware["cpu"]
     assert hardware["cores"] >= 1
     assert hardware["memory_bytes"] > 2**28
+    assert hardware["cpu_capability"]
+    if (kernel := Path("/proc/cpuinfo")).exists():
+        assert hardware["cpu_bf16"] == ("avx512_bf16" in kernel.read_text())
     assert versions["torch"] == torch.__version__.split("+")[0]
 
 

@@ -124,8 +124,11 @@ def _letters(i: int) -> str:
     return (_letters(i // 26 - 1) if i >= 26 else "") + chr(ord("a") + i % 26)
 
 
+OTHER_MACHINES = "different machines, versions or precisions: images/s, fit s and peak MiB are not comparable"
+
+
 def _machine(records: Sequence[RunRecord]) -> str:
-    """``2 cores of AMD EPYC, PyTorch 2.14.1, bf16-mixed``, if it is the same for all records, else empty."""
+    """``2 cores of AMD EPYC, PyTorch 2.14.1, bf16-mixed``; what follows if records differ in it; empty if not known."""
 
     def told(record: RunRecord) -> tuple[str, ...]:
         gpus = Counter(record.hardware.get("gpus") or ())
@@ -137,7 +140,7 @@ def _machine(records: Sequence[RunRecord]) -> str:
     if not all("cpu" in record.hardware and "torch" in record.versions for record in records):
         return ""
     first, *others = {told(record) for record in records}
-    return "" if others else ", ".join(first)
+    return OTHER_MACHINES if others else ", ".join(first)
 
 
 def _tested(rows: Sequence[Row], predictions: Mapping[str, Predictions]) -> list[Row]:

@@ -51,10 +51,11 @@ def publish(
         "versions": versions,
         "git_sha": machine.git_sha(),
     }
+    vectors = hardware["cpu_capability"] + (", native bf16" if hardware["cpu_bf16"] else "")
     lines = [
         f"# {command or f'bench-speed {subject}'}",
         "",
-        f"{hardware['cpu']}, {hardware['cores']} cores, GPUs: {', '.join(hardware['gpus']) or 'none'}; "
+        f"{hardware['cpu']}, {hardware['cores']} cores ({vectors}), GPUs: {', '.join(hardware['gpus']) or 'none'}; "
         f"PyTorch {versions['torch']}, torchvision {versions['torchvision']}; {now.date()}.",
         *(["", note] * bool(note)),
     ]

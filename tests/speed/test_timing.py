@@ -4,6 +4,7 @@ import datetime
 import itertools
 import json
 
+from bench import machine
 from bench.speed import timing
 
 
@@ -24,7 +25,7 @@ def test_tables_are_printed_and_written_with_the_machine(tmp_path, capsys):
     assert "1,000" in out
     text = (tmp_path / "speed/data.md").read_text()
     assert "| what | images/s |\n|---|--:|\n| ours | 1,000 |\n| theirs | 10 |\n" in text
-    assert "cores" in text
+    assert f"cores ({machine.hardware()['cpu_capability']}" in text
     values = json.loads((tmp_path / "speed/data.json").read_text())
     assert values["results"] == {"first": {"ours": 1000.0}}
     assert values["hardware"]["cores"] >= 1
