@@ -37,7 +37,7 @@ status: $(READY) ## how far the last sweep is: done, running, failed, waiting, t
 report: $(READY) ## rebuild leaderboard, report.html and figures from the records; ARGS=readme=FILE a page, too
 	$(BIN)/bench-report 'paths.results=$(RESULTS)' $(ARGS)
 
-speed: $(READY) ## training speed of the networks beside a bare loop and a plain stack: 25 minutes
+speed: $(READY) ## training speed of the networks beside a bare loop and a plain stack: half an hour
 	$(BIN)/bench-speed train 'paths.results=$(RESULTS)' $(ARGS)
 
 profile: $(READY) ## parameters and MACs of all models; time, memory, energy of nine by size of batch, as ARGS say: ten minutes

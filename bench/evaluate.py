@@ -29,7 +29,7 @@ from rich.table import Table as RichTable
 from bench import cli, console
 from bench.config import ConfigError
 from bench.record import protocol
-from bench.reporting import render, stats
+from bench.reporting import markdown, render, stats
 from bench.reporting.stats import Interval
 from bench.store import write_atomically
 
@@ -229,11 +229,9 @@ def caption(table: Table) -> str:
 
 def to_markdown(table: Table) -> str:
     """With a title line, and what the numbers are."""
-    text = caption(table)
-    lines = [f"{table.title}: {', '.join(table.run_ids)}.", "", "| " + " | ".join(COLUMNS) + " |"]
-    lines.append("|" + "|".join("---" if name == "network" else "--:" for name in COLUMNS) + "|")
-    lines += ["| " + " | ".join(texts(line)) + " |" for line in table.rows]
-    return "\n".join([*lines, "", f"{text[0].upper()}{text[1:]}.", ""])
+    text, title = caption(table), f"{table.title}: {', '.join(table.run_ids)}."
+    lines = markdown.table(COLUMNS, map(texts, table.rows), left=["network"])
+    return "\n".join([title, "", *lines, "", f"{text[0].upper()}{text[1:]}.", ""])
 
 
 def to_csv(table: Table) -> str:

@@ -36,6 +36,7 @@ from rich.table import Table as RichTable
 from bench import cli, config, console
 from bench.config import ConfigError
 from bench.explain import options
+from bench.reporting import markdown
 from bench.store import write_atomically
 
 if TYPE_CHECKING:
@@ -212,10 +213,10 @@ def render(table: Table, style: str) -> str:
         lines = [(*row, table.notes.get(str(row[0]))) if more else row for row in table.rows]
         csv.writer(text, lineterminator="\n").writerows([(*table.header, "note") if more else table.header, *lines])
     else:
-        bar = ["--:" if name in NUMBERS else "---" for name in table.header]
-        rows = [table.header, bar, *map(_texts, table.rows), *([_texts(table.total)] if table.total else [])]
+        rows = [*table.rows, *([table.total] if table.total else [])]
+        lines = markdown.table(table.header, map(_texts, rows), left=set(table.header) - set(NUMBERS))
         notes = ["", *(f"- {note}" for note in _notes(table))] if table.notes else []
-        text.write("\n".join([f"{table.title}:", "", *("| " + " | ".join(row) + " |" for row in rows), *notes, ""]))
+        text.write("\n".join([f"{table.title}:", "", *lines, *notes, ""]))
     return text.getvalue()
 
 

@@ -26,7 +26,8 @@ def bench_profile(call, monkeypatch, tmp_path):
 
 def markdown_rows(text: str) -> list[list[str]]:
     """The cells of a Markdown table; its title and notes aside."""
-    return [line.strip("|").strip(" ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line] for line in lines]
 
 
 def test_googlenet_as_a_table_of_80_columns(bench_profile):

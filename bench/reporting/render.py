@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from bench.reporting import markdown
 from bench.reporting.ablations import Effect
 from bench.reporting.leaderboard import MEASURES, Row, Table
 from bench.reporting.stats import LEVEL, Stat
@@ -118,10 +119,8 @@ def to_markdown(all_tables: Sequence[Table], effects: Sequence[Sequence[Effect]]
 def section(table: Table) -> str:
     """A table in Markdown, with what its numbers are."""
     text, cells = caption(table), _lines(table)
-    lines = [f"{text[0].upper()}{text[1:]}.", "", "| " + " | ".join(cells[0]) + " |"]
-    lines.append("|" + "|".join("---" if name == "model" else "--:" for name in cells[0]) + "|")
-    lines += ["| " + " | ".join(cell.replace("\n", "<br>") for cell in line.values()) + " |" for line in cells]
-    return "\n".join([*lines, ""])
+    lines = markdown.table([*cells[0]], [[*line.values()] for line in cells], left=["model"])
+    return "\n".join([f"{text[0].upper()}{text[1:]}.", "", *lines, ""])
 
 
 EFFECTS = ("model", "change", "n", "test top-1 before", "test top-1 after", "difference", "95 % interval", "p")
@@ -140,13 +139,13 @@ def effects_section(effects: Sequence[Effect]) -> str:
     """A table in Markdown, with what its numbers are."""
     if not effects:
         return "No two rows differ in exactly one choice.\n"
-    lines = [EFFECTS_NOTE, "", "| " + " | ".join(EFFECTS) + " |", "|---|---|" + "--:|" * (len(EFFECTS) - 2)]
+    rows = []
     named = [(pair.without.model, pair.what) for pair, *_ in effects]
     for pair, difference, interval, p in effects:
         alone = named.count((pair.without.model, pair.what)) == 1
         sizes = {pair.without.n, pair.with_it.n}
         cells = [
-            pair.without.model if alone else f"{pair.without.model}<br>{pair.without.variant}",
+            pair.without.model if alone else f"{pair.without.model}\n{pair.without.variant}",
             pair.what,
             ", ".join(map(str, sorted(sizes))),
             percent(pair.without.stats["test_top1"]),
@@ -155,8 +154,8 @@ def effects_section(effects: Sequence[Effect]) -> str:
             "–" if interval is None else f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}",
             "–" if p is None else f"{p:.2f}" if p >= 0.1 else f"{p:.4f}" if p >= 0.0001 else "< 0.0001",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, ""])
+        rows.append(cells)
+    return "\n".join([EFFECTS_NOTE, "", *markdown.table(EFFECTS, rows, left=["model", "change"]), ""])
 
 
 MARKER = re.compile(r"(<!-- (leaderboard|ablations): (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -12,6 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from bench import console, machine
+from bench.reporting import markdown
 from bench.store import write_atomically
 
 
@@ -67,9 +68,7 @@ def publish(
         for row in rows:
             shown.add_row(*row)
         console.out.print(shown)
-        bar = "|---|" + "--:|" * (len(header) - 1)
-        lines += ["", f"## {title}", "", *("| " + " | ".join(row) + " |" for row in [header]), bar]
-        lines += ["| " + " | ".join(row) + " |" for row in rows]
+        lines += ["", f"## {title}", "", *markdown.table(header, rows, left=header[:1])]
     if note:
         console.out.print(note)
     folder = Path(resolved["paths"]["results"]).expanduser() / "speed"

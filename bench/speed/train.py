@@ -39,14 +39,17 @@ EPOCHS = {
     "lenet": 25_600, "alexnet_bn": 1_280, "nin_bn": 1_024, "vgg11_bn": 1_280, "googlenet_bn": 512,
     "alexnet": 1_280, "googlenet": 512,
 }  # fmt: skip
-"""Networks, and images of an epoch: some seconds for each. Real epochs are longer, and what each costs once is less."""
+"""Networks, and images of an epoch on a machine of 10¹² FLOP/s: some seconds for each. Real epochs are longer, and what
+each costs once is less.
+"""
+BATCH = 128
+LEAST, MOST = 2 * BATCH, 40
+"""Images of an epoch at least; times the images above at most, where the reference's workers take the time."""
 NOTE = (
     "Batches of 128. bare: the same steps on batches made before; reference: a plain Lightning stack in 32 bits, with "
     "the best number of workers of its DataLoader; ceiling: one large convolution. The quotients are medians over "
     "rounds; MiB is ours."
 )
-ON_GPUS = 40
-"""Times as many images there."""
 CEILING_SHAPE = (128, 256, 16, 16)
 """Of what goes into the convolution that is the ceiling."""
 
@@ -55,10 +58,10 @@ def measure(resolved: Mapping[str, Any]) -> None:
     """Measure, print and write; see the command's help."""
     device = machine.device(resolved["trainer"]["accelerator"])
     shared = machine_settings(resolved)
-    values = {}
+    flops, values = ceiling(device), {}
     for name, images in EPOCHS.items():
         console.say(f"{name}: {ROUNDS} rounds")
-        values[name] = compare([f"model={name}", *shared], images * (ON_GPUS if device.type == "cuda" else 1), device)
+        values[name] = compare([f"model={name}", *shared], scaled(images, flops), device)
         told = "{} ours, {} bare, {} reference (workers: {})".format(*row(name, values[name])[1:5])
         console.say(f"  images/s: {told}")
     rows = [row(name, each) for name, each in values.items()]
@@ -70,6 +73,17 @@ def measure(resolved: Mapping[str, Any]) -> None:
         ("Times faster than the reference", ["", "×"], gain),
     ]
     publish(resolved, "train", tables, values, NOTE)
+
+
+def ceiling(device: torch.device) -> float:
+    """FLOP/s of one large convolution."""
+    with together({CEILING: Contestant(convolution, str(device))}) as alone:
+        return interleaved(alone, 1)[CEILING][0]
+
+
+def scaled(images: int, flops: float) -> int:
+    """Images of an epoch, in whole batches, that takes about as long on a machine of so many FLOP/s."""
+    return max(LEAST, round(images * min(flops / 1e12, MOST) / BATCH) * BATCH)
 
 
 def machine_settings(resolved: Mapping[str, Any]) -> list[str]:

@@ -42,6 +42,13 @@ def test_a_quotient_is_the_median_of_the_rounds():
     assert train.quotient([2.0, 30.0, 4.0], [1.0, 10.0, 4.0]) == 2.0
 
 
+@pytest.mark.parametrize(
+    ("flops", "images"), [(1e12, 1280), (0.99e12, 1280), (0.5e12, 640), (0.15e12, 256), (1e9, 256), (300e12, 51_200)]
+)
+def test_slow_machines_get_fewer_images_in_whole_batches(flops, images):
+    assert train.scaled(1280, flops) == images
+
+
 @pytest.mark.slow
 def test_all_contestants_train_in_turns_and_a_table_is_written(call, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "ROUNDS", 2)
