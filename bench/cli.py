@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bench import config
 from bench.config import ConfigError
 from bench.explain import explain
-from bench.store import StoreError, check_writable, is_folder
+from bench.store import StoreError, check_writable, expanded, is_folder
 
 FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -137,7 +137,7 @@ def out_file(text: str, *suffixes: str) -> Path:
     Raises:
         ConfigError: it has none of the suffixes, is a folder, or is not in a writable folder.
     """
-    file = Path(text).expanduser()
+    file = expanded(text, "out")
     if file.suffix.lower() not in suffixes or not is_folder(file.parent) or is_folder(file):
         raise ConfigError(f"out={text}: must end in {' or '.join(suffixes)}, in a folder that exists")
     try:

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench import resolvers
 from bench.record import RUN_ID
-from bench.store import StoreError, check_writable, is_folder
+from bench.store import StoreError, check_writable, expanded, is_folder
 
 PACKAGE = Path(__file__).parent
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
@@ -228,23 +228,17 @@ def _check_folders(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"paths.{name}={config['paths'][name]}: must be a folder")
     if not isinstance(source := _select(config, "data.source"), Mapping):
         raise ConfigError(f"data.source={json.dumps(source)}: must describe a data set, as in conf/data")
-    data, results, cache = (_expanded(config["paths"], name) for name in ("data", "results", "cache"))
-    # the default folder is created by the first download; one given explicitly must exist
-    if "root" in source and str(data) != DEFAULT_DATA and not is_folder(data):
-        raise ConfigError(f"paths.data={data}: no such folder")
     try:
+        places = (expanded(config["paths"][name], f"paths.{name}") for name in ("data", "results", "cache"))
+        data, results, cache = places
+        # the default folder is created by the first download; one given explicitly must exist
+        if "root" in source and str(data) != DEFAULT_DATA and not is_folder(data):
+            raise ConfigError(f"paths.data={data}: no such folder")
         check_writable(results, "paths.results")
         if not is_folder(cache):  # an existing cache may be read-only
             check_writable(cache, "paths.cache")
     except StoreError as error:
         raise ConfigError(str(error)) from error
-
-
-def _expanded(paths: Mapping[str, str], name: str) -> Path:
-    try:
-        return Path(paths[name]).expanduser()
-    except RuntimeError as error:  # ~nobody
-        raise ConfigError(f"paths.{name}={paths[name]}: no such user's home") from error
 
 
 SECRET = re.compile(r"(api_?key|access_?key|private_?key|token|secret|passw|passphrase|credential)", re.IGNORECASE)

@@ -11,7 +11,7 @@ commas. paths.data: the folder of the data sets, if not where the run found them
 
 Prints one row per network and number of crops: top-1 with its 95 % bootstrap interval over images, top-5, expected
 calibration error (ECE), forward passes and multiply-accumulates (MACs) per image. Networks trained on different data
-sets or protocols are rejected, as their numbers never share a table.
+sets or protocols are rejected, as their numbers never share a table; with images=, those with other classes are.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from bench.config import ConfigError
 from bench.record import protocol
 from bench.reporting import markdown, render, stats
 from bench.reporting.stats import Interval
-from bench.store import write_atomically
+from bench.store import expanded, write_atomically
 
 if TYPE_CHECKING:
     from bench.inference import Answers, Pictures
@@ -83,7 +83,7 @@ def evaluate(arguments: list[str]) -> None:
     from bench import inference
 
     if images:
-        pictures = inference.of_folder(Path(images).expanduser(), networks[0].classes)
+        pictures = inference.of_folder(expanded(images, "images"), networks[0].classes)
     else:
         pictures = inference.of_split(networks[0], split, cli.single(own, "paths.data") or None)
     table = compare(networks, pictures, crops)
@@ -165,7 +165,7 @@ def opened(own: dict[str, list[str]]) -> list[Saved]:
 
     places: list[str] = []
     for pattern in filter(None, ",".join(own.get("checkpoint", [])).split(",")):
-        path = Path(pattern).expanduser()
+        path = expanded(pattern, "checkpoint")
         try:
             found = [path] if path.exists() else sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
         except ValueError as error:

@@ -26,7 +26,7 @@ from rich.table import Table
 from bench import cli, console
 from bench.config import ConfigError
 from bench.evaluate import opened
-from bench.store import write_atomically
+from bench.store import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from bench.deploy import Deployed, Runner
@@ -61,6 +61,7 @@ def export(arguments: list[str]) -> None:
 
     if not files:
         files = [saved.folder / "export" / f"{saved.run_id}{suffix}" for suffix in SUFFIXES]
+        check_writable(saved.folder / "export", "out")
     network = Deployed(saved)
     before, left = batch_norms(saved.model), batch_norms(network)
     side = network.side

@@ -22,6 +22,7 @@ from bench.data.module import parts
 from bench.data.pipeline import Pipeline
 from bench.data.sources.folder import images_in, is_class, upright
 from bench.saved import Saved, check_targets
+from bench.store import expanded
 from bench.views import views
 
 SPLITS = ("val", "test")
@@ -124,7 +125,7 @@ def of_files(places: Iterable[str]) -> Pictures:
     """
     names: list[str] = []
     for place in places:
-        path = Path(place).expanduser()
+        path = expanded(place, "image")
         if path.is_dir():
             folders = sorted([path, *(inner for inner in path.rglob("*") if inner.is_dir())])
             found = [str(inner / name) for inner in folders for name in images_in(inner)]
@@ -132,10 +133,10 @@ def of_files(places: Iterable[str]) -> Pictures:
                 raise ConfigError(f"{place}: contains no images")
             names += found
         elif path.is_file():
-            names.append(place)
+            names.append(str(path))
         else:
             raise ConfigError(f"{place}: no such file or folder")
-    return Pictures(f"{len(names):,} images", names, None, lambda i: upright(Path(names[i]).expanduser()))
+    return Pictures(f"{len(names):,} images", names, None, lambda i: upright(Path(names[i])))
 
 
 def answers(saved: Saved, pictures: Pictures, crops: int = 1) -> Answers:

@@ -20,7 +20,7 @@ from bench.config import ConfigError, need
 from bench.record import RunRecord
 from bench.reporting import predictions, stats
 from bench.reporting.predictions import MISTAKES, PREDICTIONS
-from bench.store import RECORD, write_atomically
+from bench.store import RECORD, expanded, write_atomically
 
 FILES = ("config.yaml", "metrics.csv", PREDICTIONS, MISTAKES)
 """Files that are uploaded with a record."""
@@ -62,7 +62,7 @@ def mlflow(run: RunInfo, experiment: str, tracking_uri: str | None, folder: str)
         logging.getLogger(name).setLevel(logging.WARNING)
     kept = run.workspace / "mlflow_id"  # a resumed cell stays one run
     new = not kept.exists()
-    place = Path(folder).expanduser().absolute()
+    place = expanded(folder, "logger.folder").absolute()
     with warnings.catch_warnings(), FileLock(place / "mlflow.lock"):  # the first process creates the database
         warnings.filterwarnings("ignore", message=".*loader strategy is deprecated")  # inside MLflow
         logger = MLFlowLogger(

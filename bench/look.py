@@ -16,13 +16,12 @@ features-N   the strongest feature maps of image N at each resolution, and what 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import cli, console
 from bench.config import ConfigError, need
 from bench.evaluate import opened
-from bench.store import check_writable, write_atomically
+from bench.store import check_writable, expanded, write_atomically
 
 if TYPE_CHECKING:
     from bench.inference import Pictures
@@ -53,7 +52,7 @@ def look(arguments: list[str]) -> None:
     if label and label not in saved.classes:
         known = ", ".join(saved.classes[:10]) + ("" if len(saved.classes) <= 10 else ", …")
         raise ConfigError(f"class={label}: the network knows {known}")
-    folder = Path(cli.single(own, "out", str(saved.folder / "look"))).expanduser()
+    folder = expanded(cli.single(own, "out", str(saved.folder / "look")), "out")
     check_writable(folder, "out")
 
     from bench import inference

@@ -111,7 +111,7 @@ def precision(wanted: str, device: torch.device) -> str:
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Whether the processor has instructions that multiply bf16; without them bf16 is slower than 32 bits."""
+    """Whether the processor is an x86 one that multiplies bf16 (avx512_bf16); without, bf16 is slower than 32 bits."""
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
@@ -194,7 +194,7 @@ def _hardware() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         # names such as AMD EPYC are those of several generations, of which one trains several times faster
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # AVX2, AVX512, … as PyTorch's kernels use them
-        "cpu_bf16": cpu_multiplies_bf16(),
+        "cpu_avx512_bf16": cpu_multiplies_bf16(),
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),  # those of the machine's that a launcher has chosen

@@ -22,7 +22,7 @@ from bench import console
 from bench.record import RunRecord
 from bench.reporting import ablations, leaderboard, predictions, render
 from bench.reporting.predictions import Predictions
-from bench.store import DEFAULT_RESULTS, Store, check_writable, write_atomically
+from bench.store import DEFAULT_RESULTS, Store, check_writable, expanded, write_atomically
 
 FILTERS = {"data": "dataset", "protocol": "protocol", "model": "model", "seed": "seed"}
 """Setting → field of the records."""
@@ -86,10 +86,10 @@ def report(arguments: list[str]) -> None:
     settings = {key: cli.single(own, key) for key in own}
     if (key := settings.get("sort", "rank")) not in leaderboard.SORT_KEYS:
         _refuse(f"sort={key}: must be one of {', '.join(leaderboard.SORT_KEYS)}")
-    readme = Path(settings["readme"]).expanduser() if "readme" in settings else None
+    readme = expanded(settings["readme"], "readme") if "readme" in settings else None
     if readme is not None and not readme.is_file():
         _refuse(f"readme={readme}: no such file")
-    results = Path(settings.get("paths.results", DEFAULT_RESULTS)).expanduser()
+    results = expanded(settings.get("paths.results", DEFAULT_RESULTS))
     store = Store(results)
     records = [record for record in store.load_all() if record.status == "ok"]
     if not records:

@@ -19,6 +19,7 @@ from bench.data import sources
 from bench.data.module import ImageData
 from bench.data.normalize import Normalize
 from bench.record import run_id
+from bench.store import expanded
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def open_run(place: Path | str, device: torch.device | str = "cpu") -> Saved:
     Raises:
         ConfigError: there is none, another program wrote it, or it names code outside this project.
     """
-    path = Path(place).expanduser()
+    path = expanded(place, "checkpoint")
     file = path / "checkpoints" / SELECTED if path.is_dir() else path
     if not file.is_file():
         raise ConfigError(f"checkpoint={place}: no such file; name a run's directory or its checkpoints/{SELECTED}")

@@ -66,7 +66,20 @@ def write_atomically(path: Path, data: str | bytes | Callable[[BinaryIO], object
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error  # not the temporary file's name, or none
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # which would hide the first error
+            part.unlink()
+
+
+def expanded(place: Path | str, setting: str = "paths.results") -> Path:
+    """The path with ``~`` expanded; ``setting`` is the setting that names it.
+
+    Raises:
+        StoreError: it names the home of a user that does not exist.
+    """
+    try:
+        return Path(place).expanduser()
+    except RuntimeError as error:
+        raise StoreError(f"{setting}={place}: no such user's home") from error
 
 
 def is_folder(path: Path) -> bool:
@@ -92,7 +105,7 @@ class Store:
     """The cells under one results folder."""
 
     def __init__(self, root: Path | str):
-        self.root = Path(root).expanduser()
+        self.root = expanded(root)
 
     def path(self, run_id: str) -> Path:
         """A cell's directory.

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench import cli, console, launcher, status
 from bench.claim import now
-from bench.config import check
+from bench.config import ConfigError, check
 from bench.record import run_id
 from bench.store import Store, write_atomically
 
@@ -47,7 +47,10 @@ class SweepCallback(Callback):
         launcher.check(OmegaConf.to_container(config.hydra.launcher, resolve=True))  # type: ignore[arg-type] # keys
         cells = plan(config, kwargs["config_name"])
         folder = Path(config.hydra.sweep.dir)
-        folder.mkdir(parents=True)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError as error:
+            raise ConfigError(f"hydra.sweep.dir={folder}: exists already; name a new folder") from error
         state = {"cells": cells, "started": now(folder)}
         write_atomically(folder / status.PLAN, json.dumps(state, indent=2) + "\n")
         console.say(f"{len(cells)} cell{'s' * (len(cells) != 1)}, records in {config.paths.results}/runs")

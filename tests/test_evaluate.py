@@ -98,6 +98,9 @@ def test_images_that_cannot_be_read_count_where_the_run_skipped_them_and_stop_it
     [
         ([], "checkpoint: must name a run's directory"),
         (["checkpoint=no-such"], "checkpoint=no-such: no such file"),
+        (["checkpoint=~nobody-here/x"], "checkpoint=~nobody-here/x: no such user's home"),
+        (["checkpoint={run}", "images=~nobody-here/x"], "images=~nobody-here/x: no such user's home"),
+        (["checkpoint={run}", "out=~nobody-here/x.md"], "out=~nobody-here/x.md: no such user's home"),
         (["checkpoint={run}", "split=train"], "split=train: must be one of val, test"),
         (["checkpoint={run}", "crops=3"], "crops=3: must be one of 1, 2, 5, 10, 144"),
         (["checkpoint={run}", "crops=1", "crops=2"], "crops=2: is given twice"),

@@ -139,7 +139,7 @@ def test_the_machine_is_described():
     assert hardware["memory_bytes"] > 2**28
     assert hardware["cpu_capability"]
     if (kernel := Path("/proc/cpuinfo")).exists():
-        assert hardware["cpu_bf16"] == ("avx512_bf16" in kernel.read_text())
+        assert hardware["cpu_avx512_bf16"] == ("avx512_bf16" in kernel.read_text())
     assert versions["torch"] == torch.__version__.split("+")[0]
 
 

@@ -38,6 +38,7 @@ def test_one_data_set_is_printed_and_all_are_written(store, call):
         (["protocol=x"], "stratified"),
         (["sort=size"], "params"),
         (["readme=no.md"], "no.md"),
+        (["readme=~nobody-here/x.md"], "readme=~nobody-here/x.md: no such user's home"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(store, call, arguments, said):

@@ -7,7 +7,7 @@ import pytest
 from common import files
 
 from bench.claim import Claim
-from bench.store import LAST, BusyError, Store, write_atomically
+from bench.store import LAST, BusyError, Store, StoreError, write_atomically
 
 
 def publish(store, record):
@@ -199,6 +199,19 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
         write_atomically(file, "new")
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_cannot_be_written_is_named_by_its_own_name(tmp_path):
+    (tmp_path / "file").touch()
+    for file in (tmp_path / "file/x.md", tmp_path / ("x" * 300)):  # not in a folder; a name that is too long
+        with pytest.raises(OSError, match="x") as caught:
+            write_atomically(file, "new")
+        assert caught.value.filename == str(file)
+
+
+def test_a_home_that_is_nobodys_is_named():
+    with pytest.raises(StoreError, match="^paths.results=~nobody-here/x: no such user's home$"):
+        Store("~nobody-here/x")
 
 
 def test_reading_records_and_reporting_needs_no_torch_lightning_or_hydra(tmp_path, make_record):

@@ -46,6 +46,11 @@ def test_a_sweep_of_a_folder_in_the_home_lies_beside_its_runs(bench, tmp_path, m
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
+def test_a_sweeps_folder_is_new(bench, tmp_path):
+    code, _, err = bench("-m", "model=lenet", f"hydra.sweep.dir={tmp_path}", "progress=none")
+    assert (code, err) == (2, f"bench: hydra.sweep.dir={tmp_path}: exists already; name a new folder\n")
+
+
 def test_a_wrong_cell_is_refused_before_any_cell_runs(bench, tmp_path):
     for wrong in (["model=lenet,letnet"], ["model=lenet", "trainer.max_epochs=1,-1"], ["model=lenet", "sed=1,2"]):
         code, _, err = bench("-m", *wrong)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 import math
-from typing import Any
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,6 +22,7 @@ from bench.reporting.render import count
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8C6D1F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+FILLS = ("full", "none", "left", "top")
 LINES = ("-", "--", "-.", ":")
 GREY = "#B8B8B8"
 NAMED = 8
@@ -34,6 +37,34 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "convbench",
 }
+
+
+class Look(NamedTuple):
+    """How a row is drawn: colour, marker and its fill, line style."""
+
+    color: str
+    marker: str
+    fill: str
+    line: str
+
+
+def looks(models: Sequence[str]) -> list[Look]:
+    """The looks of rows of these networks: up to 32 curves, and more markers, differ.
+
+    A network has one colour and marker, with batch norm the same as without; its rows differ in fill and line style.
+    Where there are more networks than colours, or more rows of one than fills, colours go by row instead.
+    """
+    families: Sequence[Hashable] = [model.removesuffix("_bn") for model in models]
+    if len(set(families)) > len(COLORS) or max(Counter(families).values(), default=0) > len(FILLS):
+        families = range(len(models))
+    order, before, made = list(dict.fromkeys(families)), Counter[Hashable](), []
+    for family in families:
+        i, k = order.index(family), before[family]
+        before[family] += 1
+        shift = i + i // len(COLORS)
+        color, marker = COLORS[i % len(COLORS)], MARKERS[shift % len(MARKERS)]
+        made.append(Look(color, marker, FILLS[k], LINES[(shift + k) % len(LINES)]))
+    return made
 
 
 def rendered(figure: Figure, kind: str) -> bytes:
@@ -56,12 +87,13 @@ def title_of(table: Table) -> str:
     return f"{table.dataset} ({table.protocol})"
 
 
-def grid(table: Table, count: int, side: float) -> tuple[Figure, list[Axes]]:
-    """A figure with ``count`` square panels."""
+def grid(table: Table, count: int, side: float, note: str = "") -> tuple[Figure, list[Axes]]:
+    """A figure with ``count`` square panels, one a row; ``note`` is appended to the title."""
     columns = min(3, count)
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(side * columns, side * rows + 0.3), layout="compressed")
-    figure.suptitle(title_of(table), fontsize=10)
+    some = f", {count} of {len(table.rows)} rows" if count < len(table.rows) else ""
+    figure.suptitle(f"{title_of(table)}{some}{note}", fontsize=10)
     panels = list(np.atleast_1d(figure.subplots(rows, columns)).flatten())
     for panel in panels[count:]:
         panel.set_axis_off()

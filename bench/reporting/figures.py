@@ -13,15 +13,17 @@ from matplotlib.ticker import MaxNLocator
 
 from bench.reporting import ablations, stats
 from bench.reporting.curves import curves
-from bench.reporting.drawing import COLORS, GREY, LINES, STYLE, grid, plain_log, rendered, title_of
+from bench.reporting.drawing import COLORS, GREY, STYLE, grid, looks, rendered, title_of
 from bench.reporting.leaderboard import Row, Table
 from bench.reporting.predictions import Predictions, same_samples
 from bench.reporting.tradeoff import cost
 
 CURVES = 16
 """Maximum number of curves with their own colour and style; the rest are grey and have no name."""
+FEW = 20
+"""A bin of fewer images says little about the accuracy."""
 LONGER = 5
-"""Curves whose lengths differ by this factor are drawn on a logarithmic axis."""
+"""Curves whose lengths differ by this factor are drawn over the share of the run's epochs."""
 
 
 def draw(
@@ -52,7 +54,7 @@ def draw(
 
 def learning(table: Table, runs: Path) -> Figure | None:
     """Validation top-1, or training top-1 if there is none, and training loss by epoch: mean and range over seeds.
-    Epochs are on a logarithmic axis if the longest run has LONGER times those of the shortest.
+    If the longest run has LONGER times the epochs of the shortest, by the share of its epochs that a run has done.
     """
     told = [[curves(runs / name) for name in row.run_ids] for row in table.rows]
     accuracy = "val_top1" if any("val_top1" in one for several in told for one in several) else "train_top1"
@@ -60,7 +62,8 @@ def learning(table: Table, runs: Path) -> Figure | None:
     figure.suptitle(title_of(table), fontsize=10)
     left, right = figure.subplots(1, 2)
     lengths = [len(one["train_loss"]) for several in told for one in several if "train_loss" in one]
-    drawn = False
+    shares = bool(lengths) and max(lengths) >= LONGER * min(lengths)
+    look, drawn = looks([row.model for row in table.rows]), False
     for panel, name, scale in ((left, accuracy, 100), (right, "train_loss", 1)):
         for place, (row, several) in reversed(list(enumerate(zip(table.rows, told, strict=True)))):
             values = [np.array(one[name]) * scale for one in several if name in one]
@@ -68,29 +71,29 @@ def learning(table: Table, runs: Path) -> Figure | None:
                 continue
             drawn = True
             low, mean, high = band(values)
+            length = len(mean)
             epochs = np.flatnonzero(np.isfinite(mean)) + 1  # the others were not validated
             low, mean, high = low[epochs - 1], mean[epochs - 1], high[epochs - 1]
+            at = 100 * epochs / length if shares else epochs
             own = place < CURVES
-            style = LINES[(place + place // len(COLORS)) % len(LINES)] if own else "-"  # no two alike
-            color = COLORS[place % len(COLORS)] if own else GREY
+            style, color = (look[place].line, look[place].color) if own else ("-", GREY)
             dot = "o" if len(mean) == 1 else None
             label = row.name if own else "_other"
-            panel.plot(epochs, mean, style, color=color, linewidth=1.2, marker=dot, markersize=4, label=label)
+            panel.plot(at, mean, style, color=color, linewidth=1.2, marker=dot, markersize=4, label=label)
             if own and len(values) > 1:
-                panel.fill_between(epochs, low, high, color=color, alpha=0.2, linewidth=0)
-        panel.set_xlabel("epoch")
-        if lengths and max(lengths) >= LONGER * min(lengths):
-            panel.set_xscale("log")
-            plain_log(panel.xaxis)
+                panel.fill_between(at, low, high, color=color, alpha=0.2, linewidth=0)
+        if shares:
+            panel.set_xlabel("% of the run's epochs")
         else:
+            panel.set_xlabel("epoch")
             panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    several_seeds = any(row.n > 1 for row in table.rows)
     left.set_ylabel(f"{'validation' if accuracy == 'val_top1' else 'training'} top-1 in %")
     right.set_ylabel("training loss")
     handles, names = left.get_legend_handles_labels()
     if handles:
         columns = 4 if max(map(len, names)) < 24 else 2
-        note = "mean and range over seeds" if several_seeds else None
+        several_seeds = any(row.n > 1 for row in table.rows)
+        note = "mean and range over seeds, where there are several" if several_seeds else None
         figure.legend(
             handles[::-1], names[::-1], loc="outside lower center", ncols=columns, frameon=False, fontsize=7, title=note
         )
@@ -142,13 +145,16 @@ def reliabilities(table: Table, predictions: Mapping[str, Predictions]) -> Figur
     told = told_of(table, predictions, most=9)
     if not told:
         return None
-    figure, panels = grid(table, len(told), side=2.4 if len(told) > 1 else 3.5)
+    figure, panels = grid(
+        table, len(told), side=2.4 if len(told) > 1 else 3.5, note=f"; grey: bins of fewer than {FEW} images"
+    )
     edges = np.linspace(0, 1, stats.BINS + 1)
     for panel, (row, several) in zip(panels, told, strict=True):
         confidence = np.concatenate([one.confidence for one in several])
         calibration = stats.calibration(confidence, np.concatenate([one.correct for one in several]))
         height = np.nan_to_num(calibration.accuracy)
-        panel.bar(edges[:-1], height, 1 / stats.BINS, align="edge", color=COLORS[5], edgecolor="white", linewidth=0.5)
+        color = np.where(calibration.count < FEW * len(several), GREY, COLORS[5])
+        panel.bar(edges[:-1], height, 1 / stats.BINS, align="edge", color=color, edgecolor="white", linewidth=0.5)
         panel.plot([0, 1], [0, 1], "--", color="black", linewidth=0.8)
         panel.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=f"{row.name}\nECE {100 * calibration.ece:.1f} %")
         panel.set(xlabel="confidence", ylabel="accuracy")
@@ -162,12 +168,11 @@ def ablation(table: Table, found: Sequence[ablations.Effect]) -> Figure | None:
     figure = Figure(figsize=(6, 0.9 + 0.32 * len(found)), layout="constrained")
     panel = figure.subplots()
     panel.axvline(0, color=GREY, linewidth=1)
-    looks = {ablations.BATCH_NORM: (COLORS[0], "o"), ablations.HEADS: (COLORS[3], "s")}
-    for place, (pair, middle, interval, _) in enumerate(found):
-        color, marker = looks.get(pair.what, (COLORS[5], "D"))
+    for place, (_, middle, interval, _) in enumerate(found):
         reach = None if interval is None else [[100 * (middle - interval.low)], [100 * (interval.high - middle)]]
-        panel.errorbar(100 * middle, place, xerr=reach, color=color, marker=marker, markersize=5, capsize=3)
-    names = [f"{pair.without.name if pair.what in looks else pair.with_it.model}: {pair.what}" for pair, *_ in found]
+        panel.errorbar(100 * middle, place, xerr=reach, color=COLORS[0], marker="o", markersize=5, capsize=3)
+    bought = (ablations.BATCH_NORM, ablations.HEADS)
+    names = [f"{pair.without.name if pair.what in bought else pair.with_it.model}: {pair.what}" for pair, *_ in found]
     panel.set_yticks(range(len(found)), names)
     panel.set_xlabel("test top-1 with it minus without it, in percentage points; 95 % intervals")
     panel.set_ylim(len(found) - 0.4, -0.6)

@@ -53,8 +53,8 @@ class Row:
 class Table:
     """The rows of one data set and protocol, by rank; ``ranked_by`` is ``val_top1``, or else ``test_top1``.
 
-    ``usual``: settings that apply unless a row says otherwise. ``machine``: what all were trained on, empty if that
-    differs.
+    ``usual``: settings that apply unless a row says otherwise. ``machine``: what all were trained on, or that it
+    differs; empty if it is not known.
     """
 
     dataset: str
@@ -124,16 +124,23 @@ def _letters(i: int) -> str:
     return (_letters(i // 26 - 1) if i >= 26 else "") + chr(ord("a") + i % 26)
 
 
-OTHER_MACHINES = "different machines, versions or precisions: images/s, fit s and peak MiB are not comparable"
+OTHER_MACHINES = (
+    "different machines, numbers of cores, versions or precisions: images/s, fit s and peak MiB are not comparable"
+)
 
 
 def _machine(records: Sequence[RunRecord]) -> str:
-    """``2 cores of AMD EPYC, PyTorch 2.14.1, bf16-mixed``; what follows if records differ in it; empty if not known."""
+    """``2 cores of AMD EPYC (AVX512), PyTorch 2.14.1, bf16-mixed``; OTHER_MACHINES if records differ in it, empty if
+    it is not known.
+    """
+    # old records do not have it
+    detailed = all("cpu_capability" in record.hardware for record in records)
 
     def told(record: RunRecord) -> tuple[str, ...]:
         gpus = Counter(record.hardware.get("gpus") or ())
         threads = record.hardware.get("threads", record.hardware.get("cores"))
         cores = f"{threads} core{'s' * (threads != 1)} of {record.hardware.get('cpu')}"
+        cores += f" ({record.hardware['cpu_capability']})" if detailed else ""
         named = [f"{n} × {name}" for name, n in gpus.items()]
         return (cores, *named, f"PyTorch {record.versions.get('torch')}", str(record.precision))
 

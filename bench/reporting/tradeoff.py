@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bench.reporting.drawing import COLORS, GREY, MARKERS, NAMED, plain_log, title_of
+from bench.reporting.drawing import GREY, NAMED, looks, plain_log, title_of
 from bench.reporting.leaderboard import Row, Table
 
 AROUND = (
@@ -18,8 +18,13 @@ AROUND = (
     *((-6, 8, "right"), (-6, -8, "right"), (0, 18, "center"), (0, -18, "center"), (6, 16, "left"), (-6, 16, "right")),
 )
 """Candidate positions of a label beside its point: points (1/72 inch) right and up, and its alignment."""
+NEAR = 10
+"""Points up or down within which a label is seen to be its point's."""
+LEADER = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+"""From a label to its point, where it is farther than NEAR."""
 BEHIND = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5}
 """Background of a label, so that it is readable on top of a line."""
+LABEL: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 7, "bbox": BEHIND}
 COSTS = {
     "params": ("parameters", 1.0, "log"),
     "macs": ("multiply-accumulates per image", 1.0, "log"),
@@ -53,6 +58,7 @@ def cost(table: Table) -> Figure | None:
     figure.suptitle(title_of(table), fontsize=10)
     panels = figure.subplots(2, 2, sharey=True)
     few, handles = len(table.rows) <= NAMED, {}
+    look = looks([row.model for row in table.rows])
     for panel, (name, (label, _, scale)) in zip(panels.flatten(), COSTS.items(), strict=True):
         panel.set(xscale=scale, xlabel=label)
         points = {
@@ -76,8 +82,10 @@ def cost(table: Table) -> Figure | None:
                 x,
                 y,
                 yerr=[[below], [above]],
-                color=COLORS[place % len(COLORS)],
-                marker=MARKERS[(place + place // len(COLORS)) % len(MARKERS)],  # no two alike among 64
+                color=look[place].color,
+                marker=look[place].marker,
+                fillstyle=look[place].fill,
+                markerfacecoloralt="white",
                 linestyle="none",
                 markersize=5,
                 capsize=2,
@@ -128,21 +136,21 @@ def place_labels(
     taken = [mpl.transforms.Bbox([low - 4, high + 4]) for low, high in ends]
     room = panel.get_window_extent(renderer)
     for text, point in texts.items():
-        labels = [
-            panel.annotate(
-                text, point, (x, y), textcoords="offset points", ha=side, va="center", fontsize=7, bbox=BEHIND
-            )
-            for x, y, side in AROUND
-        ]
+        labels = [panel.annotate(text, point, (x, y), ha=side, **LABEL) for x, y, side in AROUND]
         tried = [(label, label.get_window_extent(renderer)) for label in labels]
         covered = [
             sum(overlap(extent, other) for other in taken) + extent.width * extent.height - overlap(extent, room)
             for _, extent in tried
         ]
         best = covered.index(min(covered))
+        x, y, side = AROUND[best]
+        far = abs(y) > NEAR
         for i, (label, _) in enumerate(tried):
-            if i != best:
+            if i != best or far:
                 label.remove()
+        if far:
+            label = panel.annotate(text, point, (x, y), ha=side, arrowprops=LEADER, **LABEL)
+            label.set_in_layout(False)  # where its line ends is not known before it is drawn
         taken.append(tried[best][1])
 
 

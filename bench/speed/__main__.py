@@ -8,8 +8,9 @@
 
 train: images/s of training at 32×32 on random images: this project's Trainer with augmentation and metrics; a bare
 loop on batches made before; the reference stack, a plain LightningModule in 32 bits with torchmetrics and torchvision's
-transforms of PIL images in a DataLoader, with the best of 0, 1 and 2 workers; one large bf16 convolution, the machine's
-ceiling. The quotients are medians over rounds. Each is a process of its own, and they take turns.
+transforms of PIL images in a DataLoader, with the best of 0, 1 and 2 workers; one large convolution, the machine's
+ceiling, in bf16 or 32 bits, whichever is faster, by which the number of images is chosen. The quotients are medians
+over rounds. Each is a process of its own, and they take turns.
 
 growth: images/s and peak memory of this project's training against the size of the batch, of the images and of the data
 set, of LeNet and NiN with batch norm; also as a figure.

@@ -52,7 +52,7 @@ def publish(
         "versions": versions,
         "git_sha": machine.git_sha(),
     }
-    vectors = hardware["cpu_capability"] + (", native bf16" if hardware["cpu_bf16"] else "")
+    vectors = hardware["cpu_capability"] + (", native bf16" if hardware["cpu_avx512_bf16"] else "")
     lines = [
         f"# {command or f'bench-speed {subject}'}",
         "",

@@ -43,8 +43,10 @@ EPOCHS = {
 each costs once is less.
 """
 BATCH = 128
-LEAST, MOST = 2 * BATCH, 40
-"""Images of an epoch at least; times the images above at most, where the reference's workers take the time."""
+LEAST = 2 * BATCH
+"""Fewest images of an epoch."""
+MOST = 40
+"""Largest factor of EPOCHS; with more, the reference's DataLoader would take too long."""
 NOTE = (
     "Batches of 128. bare: the same steps on batches made before; reference: a plain Lightning stack in 32 bits, with "
     "the best number of workers of its DataLoader; ceiling: one large convolution. The quotients are medians over "
@@ -82,7 +84,9 @@ def ceiling(device: torch.device) -> float:
 
 
 def scaled(images: int, flops: float) -> int:
-    """Images of an epoch, in whole batches, that takes about as long on a machine of so many FLOP/s."""
+    """Images of an epoch on a machine of so many FLOP/s, in whole batches: within LEAST and MOST, as many as take as
+    long as ``images`` on one of 10¹² FLOP/s.
+    """
     return max(LEAST, round(images * min(flops / 1e12, MOST) / BATCH) * BATCH)
 
 
@@ -107,6 +111,7 @@ def compare(settings: Sequence[str], images: int, device: torch.device) -> dict[
     median = {name: statistics.median(each) for name, each in rates.items()}
     best = max((name for name in rates if name.startswith("reference")), key=lambda name: median[name])
     return {
+        "images": images,
         "rates": rates,
         "reference": best,
         "of_bare": quotient(rates[OURS], rates[BARE]),

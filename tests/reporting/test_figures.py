@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 pytest.importorskip("matplotlib")
 
 from cells import ablated, answers
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 
 from bench.reporting import ablations, drawing, figures, leaderboard, stats, tradeoff
 from bench.reporting.predictions import Predictions
@@ -131,14 +133,30 @@ def test_curves_leave_out_epochs_that_were_not_validated(told):
     assert {tuple(line.get_xdata()) for line in right.get_lines()} == {(1, 2, 3, 4)}
 
 
-def test_curves_of_very_different_lengths_have_a_logarithmic_axis(told):
+def test_curves_of_very_different_lengths_are_drawn_over_the_share_of_the_run(told):
     tables, records, _, runs = told
-    assert figures.learning(tables[0], runs).axes[0].get_xscale() == "linear"
-    rows = [f"{epoch},0.5,0.1" for epoch in range(1, 2 * figures.LONGER + 1)]
+    left = figures.learning(tables[0], runs).axes[0]
+    assert (left.get_xlabel(), max(line.get_xdata().max() for line in left.get_lines())) == ("epoch", 3)
+    rows = [f"{epoch},0.5,0.1" for epoch in range(1, 2 * figures.LONGER)] + [f"{2 * figures.LONGER},,0.1"]
     folder = next(runs / record.run_id for record in records if record.model == "lenet")
     (folder / "metrics.csv").write_text("\n".join(["epoch,val_top1,train_loss", *rows]) + "\n")
-    panels = figures.learning(tables[0], runs).axes  # 2 epochs of one NiN, 10 of a LeNet
-    assert [panel.get_xscale() for panel in panels] == ["log", "log"]
+    left, right = figures.learning(tables[0], runs).axes  # 2 epochs of one NiN, 10 of a LeNet, the last not validated
+    assert left.get_xlabel() == right.get_xlabel() == "% of the run's epochs"
+    lenet = {panel: next(line for line in panel.get_lines() if line.get_label() == "lenet") for panel in (left, right)}
+    assert lenet[left].get_xdata() == pytest.approx(np.arange(10, 91, 10))
+    assert lenet[right].get_xdata() == pytest.approx(np.arange(10, 101, 10))
+
+
+@given(st.lists(st.sampled_from([f"net{i}{bn}" for i in range(10) for bn in ("", "_bn")]), max_size=32))
+def test_rows_look_different_and_a_network_with_batch_norm_has_the_colour_of_that_without(models):
+    made = drawing.looks(models)
+    assert len(made) == len(models)
+    families = [model.removesuffix("_bn") for model in models]
+    assert len({look[:3] for look in made}) == len(models)  # of markers
+    assert len({(look.color, look.line) for look in made}) == len(models)  # of curves
+    if len(set(families)) <= 8 and all(families.count(family) <= 4 for family in families):
+        for one, family in zip(made, families, strict=True):
+            assert {look.color for look, other in zip(made, families, strict=True) if other == family} == {one.color}
 
 
 def test_confusion_is_that_of_all_seeds(told):
@@ -161,7 +179,33 @@ def test_reliability_is_the_calibration_of_all_seeds(told):
         np.concatenate([one.confidence for one in several]), np.concatenate([one.correct for one in several])
     )
     assert [bar.get_height() for bar in panel.patches] == pytest.approx(np.nan_to_num(made.accuracy))
+    few = made.count < figures.FEW * len(several)
+    assert few.any()
+    assert not few.all()
+    assert [to_hex(bar.get_facecolor()).upper() == drawing.GREY for bar in panel.patches] == few.tolist()
     assert f"ECE {100 * made.ece:.1f} %" in panel.get_title()
+
+
+def test_figures_of_some_rows_say_so(make_record):
+    records = [make_record(f"net{i}") for i in range(8)]
+    predictions = {record.run_id: answers(0.5, i) for i, record in enumerate(records)}
+    (table,) = leaderboard.tables(records, predictions)
+    titles = [make(table, predictions).get_suptitle() for make in (figures.confusions, figures.reliabilities)]
+    assert titles[0] == "digits (stratified), 6 of 8 rows"
+    assert titles[1] == "digits (stratified); grey: bins of fewer than 20 images"
+
+
+def test_a_label_far_from_its_point_has_a_line_to_it():
+    figure = drawing.Figure(figsize=(2, 2))
+    FigureCanvasAgg(figure)
+    panel = figure.subplots()
+    panel.set(xlim=(0, 2), ylim=(0, 2))
+    names = [f"a network's name {i}" for i in range(4)]
+    tradeoff.place_labels(panel, [(1, 0.9, 1.1)], dict.fromkeys(names, (1, 1)))
+    far = {text.get_text(): abs(text.xyann[1]) > tradeoff.NEAR for text in panel.texts}
+    assert set(far) == set(names)
+    assert set(far.values()) == {True, False}
+    assert {text.get_text(): text.arrow_patch is not None for text in panel.texts} == far
 
 
 def test_runs_of_other_numbers_of_classes_are_drawn_each_with_its_own(told):

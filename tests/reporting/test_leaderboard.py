@@ -116,18 +116,22 @@ def test_a_seed_counts_once(make_record):
 
 
 def test_the_machine_is_told_or_that_there_are_several(make_record):
-    def table(*cpus):
+    def table(*cpus, **more):
         versions = {"torch": "2.0"}
         records = [
-            make_record("lenet", i, hardware={"cpu": cpu, "cores": 2, "gpus": ["X", "X"]}, versions=versions,
+            make_record("lenet", i, hardware={"cpu": cpu, "cores": 2, "gpus": ["X", "X"]} | own, versions=versions,
                         run_id=f"digits-lenet-s{i}-0123456789", precision="bf16-mixed")
-            for i, cpu in enumerate(cpus)
+            for i, (cpu, own) in enumerate(zip(cpus, more.get("own", [{}] * len(cpus)), strict=True))
         ]  # fmt: skip
         (made,) = leaderboard.tables(records)
         return made
 
     assert table("A", "A").machine == "2 cores of A, 2 × X, PyTorch 2.0, bf16-mixed"
-    assert "; on different machines, versions or precisions: images/s, fit s" in render.caption(table("A", "B"))
+    assert f"; on {leaderboard.OTHER_MACHINES}" in render.caption(table("A", "B"))
+    vectors = [{"cpu_capability": name} for name in ("AVX2", "AVX512")]
+    assert table("A", "A", own=vectors).machine == leaderboard.OTHER_MACHINES  # of one name
+    assert table("A", "A", own=vectors[:1] * 2).machine == "2 cores of A (AVX2), 2 × X, PyTorch 2.0, bf16-mixed"
+    assert table("A", "A", own=[vectors[0], {}]).machine == "2 cores of A, 2 × X, PyTorch 2.0, bf16-mixed"
     assert "; on 2 cores of A, 2 × X, PyTorch 2.0, bf16-mixed" in render.caption(table("A"))
 
 
