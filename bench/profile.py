@@ -214,9 +214,9 @@ def render(table: Table, style: str) -> str:
         csv.writer(text, lineterminator="\n").writerows([(*table.header, "note") if more else table.header, *lines])
     else:
         rows = [*table.rows, *([table.total] if table.total else [])]
-        lines = markdown.table(table.header, map(_texts, rows), left=set(table.header) - set(NUMBERS))
+        shown = markdown.table(table.header, map(_texts, rows), left=set(table.header) - set(NUMBERS))
         notes = ["", *(f"- {note}" for note in _notes(table))] if table.notes else []
-        text.write("\n".join([f"{table.title}:", "", *lines, *notes, ""]))
+        text.write("\n".join([f"{table.title}:", "", *shown, *notes, ""]))
     return text.getvalue()
 
 
