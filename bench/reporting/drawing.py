@@ -76,9 +76,11 @@ def rendered(figure: Figure, kind: str) -> bytes:
 
 
 def plain_log(axis: XAxis | YAxis) -> None:
-    """Ticks of a logarithmic axis whose limits are set: 1, 10, 100, 1k, on a short axis also 2 and 5 times those."""
+    """Ticks of a logarithmic axis whose limits are set: 1, 10, 100, 1k, on short axes also multiples of those."""
     low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 300 else (1.0, 2.0, 5.0)))
+    reach = high / low
+    subs = (1.0,) if reach > 300 else (1.0, 2.0, 5.0) if reach > 10 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+    axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: count(value) if value >= 1000 else f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

@@ -250,6 +250,7 @@ def test_what_is_missing_is_left_out(make_record, tmp_path):
         (900, 30_000, ["1k", "2k", "5k", "10k", "20k"]),
         (0.15, 3, ["0.2", "0.5", "1", "2"]),
         (1, 1e6, ["1", "100", "10k", "1M"]),
+        (0.53e9, 1.8e9, ["700M", "1G", "1.5G"]),
     ],
 )
 def test_ticks_of_logarithmic_axes_are_plain_numbers(low, high, expected):
