@@ -213,7 +213,8 @@ def one_of(plans: Mapping[str, Any], name: str) -> str:
     from bench.config import ConfigError
 
     if name and name not in plans:
-        raise ConfigError(f"sweep={name}: no such sweep; the last: {', '.join(list(plans)[-5:])}")
+        last = ", ".join(["…"] * (len(plans) > 5) + list(plans)[-5:])
+        raise ConfigError(f"sweep={name}: no such sweep; available: {last}")
     return name or list(plans)[-1]
 
 

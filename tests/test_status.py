@@ -6,6 +6,7 @@ import time
 import pytest
 
 from bench import status
+from bench.config import ConfigError
 from bench.store import Store
 
 
@@ -134,3 +135,12 @@ def test_mistakes_are_told_in_a_line(call, sweep, arguments, said):
     code, _, err = call(status.main, *own, *arguments)
     assert code == 2
     assert err == f"bench-status: {said}\n"
+
+
+def test_of_many_sweeps_the_last_are_named():
+    plans = dict.fromkeys("abcdefg")
+    assert status.one_of(plans, "") == "g"
+    with pytest.raises(ConfigError, match="^sweep=x: no such sweep; available: …, c, d, e, f, g$"):
+        status.one_of(plans, "x")
+    with pytest.raises(ConfigError, match="available: a, b$"):
+        status.one_of(dict.fromkeys("ab"), "x")
