@@ -129,9 +129,9 @@ EFFECTS_NOTE = (
     "seeds are few, and not corrected for multiple comparisons. p: probability of a difference at least this large if "
     "there were none, Holm-corrected for the number of rows; from Student's t with the standard error of a paired "
     "bootstrap or, between single runs (n = 1), from McNemar's exact test, which, like the interval, covers these two "
-    "trained networks only, not other seeds. Settings: each row is compared with the best row of its network, by "
-    "validation top-1, that differs from it in one choice; an optimizer comes with the learning rate and weight decay "
-    "it ran with."
+    "trained networks only, not other seeds; against several runs, a single one is taken to vary as they do. Settings: "
+    "each row is compared with the best row of its network, by validation top-1, that differs from it in one choice; "
+    "an optimizer comes with the learning rate and weight decay it ran with."
 )
 
 

@@ -93,9 +93,16 @@ def _freedom(draws: np.ndarray, groups: Sequence[np.ndarray]) -> float:
     """Degrees of freedom of the variance of ``draws``, after Satterthwaite 1946: its between-seed parts are estimated
     from a few seeds each, the rest from many samples. Infinite with single seeds.
     """
-    between = [(group.mean(axis=1).var(ddof=1) / len(group), len(group) - 1) for group in groups if len(group) > 1]
+    several = [group for group in groups if len(group) > 1]
+    borrowed = (len(groups) - len(several)) / max(1, len(several))  # see _over_seeds
+    between = [(_over_seeds([group]) * (1 / len(group) + borrowed), len(group) - 1) for group in several]
     doubt = sum(variance**2 / freedom for variance, freedom in between)
     return float(draws.var() ** 2 / doubt) if doubt else math.inf
+
+
+def _over_seeds(groups: Sequence[np.ndarray]) -> float:
+    """The variance of accuracy over seeds, the mean of those groups that have several; 0 if none has."""
+    return float(np.mean([group.mean(axis=1).var(ddof=1) for group in groups if len(group) > 1] or [0.0]))
 
 
 def paired_bootstrap(first: np.ndarray, second: np.ndarray) -> float:
@@ -119,7 +126,9 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
 
 
 def compare(first: np.ndarray, second: np.ndarray) -> float:
-    """The p-value of equal accuracy: McNemar's exact test between single seeds, else the paired bootstrap."""
+    """The p-value of equal accuracy: McNemar's exact test between single seeds, which covers these two networks alone,
+    else the paired bootstrap, in which a single seed is taken to vary as the other's seeds do.
+    """
     if len(first) == len(second) == 1:
         return mcnemar(first[0], second[0]).p
     return paired_bootstrap(first, second)
@@ -166,6 +175,7 @@ def _resampled(groups: Sequence[np.ndarray]) -> list[np.ndarray]:
     Samples with the same pattern of right and wrong over all seeds of all groups are interchangeable, so drawing n
     samples is a multinomial draw from the few distinct patterns. The mean of s seeds resampled from s varies less than
     that of s new seeds, by (s - 1) / s, so its distance from the mean of all is scaled up (Rao, Wu 1988, section 2).
+    A single seed is taken to vary as those of the other groups do.
     """
     generator = np.random.default_rng(0)
     patterns, counts = np.unique(np.concatenate(groups), axis=1, return_counts=True)
@@ -180,4 +190,6 @@ def _resampled(groups: Sequence[np.ndarray]) -> list[np.ndarray]:
         seeds = generator.multinomial(len(group), np.full(len(group), 1 / len(group)), size=DRAWS) / len(group)
         drawn, all_seeds, s = (accuracies * seeds).sum(axis=1), accuracies.mean(axis=1), len(group)
         means.append(all_seeds + math.sqrt(s / max(1, s - 1)) * (drawn - all_seeds))
+        if s == 1 and (variance := _over_seeds(groups)):
+            means[-1] = means[-1] + generator.normal(0, math.sqrt(variance), DRAWS)
     return means

@@ -69,6 +69,26 @@ def test_with_few_seeds_the_interval_covers_the_truth_and_equal_recipes_are_seld
     assert apart <= 0.11 * runs
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_a_single_seed_is_seldom_told_apart_from_several_of_the_same_recipe(monkeypatch, seeds):
+    monkeypatch.setattr(stats, "DRAWS", 1000)
+    rng, apart, covered, runs = np.random.default_rng(0), 0, 0, 200
+    for seed in range(runs):
+        one, *several = np.clip(rng.normal(0.8, 0.03, 1 + seeds), 0, 1)  # seeds differ more than draws of samples do
+        pair = answers(one, *several, n=1000, seed=seed)
+        apart += stats.compare(pair[:1], pair[1:]) < 0.05
+        low, high = stats.difference(pair[:1], pair[1:])
+        covered += low <= 0 <= high
+    assert (
+        apart <= 0.1 * runs
+    )  # 5 % and three standard errors; without the single seed's own variation a quarter or more
+    assert covered >= 0.9 * runs
+
+
+def test_a_single_seed_is_told_apart_from_several_where_the_recipe_differs():
+    assert stats.compare(answers(0.9), answers(0.80, 0.81, 0.79, seed=1)) < 0.05
+
+
 def test_mcnemars_worked_example():
     first = np.array([True] * 10 + [False] * 2 + [True] * 50)  # 10 and 2 samples that only one gets right
     second = np.array([False] * 10 + [True] * 2 + [True] * 50)
