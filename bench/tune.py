@@ -62,8 +62,7 @@ def tune(arguments: list[str]) -> None:
         from optuna.storages.journal import JournalFileBackend  # noqa: F401  # not there before 4.0
     except ImportError as error:
         raise ConfigError("needs optuna 4.0 or newer; pip install 'convbench[tune]'") from error
-    told = cli.settings([a for a in arguments if a.partition("=")[0] in OWN], list(OWN))
-    own = {key: cli.single(told, key, default) for key, default in OWN.items()}
+    own = OWN | {key: value for key, _, value in (a.partition("=") for a in arguments) if key in OWN}
     if not (own["trials"].isascii() and own["trials"].isdigit()):
         raise ConfigError(f"trials={own['trials']}: must be a whole number, 0 or more")
     if own["prune"] not in PRUNERS:

@@ -84,13 +84,13 @@ def wanted(arguments: Sequence[str]) -> tuple[list[str], list[int], list[str]]:
     """Models, batch sizes, other settings."""
     if "data=folder" in arguments:
         raise ConfigError("data=folder: random images are used; set their size with data.image_size and the like")
-    own = cli.settings([a for a in arguments if a.partition("=")[0] in OWN], OWN)
-    names = list(dict.fromkeys(cli.single(own, "model", ",".join(MODELS)).split(",")))
-    batches = cli.single(own, "batches", ",".join(map(str, BATCHES)))
-    sizes = batches.split(",")
+    own = dict(a.split("=", 1) for a in arguments if a.partition("=")[0] in OWN)
+    names = own.get("model", ",".join(MODELS)).split(",")
+    sizes = own.get("batches", ",".join(map(str, BATCHES))).split(",")
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise ConfigError(f"batches={batches}: must be whole numbers above 0 with commas between them")
-    return names, sorted(set(map(int, sizes))), [a for a in arguments if a.partition("=")[0] not in OWN]
+        raise ConfigError(f"batches={own['batches']}: must be whole numbers above 0 with commas between them")
+    batches = sorted({int(size) for size in sizes})
+    return list(dict.fromkeys(names)), batches, [a for a in arguments if a.partition("=")[0] not in OWN]
 
 
 def rounds(name: str, contestant: Contestant, batches: Sequence[int]) -> tuple[list[Point], list[str]]:
