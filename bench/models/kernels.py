@@ -1,7 +1,7 @@
 """Layers whose PyTorch kernels are slow on CPUs: the same functions, built from operations that are fast there.
 
 ``bench-speed models`` measures each against PyTorch's. In evaluation, on other devices and under ``torch.compile``,
-dropout and max pooling are PyTorch's own.
+dropout and max pooling are PyTorch's own. Convolutions: ``winograd.py``.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         dropped = round(self.p * 2**16)  # of 2^16 values
-        if not _trains_on_cpu(self, x) or self.inplace or dropped in (0, 2**16):
+        if not trains_on_cpu(self, x) or self.inplace or dropped in (0, 2**16):
             return super().forward(x)
         mask = torch.empty_like(x, requires_grad=False)
         numbers = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
@@ -131,12 +131,12 @@ class MaxPool2x2(nn.MaxPool2d):
         super().__init__(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _trains_on_cpu(self, x) or x.dim() != 4:
+        if not trains_on_cpu(self, x) or x.dim() != 4:
             return super().forward(x)
         even = x.shape[2] % 2 == 0 == x.shape[3] % 2
         return _MaxPool2x2.apply(x) if even and x.shape[1] < self.few else super().forward(x)
 
 
-def _trains_on_cpu(layer: nn.Module, x: Tensor) -> bool:
+def trains_on_cpu(layer: nn.Module, x: Tensor) -> bool:
     """Whether this is an uncompiled training step on a CPU."""
     return layer.training and x.device.type == "cpu" and not torch.compiler.is_compiling()

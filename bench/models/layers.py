@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.models.kernels import Dropout
+from bench.models.winograd import Conv2d
 
 SMALL_BELOW = 96
 """Images with a side shorter than this (pixels) get an architecture's ``small`` geometry, others its paper's."""
@@ -61,7 +62,7 @@ class GlobalAveragePool(nn.Module):
 
 def conv(c_in: int, c_out: int, kernel: int, *, batch_norm: bool = False, **kwargs: Any) -> list[nn.Module]:
     """Convolution, optional batch norm, ReLU: (N, c_in, H, W) → (N, c_out, H', W')."""
-    layer = nn.Conv2d(c_in, c_out, kernel, bias=not batch_norm, **kwargs)
+    layer = Conv2d(c_in, c_out, kernel, bias=not batch_norm, **kwargs)
     return [layer, *([nn.BatchNorm2d(c_out)] if batch_norm else []), nn.ReLU(inplace=True)]
 
 

@@ -104,7 +104,7 @@ def _pairs(theirs: nn.Module, ours: nn.Module) -> list[tuple[Weighted, Weighted]
 def _fits(source: Weighted, target: Weighted, last: bool) -> bool:
     """Whether the weights of one fit the other; a last layer may have another number of outputs."""
     first = 1 if last else 0
-    return type(source) is type(target) and source.weight.shape[first:] == target.weight.shape[first:]
+    return isinstance(target, type(source)) and source.weight.shape[first:] == target.weight.shape[first:]
 
 
 def _weighted(model: nn.Module, with_heads: bool = True) -> dict[str, Weighted]:

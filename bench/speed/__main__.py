@@ -9,8 +9,8 @@
 train: images/s of training at 32×32 on random images: this project's Trainer with augmentation and metrics; a bare
 loop on batches made before; the reference stack, a plain LightningModule in 32 bits with torchmetrics and torchvision's
 transforms of PIL images in a DataLoader, with the best of 0, 1 and 2 workers; one large convolution, the machine's
-ceiling, in bf16 or 32 bits, whichever is faster, by which the number of images is chosen. The quotients are medians
-over rounds. Each is a process of its own, and they take turns.
+ceiling, in bf16 or 32 bits, whichever is faster. The faster the machine, the more images an epoch has. The quotients
+are medians over rounds. Each is a process of its own, and they take turns.
 
 growth: images/s and peak memory of this project's training against the size of the batch, of the images and of the data
 set, of LeNet and NiN with batch norm; also as a figure.
@@ -19,9 +19,9 @@ data: images/s of the input pipeline against torchvision's transforms in a DataL
 the time to build the cache of decoded images (on CIFAR-10, where paths.data has it as image files).
 
 models: images/s, forward and backward, of AlexNet, VGG and GoogLeNet in the papers' geometry against torchvision's of
-the same weights; of local response normalisation (LRN), dropout and 2×2 max pooling against PyTorch's, whose LRN has no
-bf16 on a CPU and gets float32 there; the share of LRN in GoogLeNet's time. Ratios are medians over pairs of turns. In
-bf16 where the hardware multiplies it.
+the same weights; of local response normalisation (LRN), dropout, 2×2 max pooling and, in float32, 3×3 and 5×5
+convolutions against PyTorch's, whose LRN has no bf16 on a CPU and gets float32 there; the share of LRN in GoogLeNet's
+time. Ratios are medians over pairs of turns. In bf16 where the hardware multiplies it.
 
 sweep: the wall time of ten cells of LeNet, one after another, over the sum of their fit times; what a cell takes
 beside its fit: composing, building, testing, recording.

@@ -85,7 +85,7 @@ def measure(resolved: Mapping[str, Any]) -> None:
             console.say(f"{pair.name}, {size}×{size}")
             steps[pair.name, f"{batch} of {size}×{size}"] = rounds(twins(pair), size, batch, device, dtype)
     for layer in PAIRS:
-        for name in ("float32", "bfloat16"):
+        for name in layer.dtypes:
             console.say(f"{layer.name}, {name}")
             rates = interleaved(calls(layer, getattr(torch, name), device), ROUNDS)
             layers[f"{layer.name}, {name}", "×".join(map(str, layer.shape))] = rates

@@ -20,6 +20,7 @@ from torchvision import transforms
 
 from bench.models import Output
 from bench.models.kernels import Dropout, LocalResponseNorm, MaxPool2x2
+from bench.models.winograd import Conv2d
 
 
 class PILImages(Dataset):
@@ -76,7 +77,7 @@ class Plain(L.LightningModule):
 
 
 def plain(net: nn.Module) -> nn.Module:
-    """The network with PyTorch's own layers in place of those of ``bench.models.kernels``."""
+    """The network with PyTorch's own layers in place of those of ``bench.models.kernels`` and ``winograd``."""
     for name, layer in list(net.named_modules()):
         if isinstance(layer, LocalResponseNorm):
             own: nn.Module = nn.LocalResponseNorm(layer.size, layer.alpha, layer.beta, layer.k)
@@ -84,6 +85,9 @@ def plain(net: nn.Module) -> nn.Module:
             own = nn.Dropout(layer.p)
         elif isinstance(layer, MaxPool2x2):
             own = nn.MaxPool2d(2)
+        elif isinstance(layer, Conv2d):
+            layer.__class__ = nn.Conv2d  # type: ignore[assignment]  # differs in nothing but its forward
+            continue
         else:
             continue
         net.set_submodule(name, own.train(layer.training))
