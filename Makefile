@@ -40,7 +40,7 @@ report: $(READY) ## rebuild leaderboard, report.html and figures from the record
 speed: $(READY) ## training speed of the networks beside a bare loop and a plain stack: half an hour
 	$(BIN)/bench-speed train 'paths.results=$(RESULTS)' $(ARGS)
 
-profile: $(READY) ## parameters and MACs of all models; time, memory, energy of nine by size of batch, to which ARGS go: ten minutes
+profile: $(READY) ## parameters and MACs of all models; of nine, by size of batch, time, memory, energy (ARGS go here): ten minutes
 	$(BIN)/bench-profile --all data.image_size=224 data.num_classes=1000
 	$(BIN)/bench-profile --measure data=cifar10 'paths.results=$(RESULTS)' $(ARGS)
 

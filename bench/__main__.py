@@ -17,7 +17,7 @@ from bench.config import ConfigError
 from bench.interrupt import Interrupted
 from bench.record import run_id
 from bench.status import cell_line, goes_on
-from bench.store import Store, StoreError
+from bench.store import Store
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
@@ -42,7 +42,7 @@ def cell(cfg: DictConfig) -> None:
         record = run(cfg)
     except Interrupted as stop:
         cli.stop("bench", f"{stop}; {goes_on(resolved['force'])}", 128 + stop.signum)
-    except (ConfigError, StoreError) as error:
+    except cli.OURS as error:
         if cli.SHOW_TRACEBACKS:
             raise
         cli.stop("bench", str(error), cli.USAGE_ERROR)

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench import resolvers
 from bench.record import RUN_ID
-from bench.store import StoreError, check_writable, expanded, is_folder
+from bench.store import PlaceError, check_writable, expanded, is_folder
 
 PACKAGE = Path(__file__).parent
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
@@ -222,22 +222,25 @@ def _select(config: Mapping[str, Any], key: str) -> Any:
     return value
 
 
+FOLDERS = ("data", "results", "cache")
+"""The settings of ``paths``."""
+
+
 def _check_folders(config: Mapping[str, Any]) -> None:
-    for name in ("data", "results", "cache"):
+    for name in FOLDERS:
         if not isinstance(_select(config, f"paths.{name}"), str) or not config["paths"][name].strip():
             raise ConfigError(f"paths.{name}={config['paths'][name]}: must be a folder")
     if not isinstance(source := _select(config, "data.source"), Mapping):
         raise ConfigError(f"data.source={json.dumps(source)}: must describe a data set, as in conf/data")
     try:
-        places = (expanded(config["paths"][name], f"paths.{name}") for name in ("data", "results", "cache"))
-        data, results, cache = places
+        data, results, cache = (expanded(config["paths"][name], f"paths.{name}") for name in FOLDERS)
         # the default folder is created by the first download; one given explicitly must exist
         if "root" in source and str(data) != DEFAULT_DATA and not is_folder(data):
             raise ConfigError(f"paths.data={data}: no such folder")
         check_writable(results, "paths.results")
         if not is_folder(cache):  # an existing cache may be read-only
             check_writable(cache, "paths.cache")
-    except StoreError as error:
+    except PlaceError as error:
         raise ConfigError(str(error)) from error
 
 

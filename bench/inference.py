@@ -71,13 +71,14 @@ def of_split(saved: Saved, split: str, root: str | None = None) -> Pictures:
 
     Raises:
         ConfigError: the images are missing or differ from the run's, or the run had none.
+        PlaceError: see :func:`expanded`.
     """
     settings = saved.config["data"]
     source = dict(settings["source"])
     check_targets(source, saved.path)
     then = str(saved.config["paths"]["data"])
     if root is not None and "root" in source:
-        source["root"] = root + str(source["root"]).removeprefix(then)
+        source["root"] = f"{expanded(root, 'paths.data')}" + str(source["root"]).removeprefix(then)
     decoder = _Originals(cli.composed([]).paths.cache, saved.decode_size, saved.in_channels)
     with cli.mistakes():
         if "content" in settings and resolvers.content(source["root"]) != settings["content"]:
@@ -122,10 +123,11 @@ def of_files(places: Iterable[str]) -> Pictures:
 
     Raises:
         ConfigError: a file or folder is missing, or a folder contains no images.
+        PlaceError: see :func:`expanded`.
     """
     names: list[str] = []
     for place in places:
-        path = expanded(place, "image")
+        path = expanded(place, "")
         if path.is_dir():
             folders = sorted([path, *(inner for inner in path.rglob("*") if inner.is_dir())])
             found = [str(inner / name) for inner in folders for name in images_in(inner)]

@@ -28,7 +28,7 @@ from bench.config import Rule, check_value, choice, need, or_null, resolved, who
 from bench.interrupt import Interrupted, Interrupts
 from bench.record import RunRecord, run_id
 from bench.status import cell_line, cells_of, state_of, stopped
-from bench.store import BusyError, Store, StoreError
+from bench.store import BusyError, DoneError, Store
 
 POLL = 5.0
 """Seconds between two looks at cells that another sweep works on."""
@@ -222,7 +222,7 @@ def execute(config: Mapping[str, Any], sweep: str) -> tuple[str, str]:
         return train.run(OmegaConf.create(dict(config)), sweep).status, ""
     except BusyError as error:
         return "busy", str(error)
-    except StoreError:  # another sweep has just finished it
+    except DoneError:  # another sweep has just finished it
         return "ok", ""
     except Exception as error:  # before there was a record to put it into, say a folder that is not there
         return "lost", f"{type(error).__name__}: {error}"

@@ -97,6 +97,7 @@ def open_run(place: Path | str, device: torch.device | str = "cpu") -> Saved:
 
     Raises:
         ConfigError: there is none, another program wrote it, or it names code outside this project.
+        PlaceError: see :func:`expanded`.
     """
     path = expanded(place, "checkpoint")
     file = path / "checkpoints" / SELECTED if path.is_dir() else path

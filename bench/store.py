@@ -25,12 +25,20 @@ DEFAULT_RESULTS = "results/local"
 RECORD, ERROR, LAST = "record.json", "error.txt", "checkpoints/last.ckpt"
 
 
+class PlaceError(Exception):
+    """A setting names a file or folder that cannot be used; the message is one line."""
+
+
 class StoreError(Exception):
-    """The results folder does not allow the operation; the message is one line."""
+    """The cell cannot be run now; the message is one line."""
+
+
+class DoneError(StoreError):
+    """It has an ok record."""
 
 
 class BusyError(StoreError):
-    """Another process is working on the cell."""
+    """Another process is working on it."""
 
 
 @dataclass(frozen=True)
@@ -66,20 +74,20 @@ def write_atomically(path: Path, data: str | bytes | Callable[[BinaryIO], object
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error  # not the temporary file's name, or none
     finally:
-        with contextlib.suppress(OSError):  # which would hide the first error
+        with contextlib.suppress(OSError):  # it is gone when renamed; any other error would hide the first
             part.unlink()
 
 
 def expanded(place: Path | str, setting: str = "paths.results") -> Path:
-    """The path with ``~`` expanded; ``setting`` is the setting that names it.
+    """The path with ``~`` expanded; ``setting`` is the setting that names it, empty if it is an argument of its own.
 
     Raises:
-        StoreError: it names the home of a user that does not exist.
+        PlaceError: it names the home of a user that does not exist.
     """
     try:
         return Path(place).expanduser()
     except RuntimeError as error:
-        raise StoreError(f"{setting}={place}: no such user's home") from error
+        raise PlaceError(f"{setting}{'=' * bool(setting)}{place}: no such user's home") from error
 
 
 def is_folder(path: Path) -> bool:
@@ -88,7 +96,7 @@ def is_folder(path: Path) -> bool:
 
 
 def check_writable(folder: Path, setting: str = "paths.results") -> None:
-    """Raise StoreError if the folder, or files in it, cannot be created; creates nothing.
+    """Raise PlaceError if the folder, or files in it, cannot be created; creates nothing.
 
     ``setting`` is the setting that names the folder.
     """
@@ -96,9 +104,9 @@ def check_writable(folder: Path, setting: str = "paths.results") -> None:
     ancestor = next(path for path in places if os.path.exists(path))  # noqa: PTH110 - Path.exists, see is_folder
     effective = os.access in os.supports_effective_ids
     if not ancestor.is_dir():
-        raise StoreError(f"{setting}={folder}: {ancestor} is not a folder")
+        raise PlaceError(f"{setting}={folder}: {ancestor} is not a folder")
     if not os.access(ancestor, os.W_OK | os.X_OK, effective_ids=effective):
-        raise StoreError(f"{setting}={folder}: {ancestor} is not writable")
+        raise PlaceError(f"{setting}={folder}: {ancestor} is not writable")
 
 
 class Store:

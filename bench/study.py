@@ -20,7 +20,7 @@ from bench.config import ConfigError
 from bench.explain import explain
 from bench.interrupt import Interrupted
 from bench.record import run_id
-from bench.store import BusyError, Store, StoreError
+from bench.store import BusyError, DoneError, Store
 
 if TYPE_CHECKING:  # Optuna is optional, and with PyTorch takes seconds to import
     from lightning import Callback, LightningModule, Trainer
@@ -155,7 +155,7 @@ class Search:
                     break
                 except BusyError:  # the same cell in another trial or sweep
                     time.sleep(POLL)
-                except StoreError:  # another process has just finished it
+                except DoneError:  # another process has just finished it
                     continue
         except Pruned as stop:
             return TrialState.PRUNED, None, str(stop)

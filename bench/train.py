@@ -29,7 +29,7 @@ from bench.record import Metrics, RunRecord, Status, protocol, run_id
 from bench.reporting import predictions
 from bench.reporting.predictions import MISTAKES, Predictions
 from bench.status import state_of
-from bench.store import ERROR, LAST, Store, StoreError, write_atomically
+from bench.store import ERROR, LAST, BusyError, DoneError, PlaceError, Store, write_atomically
 
 
 def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback] = ()) -> RunRecord:
@@ -40,14 +40,16 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
     may stop it by raising an Interrupted of their own; they are ignored if the cell runs in several processes.
 
     Raises:
-        ConfigError: the configuration is invalid; nothing is written. In a sweep such a cell is recorded as failed.
-        StoreError: the cell has an ok record and ``force`` is not set; BusyError: another process is working on it.
+        ConfigError, PlaceError: the configuration is invalid; nothing is written. In a sweep such a cell is recorded
+            as failed.
+        DoneError: the cell has an ok record and ``force`` is not set.
+        BusyError: another process is working on it.
         Interrupted: a signal stopped the run; it is recorded as ``interrupted``.
     """
     resolved = config.check(cfg)
     store, name = Store(resolved["paths"]["results"]), run_id(resolved)
     if store.ok(name) and not resolved["force"]:
-        raise StoreError(f"{name}: has an ok record; force=true runs it again")
+        raise DoneError(f"{name}: has an ok record; force=true runs it again")
     machine.fit_threads()  # before the record notes the number of threads
     about = describe(resolved)
     work = store.workspace(name, since=_begun(store, sweep) if resolved["force"] else 0.0)
@@ -69,9 +71,9 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
                 record = distributed.train(resolved, about, work.path, sweep, interrupts)
             with interrupts.deferring():
                 store.publish(record, work)
-        except StoreError:
+        except BusyError:
             raise
-        except ConfigError as error:
+        except (ConfigError, PlaceError) as error:
             if sweep is None:
                 store.discard(work)
                 raise

@@ -12,6 +12,7 @@ from bench.config import ConfigError
 from bench.inference import answers, look, of_files, of_folder, of_split
 from bench.reporting import predictions
 from bench.saved import open_run
+from bench.store import PlaceError
 from bench.views import views
 
 
@@ -146,6 +147,8 @@ def test_data_that_were_moved_are_found_again_and_changed_ones_refused(runs, pho
     moved = photographs.rename(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match="mine/train: no such folder"):
         of_split(saved, "test")
+    with pytest.raises(PlaceError, match="paths.data=~nobody-here/x: no such user's home"):
+        of_split(saved, "test", "~nobody-here/x")
     pictures = of_split(saved, "test", str(moved))
     assert pictures.names == ["test/dark/0", "test/light/0"]
     assert pictures.read(1).getpixel((0, 0)) == (100, 100, 100)

@@ -14,6 +14,7 @@ from bench import loggers, train
 from bench.config import ConfigError
 from bench.reporting import predictions, stats
 from bench.saved import open_run
+from bench.store import PlaceError
 
 
 @pytest.fixture(autouse=True)
@@ -234,6 +235,19 @@ def test_mlflow_gets_the_same_numbers_and_the_record(composed, tmp_path, monkeyp
     assert held.is_relative_to(tmp_path / "results/mlflow")
     assert json.loads((held / "record.json").read_text())["run_id"] == record.run_id
     assert {file.name for file in held.iterdir()} >= {"config.yaml", "metrics.csv", "predictions.npz"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_a_folder_of_mlflow_that_cannot_be_is_told_and_recorded_in_a_sweep(composed, tmp_path):
+    pytest.importorskip("mlflow")
+    cfg = composed(*QUIET, "logger=mlflow", "logger.folder='~nobody-here/x'")
+    told = "logger.folder=~nobody-here/x: no such user's home"
+    with pytest.raises(PlaceError, match=told):
+        train.run(cfg)
+    assert not (tmp_path / "results").exists()
+    record = train.run(cfg, sweep="my-sweep")
+    assert (record.status, record.error) == ("failed", told)
 
 
 @pytest.mark.slow

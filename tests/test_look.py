@@ -167,7 +167,7 @@ def test_images_of_ones_own_are_drawn_into_the_runs_folder(runs, call, tmp_path)
         (["checkpoint={run}", "samples=0"], "samples=0: must be a number from 1 to 100"),
         (["checkpoint={run}", "split=train"], "split=train: must be one of val, test"),
         (["checkpoint={run}", "no-such.png"], "no-such.png: no such file or folder"),
-        (["checkpoint={run}", "~nobody-here/x.png"], "image=~nobody-here/x.png: no such user's home"),
+        (["checkpoint={run}", "~nobody-here/x.png"], "~nobody-here/x.png: no such user's home"),
         (["checkpoint={run}", "out={run}/record.json"], "record.json is not a folder"),
         (["checkpoint={run}", "{run}/record.json"], "record.json: not a readable image"),
         (["checkpoint={run},{other}"], "bench-look takes one network"),

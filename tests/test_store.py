@@ -7,7 +7,7 @@ import pytest
 from common import files
 
 from bench.claim import Claim
-from bench.store import LAST, BusyError, Store, StoreError, write_atomically
+from bench.store import LAST, BusyError, PlaceError, Store, write_atomically
 
 
 def publish(store, record):
@@ -210,7 +210,7 @@ def test_what_cannot_be_written_is_named_by_its_own_name(tmp_path):
 
 
 def test_a_home_that_is_nobodys_is_named():
-    with pytest.raises(StoreError, match="^paths.results=~nobody-here/x: no such user's home$"):
+    with pytest.raises(PlaceError, match="^paths.results=~nobody-here/x: no such user's home$"):
         Store("~nobody-here/x")
 
 

@@ -20,7 +20,7 @@ from bench.interrupt import Interrupted
 from bench.models.googlenet import GoogLeNet
 from bench.models.lenet import LeNet
 from bench.module import Classifier
-from bench.store import Store, StoreError
+from bench.store import DoneError, Store
 
 QUIET = (*SHORT, "progress=none")
 
@@ -185,7 +185,7 @@ def test_a_last_step_that_breaks_the_weights_fails_the_cell(composed, tmp_path):
 def test_a_cell_with_an_ok_record_is_refused_before_it_trains(composed, monkeypatch):
     train.run(composed("model=lenet", *QUIET))
     monkeypatch.setattr(train, "build", lambda *_: pytest.fail("was built"))
-    with pytest.raises(StoreError, match="force=true"):
+    with pytest.raises(DoneError, match="force=true"):
         train.run(composed("model=lenet", *QUIET))
 
 

@@ -145,8 +145,9 @@ def reliabilities(table: Table, predictions: Mapping[str, Predictions]) -> Figur
     told = told_of(table, predictions, most=9)
     if not told:
         return None
+    each = " a seed" if any(len(several) > 1 for _, several in told) else ""  # seeds answer the same images
     figure, panels = grid(
-        table, len(told), side=2.4 if len(told) > 1 else 3.5, note=f"; grey: bins of fewer than {FEW} images"
+        table, len(told), side=2.4 if len(told) > 1 else 3.5, note=f"; grey: bins of fewer than {FEW} images{each}"
     )
     edges = np.linspace(0, 1, stats.BINS + 1)
     for panel, (row, several) in zip(panels, told, strict=True):
@@ -171,8 +172,8 @@ def ablation(table: Table, found: Sequence[ablations.Effect]) -> Figure | None:
     for place, (_, middle, interval, _) in enumerate(found):
         reach = None if interval is None else [[100 * (middle - interval.low)], [100 * (interval.high - middle)]]
         panel.errorbar(100 * middle, place, xerr=reach, color=COLORS[0], marker="o", markersize=5, capsize=3)
-    bought = (ablations.BATCH_NORM, ablations.HEADS)
-    names = [f"{pair.without.name if pair.what in bought else pair.with_it.model}: {pair.what}" for pair, *_ in found]
+    switched = (ablations.BATCH_NORM, ablations.HEADS)  # on or off: the row without it is its label
+    names = [f"{pair.without.name if pair.what in switched else pair.with_it.model}: {pair.what}" for pair, *_ in found]
     panel.set_yticks(range(len(found)), names)
     panel.set_xlabel("test top-1 with it minus without it, in percentage points; 95 % intervals")
     panel.set_ylim(len(found) - 0.4, -0.6)

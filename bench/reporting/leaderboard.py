@@ -131,23 +131,22 @@ OTHER_MACHINES = (
 
 def _machine(records: Sequence[RunRecord]) -> str:
     """``2 cores of AMD EPYC (AVX512), PyTorch 2.14.1, bf16-mixed``; OTHER_MACHINES if records differ in it, empty if
-    it is not known.
+    it is not known. The vector instructions, which old records lack, are given if all have them.
     """
-    # old records do not have it
-    detailed = all("cpu_capability" in record.hardware for record in records)
+    vectors = [record.hardware.get("cpu_capability") for record in records]
 
     def told(record: RunRecord) -> tuple[str, ...]:
         gpus = Counter(record.hardware.get("gpus") or ())
         threads = record.hardware.get("threads", record.hardware.get("cores"))
         cores = f"{threads} core{'s' * (threads != 1)} of {record.hardware.get('cpu')}"
-        cores += f" ({record.hardware['cpu_capability']})" if detailed else ""
+        cores += f" ({record.hardware['cpu_capability']})" if all(vectors) else ""
         named = [f"{n} × {name}" for name, n in gpus.items()]
         return (cores, *named, f"PyTorch {record.versions.get('torch')}", str(record.precision))
 
     if not all("cpu" in record.hardware and "torch" in record.versions for record in records):
         return ""
     first, *others = {told(record) for record in records}
-    return OTHER_MACHINES if others else ", ".join(first)
+    return OTHER_MACHINES if others or len({*vectors} - {None}) > 1 else ", ".join(first)
 
 
 def _tested(rows: Sequence[Row], predictions: Mapping[str, Predictions]) -> list[Row]:

@@ -76,7 +76,8 @@ def interval(correct: np.ndarray) -> Interval:
 
 def difference(first: np.ndarray, second: np.ndarray) -> Interval:
     """The interval of the first mean accuracy minus the second, (s, n) and (t, n) on the same samples: seeds are drawn
-    separately, samples jointly; otherwise like :func:`interval`.
+    separately, samples jointly; otherwise like :func:`interval`. A single seed against several is taken to vary as they
+    do.
     """
     one, other = _resampled([first, second])
     low, high = _percentiles(one - other, first.mean() - second.mean(), _freedom(one - other, [first, second]))
@@ -91,10 +92,11 @@ def _percentiles(draws: np.ndarray, centre: float, freedom: float) -> Interval:
 
 def _freedom(draws: np.ndarray, groups: Sequence[np.ndarray]) -> float:
     """Degrees of freedom of the variance of ``draws``, after Satterthwaite 1946: its between-seed parts are estimated
-    from a few seeds each, the rest from many samples. Infinite with single seeds.
+    from a few seeds each, the rest from many samples. Infinite if all groups are single seeds.
     """
     several = [group for group in groups if len(group) > 1]
-    borrowed = (len(groups) - len(several)) / max(1, len(several))  # see _over_seeds
+    # a single seed's variance is taken to be the mean of the others', so each of those counts once more, by this share
+    borrowed = (len(groups) - len(several)) / max(1, len(several))
     between = [(_over_seeds([group]) * (1 / len(group) + borrowed), len(group) - 1) for group in several]
     doubt = sum(variance**2 / freedom for variance, freedom in between)
     return float(draws.var() ** 2 / doubt) if doubt else math.inf

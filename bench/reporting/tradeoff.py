@@ -107,10 +107,12 @@ def cost(table: Table) -> Figure | None:
 
 
 def around(values: Sequence[float], scale: str) -> tuple[float, float]:
-    """Axis limits with room on both sides of the values, even for a single one."""
+    """Axis limits with room on both sides of the values, even for a single one; a logarithmic axis extends over a
+    factor of four at least, so that it has ticks.
+    """
     low, high = min(values), max(values)
     if scale == "log":
-        room = (high / low) ** 0.15 if high > low else 2.0
+        room = max((high / low) ** 0.15, 2 / (high / low) ** 0.5)
         return low / room, high * room
     room = 0.15 * (high - low) or 0.5 * high
     return low - room, high + room

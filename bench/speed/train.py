@@ -84,8 +84,8 @@ def ceiling(device: torch.device) -> float:
 
 
 def scaled(images: int, flops: float) -> int:
-    """Images of an epoch on a machine of so many FLOP/s, in whole batches: within LEAST and MOST, as many as take as
-    long as ``images`` on one of 10¹² FLOP/s.
+    """Images of an epoch on a machine of so many FLOP/s, in whole batches: as many as take as long as ``images`` on one
+    of 10¹² FLOP/s, but at least LEAST and at most MOST times ``images``.
     """
     return max(LEAST, round(images * min(flops / 1e12, MOST) / BATCH) * BATCH)
 

@@ -179,6 +179,8 @@ def test_reliability_is_the_calibration_of_all_seeds(told):
         np.concatenate([one.confidence for one in several]), np.concatenate([one.correct for one in several])
     )
     assert [bar.get_height() for bar in panel.patches] == pytest.approx(np.nan_to_num(made.accuracy))
+    title = figures.reliabilities(table, predictions).get_suptitle()
+    assert title.endswith("; grey: bins of fewer than 20 images" + " a seed" * (len(several) > 1))
     few = made.count < figures.FEW * len(several)
     assert few.any()
     assert not few.all()
@@ -242,6 +244,19 @@ def test_what_is_missing_is_left_out(make_record, tmp_path):
     made = drawn(leaderboard.tables(records), records, {}, Path("/no-such"))
     assert set(made) == {"digits-stratified-cost.svg", "digits-stratified-cost.png"}
     assert b"mathdefault" not in made["digits-stratified-cost.svg"]  # formulas are not set, as a class may be $a_$
+
+
+@pytest.mark.parametrize("values", [[9.4e9, 14e9], [5.727e6, 5.734e6], [968e3], [62e3, 9.75e6]])
+def test_a_logarithmic_axis_has_ticks_on_both_sides_of_the_values_none_of_them_twice(values):
+    axes = drawing.Figure().subplots()
+    low, high = tradeoff.around(values, "log")
+    axes.set(yscale="log", ylim=(low, high))
+    drawing.plain_log(axes.yaxis)
+    there = [value for value in axes.get_yticks() if low <= value <= high]
+    assert there[0] <= max(values)
+    assert there[-1] >= min(values)
+    labels = axes.yaxis.get_major_formatter().format_ticks(there)
+    assert len(set(labels)) == len(labels) >= 2
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,7 @@ def test_the_machine_is_told_or_that_there_are_several(make_record):
     vectors = [{"cpu_capability": name} for name in ("AVX2", "AVX512")]
     assert table("A", "A", own=vectors).machine == leaderboard.OTHER_MACHINES  # of one name
     assert table("A", "A", own=vectors[:1] * 2).machine == "2 cores of A (AVX2), 2 × X, PyTorch 2.0, bf16-mixed"
+    assert table("A", "A", "A", own=[*vectors, {}]).machine == leaderboard.OTHER_MACHINES
     assert table("A", "A", own=[vectors[0], {}]).machine == "2 cores of A, 2 × X, PyTorch 2.0, bf16-mixed"
     assert "; on 2 cores of A, 2 × X, PyTorch 2.0, bf16-mixed" in render.caption(table("A"))
 

@@ -79,9 +79,8 @@ def test_a_single_seed_is_seldom_told_apart_from_several_of_the_same_recipe(monk
         apart += stats.compare(pair[:1], pair[1:]) < 0.05
         low, high = stats.difference(pair[:1], pair[1:])
         covered += low <= 0 <= high
-    assert (
-        apart <= 0.1 * runs
-    )  # 5 % and three standard errors; without the single seed's own variation a quarter or more
+    # 5 % and three standard errors; without the single seed's own variation it would be a fifth or more
+    assert apart <= 0.1 * runs
     assert covered >= 0.9 * runs
 
 
