@@ -17,6 +17,7 @@ from bench.data.normalize import AffineNormalize, Normalize, ZcaNormalize
 from bench.data.pipeline import Pipeline
 from bench.models.kernels import LocalResponseNorm, MaxPool2x2
 from bench.models.layers import FitTo
+from bench.models.winograd import as_pytorchs
 from bench.saved import Saved
 
 INPUT, OUTPUT = "images", "logits"
@@ -107,7 +108,7 @@ def folded(model: nn.Module) -> nn.Module:
     layers that combine batch norm and activation.
     """
     # contiguous weights: on export others cannot be distinguished from views of a larger tensor
-    model = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
+    model = as_pytorchs(copy.deepcopy(model)).cpu().to(memory_format=torch.contiguous_format).eval()
     try:
         graph = _Tracer().trace(model)
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError):

@@ -133,6 +133,15 @@ def test_a_process_that_fails_tells_why_in_a_line(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_place_that_cannot_be_used_is_refused_and_nothing_written(tmp_path):
+    pytest.importorskip("mlflow")
+    place = ("logger=mlflow", "logger.folder='~nobody-here/x'", f"paths.results={tmp_path / 'results'}")
+    assert finish(start(*CELL, "trainer=ddp", *place, log=tmp_path / "log")) == 1
+    assert "ConfigError: logger.folder=~nobody-here/x: no such user's home" in (tmp_path / "log").read_text()
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.slow
 def test_ddp_works_inside_a_sweep(bench, tmp_path):
     sweep = ("-m", "model=lenet", "seed=0,1", "trainer=ddp", *SHORT, "progress=none")
     code, out, err = bench(*sweep)

@@ -1,11 +1,12 @@
 """Convolutions with fewer multiplications, for training on CPUs in 32 bits.
 
-An m×m tile of the outputs of an r×r kernel takes n² multiplications a pair of channels, n = m + r − 1, instead of m²r²:
-each factor is transformed to values at n² points, where the convolution is a product (Winograd 1980; Lavin, Gray 2016,
-"Fast algorithms for convolutional neural networks", CVPR, section 4). For each point, that of all tiles and channels is
-a matrix product. 3×3 kernels take a quarter of the multiplications, 5×5 kernels 4 in 25.
+Computed one by one, an m×m tile of the outputs of an r×r kernel takes m²r² multiplications a pair of channels. Here
+both factors are transformed to values at n² points, n = m + r − 1, where the convolution is a product, which takes n²
+(Winograd 1980, "Arithmetic complexity of computations"; Lavin, Gray 2016, "Fast algorithms for convolutional neural
+networks", CVPR, section 4): at best a fifth for 3×3 kernels, a sixth for 5×5. For each point, the products of all tiles
+and channels are one product of matrices.
 
-Letters as in the paper: B, G and A transform images, kernels and, transposed, outputs.
+As in Lavin and Gray, Bᵀ transforms the maps, G the kernels, and Aᵀ the products to outputs.
 """
 
 from __future__ import annotations
@@ -20,27 +21,28 @@ from torch.nn import functional as F
 
 from bench.models.kernels import trains_on_cpu
 
-POINTS = {4: (0, 1, -1), 6: (0, 1, -1, 2, -2), 8: (0, 1, -1, 2, -2, 1 / 2, -1 / 2)}
-"""The points of n, without the one at infinity: those usual for 32 bits, whose rounding errors are small (Barabasz et
-al. 2020, "Error analysis and improving the accuracy of Winograd convolution for deep neural networks", table 1)."""
+POINTS = {4: (0, 1, -1), 6: (0, 1, -1, 1 / 2, -2), 8: (0, 1, -1, 2, -2, 1 / 2, -1 / 2)}
+"""The points of n, without the one at infinity: small numbers, and few of a size, for small rounding errors (Barabasz
+et al. 2020, "Error analysis and improving the accuracy of Winograd convolution for deep neural networks")."""
 
-CHUNK = 2**20
-"""Numbers per thread that are transformed at a time, so that they stay in the cache."""
-
-CHANNELS = 24
-"""With c inputs and k outputs, products take time ∝ c·k, transforms ∝ c + k; from this quotient on both together are
-faster than PyTorch's convolution, as measured."""
+WORTH = 95
+"""With c inputs and k outputs, products save time ∝ c·k, transforms cost time ∝ c + k. From this ratio on, a layer was
+faster than PyTorch's on two cores with AVX2."""
 
 TILES = 64
 """In a batch of fewer, products are small, and transforming the kernels takes as long as they do."""
+
+CHUNK = 2**20
+"""Numbers per thread that are transformed at a time, to stay in caches, but one image at least."""
 
 
 class Conv2d(nn.Conv2d):
     """:class:`torch.nn.Conv2d`: (N, C, H, W) → (N, K, H', W').
 
-    In training on a CPU in 32 bits, 3×3 and 5×5 kernels that keep the size of the maps, with enough channels and
-    images, take fewer multiplications, see above. Results differ by rounding errors, about 1e-5 of the largest, which
-    are ten times PyTorch's, and a thousandth of those of bf16.
+    In training on a CPU in 32 bits, uncompiled, 3×3 and 5×5 kernels that keep the size of the maps, with enough
+    channels and images, take fewer multiplications, see above. Rounding errors are then up to 1e-5 of the largest
+    value, against 2e-6 with PyTorch's convolution and 3e-3 in bf16; a value that is not finite makes all of its tile
+    NaN; the output is channels last, and cannot be differentiated twice.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,13 +55,21 @@ class Conv2d(nn.Conv2d):
         keeps_size = self.kernel_size in ((3, 3), (5, 5)) and self.padding in ((r // 2, r // 2), "same")
         plain = self.stride == self.dilation == (1, 1) and self.padding_mode == "zeros"
         in_32_bits = x.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        c, k = self.in_channels // self.groups, self.out_channels // self.groups
-        if not (keeps_size and plain and in_32_bits and c * k >= CHANNELS * (c + k)):
+        if not (keeps_size and plain and in_32_bits):
             return False
-        height, width = x.shape[2:]
+        images, _, height, width = x.shape
         tiles = tiling(height, width, r)
-        fewer = 2 * tiles.n**2 * tiles.rows * tiles.columns <= r**2 * height * width
-        return fewer and len(x) * tiles.rows * tiles.columns >= TILES
+        c, k = self.in_channels // self.groups, self.out_channels // self.groups
+        saved = c * k * (r**2 * height * width - tiles.products)
+        return saved >= WORTH * (c + k) * tiles.products and images * tiles.rows * tiles.columns >= TILES
+
+
+def as_pytorchs(net: nn.Module) -> nn.Module:
+    """The network, its convolutions always computed by PyTorch."""
+    for layer in net.modules():
+        if isinstance(layer, Conv2d):
+            layer.__class__ = nn.Conv2d  # type: ignore[assignment]  # which differs in nothing but its forward
+    return net
 
 
 class Tiling(NamedTuple):
@@ -74,16 +84,21 @@ class Tiling(NamedTuple):
     def n(self) -> int:
         return self.m + self.r - 1
 
+    @property
+    def products(self) -> int:
+        """Multiplications a pair of channels."""
+        return self.n**2 * self.rows * self.columns
+
 
 def tiling(height: int, width: int, r: int) -> Tiling:
     """That with the fewest multiplications."""
     every = [Tiling(n + 1 - r, r, -(-height // (n + 1 - r)), -(-width // (n + 1 - r))) for n in POINTS if n > r]
-    return min(every, key=lambda tiles: tiles.n**2 * tiles.rows * tiles.columns)
+    return min(every, key=lambda tiles: tiles.products)
 
 
 @cache
 def transforms(m: int, r: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """B: (n, n), G: (n, r), A: (m, n).
+    """Bᵀ: (n, n), G: (n, r), Aᵀ: (m, n).
 
     The values of polynomials at points give the coefficients of their product by the inverse of Vandermonde's matrix;
     a correlation is the transposed product.
@@ -92,10 +107,10 @@ def transforms(m: int, r: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tens
 
     def values(coefficients: int) -> Tensor:
         powers = [[point**i for i in range(coefficients)] for point in POINTS[n]]
-        return torch.tensor([*powers, [0] * (coefficients - 1) + [1]], dtype=torch.float64)
+        return torch.tensor([*powers, [0] * (coefficients - 1) + [1]], dtype=torch.float64, device="cpu")
 
-    b, g, a = torch.linalg.inv(values(n)).T, values(r), values(m).T
-    return b.to(dtype), g.to(dtype), a.to(dtype)
+    bt, g, at = torch.linalg.inv(values(n)).T, values(r), values(m).T
+    return bt.to(dtype), g.to(dtype), at.to(dtype)
 
 
 def both_ways(transform: Tensor, x: Tensor) -> Tensor:
@@ -109,11 +124,11 @@ class _Product:
 
     def __init__(self, tiles: Tiling, groups: int, dtype: torch.dtype):
         self.tiles, self.groups = tiles, groups
-        self.b, self.g, self.a = transforms(tiles.m, tiles.r, dtype)
+        self.bt, self.g, self.at = transforms(tiles.m, tiles.r, dtype)
 
     def chunks(self, images: int, channels: int) -> list[slice]:
-        tiles = self.tiles
-        step = max(1, CHUNK * torch.get_num_threads() // (tiles.n**2 * tiles.rows * tiles.columns * channels))
+        numbers = CHUNK * min(torch.get_num_threads(), 16)
+        step = max(1, numbers // (self.tiles.products * channels))
         return [slice(i, i + step) for i in range(0, images, step)]
 
     def of_maps(self, x: Tensor) -> Tensor:
@@ -125,7 +140,7 @@ class _Product:
         per, (image, row, column, channel) = channels // self.groups, x.stride()
         shape = (n, n, self.groups, count, rows, columns, per)
         cut = x.as_strided(shape, (row, column, per * channel, image, m * row, m * column, channel))
-        return both_ways(self.b, cut).view(n * n * self.groups, -1, per)
+        return both_ways(self.bt, cut).view(n * n * self.groups, -1, per)
 
     def of_kernels(self, weight: Tensor) -> Tensor:
         """(K, C / groups, r, r) → (n²·groups, C / groups, K / groups)."""
@@ -139,9 +154,9 @@ class _Product:
         count, height, width, c = x.shape
         k = len(weight)
         kernels = self.of_kernels(weight)
-        y = torch.empty(count, k, height, width, dtype=x.dtype, memory_format=torch.channels_last)
+        y = torch.empty(count, k, height, width, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         for some in self.chunks(count, max(c, k)):
-            values = both_ways(self.a, torch.bmm(self.of_maps(x[some]), kernels).view(n, n, -1))
+            values = both_ways(self.at, torch.bmm(self.of_maps(x[some]), kernels).view(n, n, -1))
             cut = values.view(m, m, self.groups, -1, rows, columns, k // self.groups)
             maps = cut.permute(3, 4, 0, 5, 1, 2, 6).reshape(-1, m * rows, m * columns, k)[:, :height, :width]
             y[some] = (maps if bias is None else maps + bias).permute(0, 3, 1, 2)
@@ -156,7 +171,7 @@ class _Product:
         for some in self.chunks(count, max(c, k)):
             g = F.pad(grad[some], (0, 0, 0, m * columns - width, 0, m * rows - height))
             cut = g.view(-1, rows, m, columns, m, groups, k // groups).permute(2, 4, 5, 0, 1, 3, 6)
-            values = both_ways(self.a.T, cut).view(n * n * groups, -1, k // groups)
+            values = both_ways(self.at.T, cut).view(n * n * groups, -1, k // groups)
             total.baddbmm_(self.of_maps(x[some]).transpose(1, 2), values)
         by_place = both_ways(self.g.T, total.view(n, n, -1)).view(r, r, groups, c // groups, k // groups)
         return by_place.permute(2, 4, 3, 0, 1).reshape(k, c // groups, r, r)

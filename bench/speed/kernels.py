@@ -30,14 +30,15 @@ class Pair(NamedTuple):
 def convolution(c: int, k: int, kernel: int, side: int) -> Pair:
     """A convolution that keeps the size of the maps."""
     ours, theirs = (functools.partial(layer, c, k, kernel, padding=kernel // 2) for layer in (Conv2d, nn.Conv2d))
-    return Pair(f"{kernel}×{kernel} convolution", ours, theirs, (128, c, side, side), dtypes=("float32",))
+    return Pair(f"{kernel}×{kernel} convolution to {k}", ours, theirs, (128, c, side, side), dtypes=("float32",))
 
 
 PAIRS = (
     Pair("LRN", lambda: LocalResponseNorm(64), lambda: nn.LocalResponseNorm(5), (128, 64, 32, 32), True),  # GoogLeNet's
     Pair("dropout", lambda: Dropout(0.5), lambda: nn.Dropout(0.5), (128, 96, 16, 16)),  # NiN's first
     Pair("max pooling", MaxPool2x2, lambda: nn.MaxPool2d(2), (128, 6, 28, 28)),  # LeNet's S2
-    convolution(256, 256, 3, side=8),  # VGG's conv3-2
+    convolution(64, 64, 3, side=32),  # the second of VGG-13 and deeper ones
+    convolution(256, 256, 3, side=8),  # VGG's third block
     convolution(96, 192, 5, side=16),  # NiN's second
 )
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from bench.config import PRETRAINED_FROM
 from bench.models.layers import SMALL_BELOW, conv, geometry, init_kaiming
+from bench.models.winograd import Conv2d
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ def test_geometry_is_that_of_the_paper_from_96_pixels_on(image_size, expected):
 def test_conv_has_a_bias_or_batch_norm(batch_norm):
     layers = conv(4, 6, 3, batch_norm=batch_norm, stride=2, padding=1)
     norm = [nn.BatchNorm2d] if batch_norm else []
-    assert [type(layer) for layer in layers] == [nn.Conv2d, *norm, nn.ReLU]
+    assert [type(layer) for layer in layers] == [Conv2d, *norm, nn.ReLU]
     assert (layers[0].bias is None) == batch_norm
     assert nn.Sequential(*layers)(random(2, 4, 8, 8)).shape == (2, 6, 4, 4)
 
