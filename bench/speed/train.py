@@ -50,8 +50,8 @@ MOST = 40
 NOTE = (
     "Batches of 128. bare: the same steps on batches made before; reference: a plain Lightning stack in 32 bits, with "
     "the best number of workers of its DataLoader; ceiling: the operations per second of one large convolution, which "
-    "32 bits may pass: ours takes fewer multiplications than are counted. The quotients are medians over rounds; MiB is "
-    "ours."
+    "32 bits may pass: ours takes fewer multiplications than are counted. The quotients are medians over rounds; MiB "
+    "is ours."
 )
 CEILING_SHAPE = (128, 256, 16, 16)
 """Of what goes into the convolution that is the ceiling."""
