@@ -26,23 +26,23 @@ POINTS = {4: (0, 1, -1), 6: (0, 1, -1, 1 / 2, -2), 8: (0, 1, -1, 2, -2, 1 / 2, -
 et al. 2020, "Error analysis and improving the accuracy of Winograd convolution for deep neural networks")."""
 
 WORTH = 95
-"""With c inputs and k outputs, products save time ∝ c·k, transforms cost time ∝ c + k. From this ratio on, a layer was
-faster than PyTorch's on two cores with AVX2."""
+"""With c inputs and k outputs, the time that products save is ∝ c·k, that of transforms ∝ c + k. From this ratio on,
+multiplications saved to (c + k)·products, layers were faster than PyTorch's on two cores with AVX2."""
 
 TILES = 64
 """In a batch of fewer, products are small, and transforming the kernels takes as long as they do."""
 
 CHUNK = 2**20
-"""Numbers per thread that are transformed at a time, to stay in caches, but one image at least."""
+"""Numbers per thread, of 16 at most, that are transformed at a time, to stay in caches; but one image at least."""
 
 
 class Conv2d(nn.Conv2d):
     """:class:`torch.nn.Conv2d`: (N, C, H, W) → (N, K, H', W').
 
     In training on a CPU in 32 bits, uncompiled, 3×3 and 5×5 kernels that keep the size of the maps, with enough
-    channels and images, take fewer multiplications, see above. Rounding errors are then up to 1e-5 of the largest
-    value, against 2e-6 with PyTorch's convolution and 3e-3 in bf16; a value that is not finite makes all of its tile
-    NaN; the output is channels last, and cannot be differentiated twice.
+    channels and images, take fewer multiplications, see above. Rounding errors are then up to 2e-5 of the largest
+    value, against 3e-6 with PyTorch's convolution and 3e-3 in bf16; a value that is not finite makes all tiles that it
+    touches NaN, up to four; the output is channels last, and cannot be differentiated twice.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class Conv2d(nn.Conv2d):
 
 
 def as_pytorchs(net: nn.Module) -> nn.Module:
-    """The network, its convolutions always computed by PyTorch."""
+    """The network, changed so that PyTorch computes all its convolutions."""
     for layer in net.modules():
         if isinstance(layer, Conv2d):
             layer.__class__ = nn.Conv2d  # type: ignore[assignment]  # which differs in nothing but its forward

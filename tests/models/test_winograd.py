@@ -123,8 +123,8 @@ def test_tiles_are_as_large_as_saves_most(side, kernel, m):
     assert (tiles.rows, tiles.columns) == (-(-side // m),) * 2
 
 
-@pytest.mark.parametrize(("kernel", "side"), [(3, 8), (5, 16), (3, 16), (3, 12)])
-def test_rounding_errors_are_far_below_those_of_bf16(kernel, side, chosen):
+@pytest.mark.parametrize(("kernel", "side", "most"), [(3, 8, 6e-6), (3, 12, 2e-5), (3, 16, 6e-6), (5, 16, 2e-5)])
+def test_rounding_errors_are_far_below_those_of_bf16(kernel, side, most, chosen):
     layer, x = Conv2d(96, 128, kernel, padding=kernel // 2), random(64, 96, side, side)
     upstream = random(64, 128, side, side, seed=1)
     exact = value_and_gradients(copy.deepcopy(layer).double(), x.double(), upstream.double())
@@ -133,7 +133,7 @@ def test_rounding_errors_are_far_below_those_of_bf16(kernel, side, chosen):
     assert chosen == [64]
     for value, rough, right in zip(ours, half, exact, strict=True):
         scale = right.abs().max()
-        assert (value - right).abs().max() < 1.5e-5 * scale
+        assert (value - right).abs().max() < most * scale
         assert (rough.double() - right).abs().max() > 5e-4 * scale
 
 
@@ -156,12 +156,11 @@ def test_large_layers_in_training_take_fewer_multiplications(chosen):
         (dict(in_channels=16, out_channels=64, kernel_size=3, padding=1), 8),
         (dict(in_channels=64, out_channels=64, kernel_size=3, padding=1, groups=4), 8),
         (dict(in_channels=64, out_channels=64, kernel_size=3, padding=1), 1),
-        (dict(in_channels=64, out_channels=64, kernel_size=3, padding=1), 3),  # three multiplications saved in nine
-        (dict(in_channels=64, out_channels=64, kernel_size=3, padding=1), 4),  # 16 tiles
+        (dict(in_channels=64, out_channels=64, kernel_size=3, padding=1), 3),  # 36 multiplications instead of 81
     ],
 )
 def test_others_are_pytorchs_own(chosen, arguments, size):
-    layer, x = Conv2d(**arguments), random(16, arguments["in_channels"], size, size)
+    layer, x = Conv2d(**arguments), random(64, arguments["in_channels"], size, size)
     assert torch.equal(layer(x), nn.Conv2d.forward(layer, x))
     assert chosen == []
 
@@ -193,13 +192,22 @@ def test_what_wants_no_gradient_gets_none(chosen):
     assert chosen == [16, 16]
 
 
-def test_a_value_that_is_not_finite_stays_in_its_tile(chosen):
+@pytest.mark.parametrize(("place", "tiles"), [(0, 1), (3, 4)])
+def test_a_value_that_is_not_finite_spoils_the_tiles_that_it_touches(chosen, place, tiles):
     layer, x = Conv2d(64, 64, 3, padding=1), random(16, 64, 8, 8)
-    x[3, 5, 0, 0] = torch.inf
+    x[3, 5, place, place] = torch.inf
     y = layer(x)
     assert chosen == [16]
     assert y[3, :, :4, :4].isnan().all()
-    assert y.isfinite().sum() == y.numel() - 64 * 16
+    assert y.isnan().sum() == y[3].isnan().sum() == tiles * 4 * 4 * 64
+
+
+def test_a_batch_of_few_tiles_is_pytorchs_own(chosen):
+    layer, x = Conv2d(64, 64, 3, padding=1), random(64, 64, 4, 4)  # a tile an image
+    assert torch.equal(layer(x[:63]), nn.Conv2d.forward(layer, x[:63]))
+    assert chosen == []
+    layer(x)
+    assert chosen == [64]
 
 
 def test_a_default_device_makes_no_difference(chosen):
