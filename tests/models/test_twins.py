@@ -12,6 +12,7 @@ from bench.models.alexnet import AlexNet
 from bench.models.googlenet import GoogLeNet
 from bench.models.pretrained import copy_weights
 from bench.models.vgg import VGG
+from bench.models.winograd import as_pytorchs
 
 
 def test_the_configured_dropout_is_torchvisions():
@@ -44,7 +45,8 @@ def test_the_same_weights_give_the_same_outputs_at_other_sizes(name, size):
 
 def test_googlenet_and_its_heads_are_torchvisions_in_training_too():
     theirs = torchvisions("googlenet", dropout=0.0, dropout_aux=0.0).train()
-    ours = GoogLeNet(batch_norm=True, torchvision=True, dropout=0.0, aux_dropout=0.0).train()
+    # batch norm over few images amplifies rounding errors, which are larger with fewer multiplications
+    ours = as_pytorchs(GoogLeNet(batch_norm=True, torchvision=True, dropout=0.0, aux_dropout=0.0)).train()
     copy_weights(theirs, ours)
     x = images(4, 224)
     expected, actual = theirs(x), ours(x)
@@ -62,7 +64,7 @@ def test_googlenet_and_its_heads_are_torchvisions_in_training_too():
 
 def test_vgg_with_batch_norm_is_torchvisions_in_training_too():
     theirs, ours = torchvisions("vgg11_bn", dropout=0.0).train(), VGG(11, batch_norm=True, dropout=0.0).train()
-    copy_weights(theirs, ours)
+    copy_weights(theirs, as_pytorchs(ours))
     x = images(3, 96)
     expected, actual = theirs(x), ours(x).logits
     scale = expected.abs().max()
