@@ -21,8 +21,8 @@ from bench.module import Classifier
 from bench.optim import parameter_groups
 from bench.speed import synthetic
 from bench.speed.batch_tables import MODES, Point, as_csv, draw, note, table
+from bench.speed.contestants import losses, step
 from bench.speed.timing import publish
-from bench.speed.train import losses, step
 from bench.speed.turns import Contestant, Done, Turns
 from bench.store import write_atomically
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from bench import console, machine
 from bench.config import need
+from bench.speed.contestants import Job, fit, machine_settings
 from bench.speed.timing import interleaved, publish
-from bench.speed.train import Job, fit, machine_settings
 from bench.speed.turns import Contestant, together
 from bench.store import write_atomically
 

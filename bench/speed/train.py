@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 import math
 import statistics
-import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import hydra.utils
-import lightning as L
 import torch
-from omegaconf import DictConfig
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.flop_counter import FlopCounterMode
 
-from bench import callbacks, config, console, machine
-from bench.assemble import build, make_model, make_trainer, prepare_machine
-from bench.data.decode import Decoder
-from bench.data.loader import Batch
-from bench.module import Classifier
-from bench.optim import parameter_groups
-from bench.speed import MACHINE, reference, synthetic
+from bench import console, machine
+from bench.speed.contestants import Job, bare_loop, convolution, fit, machine_settings, plain_fit
 from bench.speed.timing import interleaved, publish
-from bench.speed.turns import Contestant, Turns, together
+from bench.speed.turns import Contestant, together
 
 ROUNDS = 5
 WORKERS = (0, 1, 2)
@@ -53,8 +35,6 @@ NOTE = (
     "32 bits may pass: ours takes fewer multiplications than are counted. The quotients are medians over rounds; MiB "
     "is ours."
 )
-CEILING_SHAPE = (128, 256, 16, 16)
-"""Of what goes into the convolution that is the ceiling."""
 
 
 def measure(resolved: Mapping[str, Any]) -> None:
@@ -89,11 +69,6 @@ def scaled(images: int, flops: float) -> int:
     of 10¹² FLOP/s, but at least LEAST and at most MOST times ``images``.
     """
     return max(LEAST, round(images * min(flops / 1e12, MOST) / BATCH) * BATCH)
-
-
-def machine_settings(resolved: Mapping[str, Any]) -> list[str]:
-    """Those that say how the machine is used, for the configuration of a contestant."""
-    return [f"{setting}={resolved['trainer'][setting.removeprefix('trainer.')]}" for setting in MACHINE]
 
 
 def compare(settings: Sequence[str], images: int, device: torch.device) -> dict[str, Any]:
@@ -140,168 +115,3 @@ def row(name: str, value: Mapping[str, Any]) -> list[str]:
         f"{value['of_ceiling']:.0%}",
         f"{value['peak_bytes'][OURS] / 2**20:,.0f}",
     ]
-
-
-class Gate(L.Callback):
-    """Lets a Trainer train an epoch a turn: all that happens between one epoch's start and the next one's."""
-
-    def __init__(self, turns: Turns, images: int):
-        self.turns, self.images, self.open = turns, images, False
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._close(pl_module.device)
-        self.turns.wait()
-        self.open = True
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._close(pl_module.device)
-
-    def _close(self, device: torch.device) -> None:
-        if self.open:
-            machine.wait(device)
-            self.turns.done(self.images)
-        self.open = False
-
-
-class Job(NamedTuple):
-    """What to train: ``settings`` as for ``bench``, so many random ``images``, so many ``epochs``."""
-
-    settings: tuple[str, ...]
-    images: int
-    epochs: int
-
-    def configured(self) -> tuple[DictConfig, dict[str, Any]]:
-        """The configuration, as composed and as checked."""
-        cfg = synthetic.composed([*self.settings, f"trainer.max_epochs={self.epochs}"], self.images)
-        return cfg, config.check(cfg)
-
-
-def fit(line: Connection, job: Job) -> None:
-    """As ``bench`` trains, with its augmentation, metrics and table of epochs; without checkpoints, which a real
-    epoch writes once, too, but which would weigh too much in a short one; nor have the others any.
-    """
-    cfg, resolved = job.configured()
-    device = prepare_machine(resolved)
-    turns = Turns(line, device)
-    data, module = build(cfg, resolved, device)
-    meter = callbacks.Meter(turns.peak)
-    with tempfile.TemporaryDirectory() as folder, callbacks.quiet():
-        table = callbacks.EpochTable(Path(folder) / "metrics.csv", meter)
-        watchers = [Gate(turns, len(data.train)), meter, table]
-        make_trainer(resolved, device, data, None, watchers, processes=1).fit(module, datamodule=data)
-
-
-def plain_fit(line: Connection, job: Job, workers: int) -> None:
-    """The reference stack, by a Trainer as it comes."""
-    cfg, resolved = job.configured()
-    device = machine.device(resolved["trainer"]["accelerator"])
-    turns = Turns(line, device)
-    decoder = Decoder(resolved["paths"]["cache"], resolved["data"]["image_size"], resolved["data"]["in_channels"])
-    images = hydra.utils.instantiate(cfg.data.source)(decoder)
-    pixels, labels = images.pixels[images.train], images.labels[images.train]
-    net = make_model(cfg, resolved)
-    module = reference.Plain(
-        net, resolved["data"]["num_classes"], resolved["optimizer"]["lr"], resolved["loss"]["aux_weight"]
-    )
-    batches = reference.loader(pixels, labels, resolved["data"]["batch_size"], workers)
-    with callbacks.quiet():
-        trainer = L.Trainer(
-            max_epochs=job.epochs,
-            accelerator="gpu" if device.type == "cuda" else device.type,
-            devices=1,
-            callbacks=[Gate(turns, len(pixels))],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(module, batches)
-
-
-def bare_loop(line: Connection, job: Job) -> None:
-    """The same steps on batches that were made before, by nothing but PyTorch."""
-    cfg, resolved = job.configured()
-    device = prepare_machine(resolved)
-    turns = Turns(line, device)
-    data, module = build(cfg, resolved, device)
-    batches = list(data.train_dataloader())
-    optimizer = module.make_optimizer(parameter_groups(module.model))
-    scheduler = module.make_scheduler(optimizer, 1000 * len(batches))
-    module.to(device).train()
-    dtype = data.dtype
-    flops = flops_per_image(module, batches[0])
-    while True:
-        turns.wait()
-        for batch in batches:
-            loss = step(module, optimizer, scheduler, batch, dtype)
-        loss.item()  # a GPU has then finished
-        turns.done(sum(len(batch.labels) for batch in batches), flops=flops)
-
-
-def step(
-    module: Classifier, optimizer: torch.optim.Optimizer, scheduler: LRScheduler, batch: Batch, dtype: torch.dtype
-) -> Tensor:
-    """One of training; returns its loss."""
-    with torch.autocast(batch.images.device.type, dtype, enabled=dtype != torch.float32):
-        loss = losses(module, batch)
-    optimizer.zero_grad()
-    loss.backward()
-    if module.clip_norm is not None:
-        nn.utils.clip_grad_norm_(module.model.parameters(), module.clip_norm)
-    optimizer.step()
-    scheduler.step()
-    return loss
-
-
-def losses(module: Classifier, batch: Batch) -> Tensor:
-    """The cross entropies that a training step adds up."""
-    out = module.model(batch.images)
-    loss = F.cross_entropy(out.logits, batch.labels)
-    for head in out.aux:
-        loss = loss + module.aux_weight * F.cross_entropy(head, batch.labels)
-    return loss
-
-
-def flops_per_image(module: Classifier, batch: Batch) -> float:
-    """Floating point operations of convolutions and linear layers, forward and backward; of local response
-    normalisation none, though here its window is a convolution; of convolutions with fewer multiplications those of
-    PyTorch's.
-    """
-    counted, counter = copy.deepcopy(module), FlopCounterMode(display=False)
-    reference.plain(counted.model)
-    with counter:
-        losses(counted, batch._replace(images=batch.images.float())).backward()
-    return counter.get_total_flops() / len(batch.labels)
-
-
-def convolution(line: Connection, device: str) -> None:
-    """One large 3×3 convolution, in 32 bits (TF32 on GPUs that have it) or, where that is faster, in bf16, which
-    "processes" as many images as it does floating point operations.
-    """
-    machine.prepare_cpu()
-    machine.allow_tf32(True)
-    n, c, h, w = CEILING_SHAPE
-    turns = Turns(line, torch.device(device))
-    calls: dict[torch.dtype, Callable[[], Tensor]] = {}
-    native = (
-        machine.precision("auto", torch.device(device)) == "bf16-mixed"
-    )  # without, a single bf16 call may take seconds
-    for dtype in (torch.bfloat16, torch.float32) if native else (torch.float32,):
-        images = torch.randn(CEILING_SHAPE, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        layer = nn.Conv2d(c, c, 3, padding=1, device=device, dtype=dtype).to(memory_format=torch.channels_last)
-        calls[dtype] = functools.partial(layer, images)
-
-    def many(dtype: torch.dtype, seconds: float) -> int:
-        done, begun = 0, time.perf_counter()
-        while time.perf_counter() - begun < seconds:
-            for _ in range(10):
-                out = calls[dtype]()
-            out[0, 0, 0, 0].item()  # a GPU has then finished
-            done += 10
-        return done
-
-    with torch.inference_mode():
-        fastest = max(calls, key=lambda dtype: (many(dtype, 0.2), many(dtype, 0.5))[1])
-        while True:
-            turns.wait()
-            turns.done(many(fastest, 0.5) * 2 * n * h * w * c * c * 9)

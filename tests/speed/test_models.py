@@ -5,9 +5,8 @@ import json
 import pytest
 import torch
 
-from bench.models import winograd
 from bench.models.kernels import LocalResponseNorm
-from bench.models.winograd import Conv2d
+from bench.models.winograd import Conv2d, as_pytorchs
 from bench.speed import models
 from bench.speed.__main__ import main
 from bench.speed.kernels import PAIRS, calls
@@ -27,11 +26,11 @@ def gradients(net: torch.nn.Module) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", ["alexnet", "googlenet"])
-def test_both_networks_take_the_same_step(name, monkeypatch):
-    # batch norm over four images amplifies rounding errors, those of PyTorch's convolution are a tenth
-    monkeypatch.setattr(winograd, "TILES", 10**9)
+def test_both_networks_take_the_same_step(name):
     torch.manual_seed(0)
     nets = models.twins(TWINS[name])
+    # batch norm over few images amplifies rounding errors, which are larger with fewer multiplications
+    as_pytorchs(nets["ours"])
     assert list(nets) == ["ours", "torchvision"]
     ours, theirs = map(gradients, nets.values())
     assert [g.shape for g in ours] == [g.shape for g in theirs]

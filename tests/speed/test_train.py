@@ -12,10 +12,11 @@ from bench.models.lenet import LeNet
 from bench.models.nin import NiN
 from bench.speed import reference, synthetic, train
 from bench.speed.__main__ import main
+from bench.speed.contestants import Job
 
 
 def test_random_images_take_the_place_of_the_data_set(tmp_path):
-    job = train.Job(("model=nin", "data.image_size=40"), 130, 3)
+    job = Job(("model=nin", "data.image_size=40"), 130, 3)
     cfg, resolved = job.configured()
     assert resolved["trainer"]["max_epochs"] == 3
     assert OmegaConf.to_container(cfg.data.source) == {
