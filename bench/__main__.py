@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from bench import cli, config, console
-from bench.config import ConfigError
+from bench.errors import ConfigError
 from bench.interrupt import Interrupted
 from bench.record import run_id
 from bench.status import cell_line, goes_on

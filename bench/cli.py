@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bench import config
-from bench.config import ConfigError
+from bench.errors import ConfigError
 from bench.explain import explain
-from bench.store import PlaceError, StoreError, check_writable, expanded, is_folder
+from bench.store import StoreError, check_writable, expanded, is_folder
 
 FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -30,7 +30,7 @@ def stop(name: str, text: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-OURS = (ConfigError, PlaceError, StoreError)
+OURS = (ConfigError, StoreError)
 HYDRAS = (HydraException, OmegaConfBaseException)
 
 
@@ -136,13 +136,12 @@ def out_file(text: str, *suffixes: str) -> Path:
 
     Raises:
         ConfigError: it has none of the suffixes, is a folder, or is not in a writable folder.
-        PlaceError: it is in the home of a user that does not exist.
     """
     file = expanded(text, "out")
     if file.suffix.lower() not in suffixes or not is_folder(file.parent) or is_folder(file):
         raise ConfigError(f"out={text}: must end in {' or '.join(suffixes)}, in a folder that exists")
     try:
         check_writable(file.parent)
-    except PlaceError as error:
+    except ConfigError as error:
         raise ConfigError(f"out={text}: {file.parent.absolute()} is not writable") from error
     return file

@@ -14,18 +14,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench import resolvers
+from bench.errors import ConfigError
 from bench.record import RUN_ID
-from bench.store import PlaceError, check_writable, expanded, is_folder
+from bench.store import check_writable, expanded, is_folder
 
 PACKAGE = Path(__file__).parent
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
 """The configuration folder: inside the package if installed, beside it in a checkout."""
 
 DEFAULT_DATA = "data"
-
-
-class ConfigError(Exception):
-    """A user error; the message is one line that names the value and what is allowed."""
 
 
 resolvers.register()
@@ -232,16 +229,13 @@ def _check_folders(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"paths.{name}={config['paths'][name]}: must be a folder")
     if not isinstance(source := _select(config, "data.source"), Mapping):
         raise ConfigError(f"data.source={json.dumps(source)}: must describe a data set, as in conf/data")
-    try:
-        data, results, cache = (expanded(config["paths"][name], f"paths.{name}") for name in FOLDERS)
-        # the default folder is created by the first download; one given explicitly must exist
-        if "root" in source and str(data) != DEFAULT_DATA and not is_folder(data):
-            raise ConfigError(f"paths.data={data}: no such folder")
-        check_writable(results, "paths.results")
-        if not is_folder(cache):  # an existing cache may be read-only
-            check_writable(cache, "paths.cache")
-    except PlaceError as error:
-        raise ConfigError(str(error)) from error
+    data, results, cache = (expanded(config["paths"][name], f"paths.{name}") for name in FOLDERS)
+    # the default folder is created by the first download; one given explicitly must exist
+    if "root" in source and str(data) != DEFAULT_DATA and not is_folder(data):
+        raise ConfigError(f"paths.data={data}: no such folder")
+    check_writable(results, "paths.results")
+    if not is_folder(cache):  # an existing cache may be read-only
+        check_writable(cache, "paths.cache")
 
 
 SECRET = re.compile(r"(api_?key|access_?key|private_?key|token|secret|passw|passphrase|credential)", re.IGNORECASE)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import cli, console
-from bench.config import ConfigError, need
+from bench.config import need
+from bench.errors import ConfigError
 from bench.loggers import CELLS
 from bench.record import RunRecord
 from bench.reporting import leaderboard, render

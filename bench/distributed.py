@@ -24,10 +24,10 @@ from torch import multiprocessing
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from bench import machine
-from bench.config import ConfigError
+from bench.errors import ConfigError
 from bench.interrupt import SIGNALS, Interrupted, Interrupts
 from bench.record import RunRecord
-from bench.store import PlaceError, write_atomically
+from bench.store import write_atomically
 
 OUTCOME = "outcome.json"
 
@@ -149,7 +149,7 @@ def _process(
         outcome = {"record": record.to_json()}
     except Interrupted as stopped:
         outcome = {"interrupted": stopped.signum}
-    except (ConfigError, PlaceError) as error:
+    except ConfigError as error:
         outcome = {"refused": str(error)}
     except Exception as error:
         if not _outcome(work):

@@ -27,7 +27,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from bench import cli, console
-from bench.config import ConfigError
+from bench.errors import ConfigError
 from bench.record import protocol
 from bench.reporting import markdown, render, stats
 from bench.reporting.stats import Interval

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from bench import cli, console
-from bench.config import ConfigError
+from bench.errors import ConfigError
 from bench.evaluate import opened
 from bench.store import check_writable, write_atomically
 

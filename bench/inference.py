@@ -16,11 +16,11 @@ from rich.progress import track
 from torch import Tensor
 
 from bench import cli, console, resolvers
-from bench.config import ConfigError
 from bench.data.decode import Decoded, Decoder, UnreadableError, fit, in_channels, naming
 from bench.data.module import parts
 from bench.data.pipeline import Pipeline
 from bench.data.sources.folder import images_in, is_class, upright
+from bench.errors import ConfigError
 from bench.saved import Saved, check_targets
 from bench.store import expanded
 from bench.views import views
@@ -71,7 +71,6 @@ def of_split(saved: Saved, split: str, root: str | None = None) -> Pictures:
 
     Raises:
         ConfigError: the images are missing or differ from the run's, or the run had none.
-        PlaceError: see :func:`expanded`.
     """
     settings = saved.config["data"]
     source = dict(settings["source"])
@@ -123,7 +122,6 @@ def of_files(places: Iterable[str]) -> Pictures:
 
     Raises:
         ConfigError: a file or folder is missing, or a folder contains no images.
-        PlaceError: see :func:`expanded`.
     """
     names: list[str] = []
     for place in places:

@@ -16,7 +16,8 @@ from filelock import FileLock
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from bench.config import ConfigError, need
+from bench.config import need
+from bench.errors import ConfigError
 from bench.record import RunRecord
 from bench.reporting import predictions, stats
 from bench.reporting.predictions import MISTAKES, PREDICTIONS

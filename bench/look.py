@@ -19,7 +19,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench import cli, console
-from bench.config import ConfigError, need
+from bench.config import need
+from bench.errors import ConfigError
 from bench.evaluate import opened
 from bench.store import check_writable, expanded, write_atomically
 

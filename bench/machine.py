@@ -20,7 +20,7 @@ import psutil
 import torch
 
 import bench
-from bench.config import ConfigError
+from bench.errors import ConfigError
 
 
 def prepare_cpu() -> None:

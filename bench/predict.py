@@ -16,7 +16,7 @@ import sys
 import numpy as np
 
 from bench import cli, console
-from bench.config import ConfigError
+from bench.errors import ConfigError
 from bench.evaluate import check_alike, crops_of, opened
 from bench.store import write_atomically
 

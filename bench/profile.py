@@ -34,7 +34,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from bench import cli, config, console
-from bench.config import ConfigError
+from bench.errors import ConfigError
 from bench.explain import options
 from bench.reporting import markdown
 from bench.store import write_atomically

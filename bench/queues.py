@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import console
-from bench.config import ConfigError
+from bench.errors import ConfigError
 from bench.interrupt import Interrupted
 from bench.launcher import Cell, Ended, execute
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from bench import cli, machine
 from bench.checkpoint import SELECTED, CheckpointError, is_head, load
-from bench.config import ConfigError
 from bench.data import sources
 from bench.data.module import ImageData
 from bench.data.normalize import Normalize
+from bench.errors import ConfigError
 from bench.record import run_id
 from bench.store import expanded
 
@@ -97,7 +97,6 @@ def open_run(place: Path | str, device: torch.device | str = "cpu") -> Saved:
 
     Raises:
         ConfigError: there is none, another program wrote it, or it names code outside this project.
-        PlaceError: see :func:`expanded`.
     """
     path = expanded(place, "checkpoint")
     file = path / "checkpoints" / SELECTED if path.is_dir() else path

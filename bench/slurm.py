@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.claim import now
-from bench.config import ConfigError
+from bench.errors import ConfigError
 from bench.interrupt import SIGNALS, Interrupted, Interrupts
 from bench.launcher import Cell, Ended
 from bench.queues import STOPPING, at_work, say_stopping

@@ -195,7 +195,7 @@ def sweeps(store: Store) -> dict[str, dict[str, Any]]:
     Raises:
         ConfigError: there are none.
     """
-    from bench.config import ConfigError
+    from bench.errors import ConfigError
 
     files = sorted(store.root.glob(f"sweeps/*/{PLAN}"))
     plans = {file.parent.name: plan for file in files if (plan := state_of(file.parent)) is not None}
@@ -210,7 +210,7 @@ def one_of(plans: Mapping[str, Any], name: str) -> str:
     Raises:
         ConfigError: there is no such sweep.
     """
-    from bench.config import ConfigError
+    from bench.errors import ConfigError
 
     if name and name not in plans:
         last = ", ".join(["…"] * (len(plans) > 5) + list(plans)[-5:])

@@ -19,14 +19,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bench.claim import CLAIM, PROBE, Claim, ClaimedError, holder
+from bench.errors import ConfigError
 from bench.record import RUN_ID, RunRecord
 
 DEFAULT_RESULTS = "results/local"
 RECORD, ERROR, LAST = "record.json", "error.txt", "checkpoints/last.ckpt"
-
-
-class PlaceError(Exception):
-    """A setting names a file or folder that cannot be used; the message is one line."""
 
 
 class StoreError(Exception):
@@ -82,12 +79,12 @@ def expanded(place: Path | str, setting: str = "paths.results") -> Path:
     """The path with ``~`` expanded; ``setting`` is the setting that names it, empty if it is an argument of its own.
 
     Raises:
-        PlaceError: it names the home of a user that does not exist.
+        ConfigError: it names the home of a user that does not exist.
     """
     try:
         return Path(place).expanduser()
     except RuntimeError as error:
-        raise PlaceError(f"{setting}{'=' * bool(setting)}{place}: no such user's home") from error
+        raise ConfigError(f"{setting}{'=' * bool(setting)}{place}: no such user's home") from error
 
 
 def is_folder(path: Path) -> bool:
@@ -96,7 +93,7 @@ def is_folder(path: Path) -> bool:
 
 
 def check_writable(folder: Path, setting: str = "paths.results") -> None:
-    """Raise PlaceError if the folder, or files in it, cannot be created; creates nothing.
+    """Raise ConfigError if the folder, or files in it, cannot be created; creates nothing.
 
     ``setting`` is the setting that names the folder.
     """
@@ -104,9 +101,9 @@ def check_writable(folder: Path, setting: str = "paths.results") -> None:
     ancestor = next(path for path in places if os.path.exists(path))  # noqa: PTH110 - Path.exists, see is_folder
     effective = os.access in os.supports_effective_ids
     if not ancestor.is_dir():
-        raise PlaceError(f"{setting}={folder}: {ancestor} is not a folder")
+        raise ConfigError(f"{setting}={folder}: {ancestor} is not a folder")
     if not os.access(ancestor, os.W_OK | os.X_OK, effective_ids=effective):
-        raise PlaceError(f"{setting}={folder}: {ancestor} is not writable")
+        raise ConfigError(f"{setting}={folder}: {ancestor} is not writable")
 
 
 class Store:

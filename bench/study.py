@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench import cli, config, console
 from bench.claim import Claim, ClaimedError
-from bench.config import ConfigError
+from bench.errors import ConfigError
 from bench.explain import explain
 from bench.interrupt import Interrupted
 from bench.record import run_id

@@ -22,7 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench import cli, console, launcher, status
 from bench.claim import now
-from bench.config import ConfigError, check
+from bench.config import check
+from bench.errors import ConfigError
 from bench.record import run_id
 from bench.store import Store, write_atomically
 

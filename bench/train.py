@@ -20,16 +20,16 @@ from bench import callbacks, config, console, costs, distributed, loggers, machi
 from bench.assemble import build, make_logger, make_trainer, prepare_machine
 from bench.averaging import MovingAverage
 from bench.checkpoint import CheckpointError, Checkpoints
-from bench.config import ConfigError
 from bench.data.loader import Shard
 from bench.data.module import ImageData
+from bench.errors import ConfigError
 from bench.interrupt import Interrupted, Interrupts
 from bench.module import Classifier
 from bench.record import Metrics, RunRecord, Status, protocol, run_id
 from bench.reporting import predictions
 from bench.reporting.predictions import MISTAKES, Predictions
 from bench.status import state_of
-from bench.store import ERROR, LAST, BusyError, DoneError, PlaceError, Store, write_atomically
+from bench.store import ERROR, LAST, BusyError, DoneError, Store, write_atomically
 
 
 def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback] = ()) -> RunRecord:
@@ -40,8 +40,7 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
     may stop it by raising an Interrupted of their own; they are ignored if the cell runs in several processes.
 
     Raises:
-        ConfigError, PlaceError: the configuration is invalid; nothing is written. In a sweep such a cell is recorded
-            as failed.
+        ConfigError: the configuration is invalid; nothing is written. In a sweep such a cell is recorded as failed.
         DoneError: the cell has an ok record and ``force`` is not set.
         BusyError: another process is working on it.
         Interrupted: a signal stopped the run; it is recorded as ``interrupted``.
@@ -73,7 +72,7 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
                 store.publish(record, work)
         except BusyError:
             raise
-        except (ConfigError, PlaceError) as error:
+        except ConfigError as error:
             if sweep is None:
                 store.discard(work)
                 raise

@@ -36,7 +36,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench import cli, config, console
-from bench.config import ConfigError
+from bench.errors import ConfigError
 from bench.interrupt import Interrupted
 from bench.record import RUN_ID, identity, protocol
 from bench.store import Store

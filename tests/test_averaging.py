@@ -12,7 +12,8 @@ from bench.assemble import build, prepare_machine
 from bench.averaging import MovingAverage
 from bench.callbacks import quiet
 from bench.checkpoint import is_head, loader_of
-from bench.config import ConfigError, check
+from bench.config import check
+from bench.errors import ConfigError
 from bench.store import Store
 
 

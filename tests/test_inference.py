@@ -8,11 +8,10 @@ import torch
 from PIL import Image
 
 from bench import inference
-from bench.config import ConfigError
+from bench.errors import ConfigError
 from bench.inference import answers, look, of_files, of_folder, of_split
 from bench.reporting import predictions
 from bench.saved import open_run
-from bench.store import PlaceError
 from bench.views import views
 
 
@@ -147,7 +146,7 @@ def test_data_that_were_moved_are_found_again_and_changed_ones_refused(runs, pho
     moved = photographs.rename(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match="mine/train: no such folder"):
         of_split(saved, "test")
-    with pytest.raises(PlaceError, match="paths.data=~nobody-here/x: no such user's home"):
+    with pytest.raises(ConfigError, match="paths.data=~nobody-here/x: no such user's home"):
         of_split(saved, "test", "~nobody-here/x")
     pictures = of_split(saved, "test", str(moved))
     assert pictures.names == ["test/dark/0", "test/light/0"]

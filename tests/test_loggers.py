@@ -11,10 +11,9 @@ import pytest
 from common import SHORT, record_of
 
 from bench import loggers, train
-from bench.config import ConfigError
+from bench.errors import ConfigError
 from bench.reporting import predictions, stats
 from bench.saved import open_run
-from bench.store import PlaceError
 
 
 @pytest.fixture(autouse=True)
@@ -243,7 +242,7 @@ def test_a_folder_of_mlflow_that_cannot_be_is_told_and_recorded_in_a_sweep(compo
     pytest.importorskip("mlflow")
     cfg = composed(*QUIET, "logger=mlflow", "logger.folder='~nobody-here/x'")
     told = "logger.folder=~nobody-here/x: no such user's home"
-    with pytest.raises(PlaceError, match=told):
+    with pytest.raises(ConfigError, match=told):
         train.run(cfg)
     assert not (tmp_path / "results").exists()
     record = train.run(cfg, sweep="my-sweep")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench import machine
-from bench.config import ConfigError
+from bench.errors import ConfigError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="resets the kernel's high-water mark")
 

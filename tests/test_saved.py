@@ -8,7 +8,7 @@ from common import SHORT
 from bench import saved, train
 from bench.assemble import build
 from bench.checkpoint import load
-from bench.config import ConfigError
+from bench.errors import ConfigError
 from bench.reporting import predictions
 from bench.saved import open_run
 from bench.store import Store

@@ -7,7 +7,7 @@ import signal
 import pytest
 from common import SHORT
 
-from bench.config import ConfigError
+from bench.errors import ConfigError
 from bench.interrupt import Interrupted
 from bench.launcher import Cell
 from bench.record import run_id

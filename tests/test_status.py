@@ -6,7 +6,7 @@ import time
 import pytest
 
 from bench import status
-from bench.config import ConfigError
+from bench.errors import ConfigError
 from bench.store import Store
 
 

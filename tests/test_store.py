@@ -7,7 +7,8 @@ import pytest
 from common import files
 
 from bench.claim import Claim
-from bench.store import LAST, BusyError, PlaceError, Store, write_atomically
+from bench.errors import ConfigError
+from bench.store import LAST, BusyError, Store, write_atomically
 
 
 def publish(store, record):
@@ -210,7 +211,7 @@ def test_what_cannot_be_written_is_named_by_its_own_name(tmp_path):
 
 
 def test_a_home_that_is_nobodys_is_named():
-    with pytest.raises(PlaceError, match="^paths.results=~nobody-here/x: no such user's home$"):
+    with pytest.raises(ConfigError, match="^paths.results=~nobody-here/x: no such user's home$"):
         Store("~nobody-here/x")
 
 
@@ -220,6 +221,7 @@ def test_reading_records_and_reporting_needs_no_torch_lightning_or_hydra(tmp_pat
 import sys
 import time
 from bench import report
+from bench.errors import ConfigError
 from bench.store import Store
 store = Store({str(tmp_path)!r})
 assert len(store.load_all()) == 1

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from searches import CELL, states, trials
 
 from bench import train, tune
-from bench.config import ConfigError
+from bench.errors import ConfigError
 from bench.interrupt import Interrupted
 from bench.store import LAST, Store
 from bench.study import reporter

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from bench import machine, train
 from bench.assemble import build
-from bench.config import ConfigError
 from bench.data.module import ImageData
+from bench.errors import ConfigError
 from bench.interrupt import Interrupted
 from bench.models.googlenet import GoogLeNet
 from bench.models.lenet import LeNet

@@ -10,8 +10,8 @@ from common import SHORT
 from PIL import Image
 
 from bench import train
-from bench.config import ConfigError
 from bench.data.loader import BatchLoader
+from bench.errors import ConfigError
 
 QUIET = (*SHORT, "progress=none")
 

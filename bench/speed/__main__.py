@@ -36,7 +36,7 @@ from __future__ import annotations
 import importlib
 
 from bench import cli, config
-from bench.config import ConfigError
+from bench.errors import ConfigError
 from bench.speed import MACHINE
 
 SUBJECTS = {

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from bench import cli, config, console, costs, machine
 from bench.assemble import build, prepare_machine
-from bench.config import ConfigError, need
+from bench.config import need
 from bench.data.loader import Batch
 from bench.energy import Energy
+from bench.errors import ConfigError
 from bench.module import Classifier
 from bench.optim import parameter_groups
 from bench.speed import synthetic
