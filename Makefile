@@ -10,6 +10,8 @@ RESULTS ?= results/local
 
 BIN := .venv/bin
 READY := .venv/.ready
+# side by side, with a core each
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup bench sweep status report speed profile test test-fast lint clean
@@ -45,10 +47,10 @@ profile: $(READY) ## parameters and MACs of all models; of nine, by size of batc
 	$(BIN)/bench-profile --measure data=cifar10 'paths.results=$(RESULTS)' $(ARGS)
 
 test: $(READY) ## run all tests
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 test-fast: $(READY) ## run the tests that take no more than a few seconds
-	$(BIN)/python -m pytest -m 'not slow'
+	$(TESTS) -m 'not slow'
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ from bench.errors import ConfigError
 from bench.interrupt import Interrupted
 from bench.record import run_id
 from bench.status import cell_line, goes_on
-from bench.store import Store
+from bench.store import DoneError, Store
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
@@ -42,6 +42,9 @@ def cell(cfg: DictConfig) -> None:
         record = run(cfg)
     except Interrupted as stop:
         cli.stop("bench", f"{stop}; {goes_on(resolved['force'])}", 128 + stop.signum)
+    except DoneError as error:  # by another process, just now
+        console.say(f"{error}, skipped")
+        return
     except cli.OURS as error:
         if cli.SHOW_TRACEBACKS:
             raise

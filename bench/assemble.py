@@ -24,6 +24,7 @@ from bench.data.module import ImageData
 from bench.data.normalize import ChannelNormalize, Normalize
 from bench.models.pretrained import freeze_backbone, imagenet_statistics, load_imagenet
 from bench.module import Classifier
+from bench.optim import OptimizerFactory, SchedulerFactory
 from bench.record import run_id
 
 
@@ -49,16 +50,16 @@ def build(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device) ->
     """
     settings = resolved["data"]
     with cli.mistakes():
-        model = make_model(cfg, resolved)  # first: its errors should not wait for images to be decoded
+        # errors of the network and of what trains it should not wait for images to be decoded
+        model = make_model(cfg, resolved)
         if settings["train_image_size"] != settings["image_size"]:
             try_size(model, resolved)
+        optimizer, scheduler = make_optimizer(cfg)
         data = make_data(cfg, resolved, device)
         if resolved["trainer"]["channels_last"]:
             model = model.to(memory_format=torch.channels_last)
         if (mode := machine.compile_mode(resolved["trainer"]["compile"], device)) is not None:
             model.compile(mode=mode)  # in place: parameters keep their names
-        optimizer, scheduler = hydra.utils.instantiate(cfg.optimizer), hydra.utils.instantiate(cfg.scheduler)
-        scheduler(optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}]), 10)  # reject wrong arguments here
         module = Classifier(
             model,
             num_classes=settings["num_classes"],
@@ -93,9 +94,26 @@ def try_size(model: torch.nn.Module, resolved: Mapping[str, Any]) -> None:
         copy.deepcopy(model).to("meta").train()(images)
     except RuntimeError as error:
         raise ValueError(
-            f"data.train_image_size={side}: {resolved['model']['name']} only trains on images of one size; "
-            f"it must be data.image_size, which is {settings['image_size']}"
+            f"data.train_image_size={side}: {resolved['model']['name']}, made for data.image_size="
+            f"{settings['image_size']}, cannot train on images of that size: {str(error).partition(chr(10))[0]}"
         ) from error
+
+
+def make_optimizer(cfg: DictConfig) -> tuple[OptimizerFactory, SchedulerFactory]:
+    """The optimizer, to be given parameters, and the schedule, to be given an optimizer and a number of steps.
+
+    Raises:
+        ValueError: one of them rejects its arguments.
+        hydra's InstantiationException: likewise.
+    """
+    optimizer, scheduler = hydra.utils.instantiate(cfg.optimizer), hydra.utils.instantiate(cfg.scheduler)
+    try:
+        tried = optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}])
+    except TypeError as error:  # of a value of another kind, which PyTorch does not name
+        told = " ".join(f"optimizer.{key}={value}" for key, value in cfg.optimizer.items() if not key.startswith("_"))
+        raise ValueError(f"{told}: {error}") from error
+    scheduler(tried, 10)
+    return optimizer, scheduler
 
 
 def make_data(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device) -> ImageData:

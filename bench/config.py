@@ -6,9 +6,9 @@ import importlib.util
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -35,36 +35,33 @@ def need(what: str, extra: str, *packages: str) -> None:
             raise ConfigError(f"{what}: needs {package}; pip install 'convbench[{extra}]'")
 
 
-def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain values, with all interpolations resolved."""
-    values = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(values, dict)
-    return values  # type: ignore[return-value]
+class Rule(NamedTuple):
+    """A check of a value, a description of what is allowed, and whether that are real numbers."""
 
-
-Rule = tuple[Callable[[Any], bool], str]
-"""A check of a value, and a description of what is allowed."""
+    allows: Callable[[Any], bool]
+    text: str
+    real: bool = False
 
 
 def whole(least: int, most: float = math.inf) -> Rule:
     """A whole number from ``least`` to ``most``, both included."""
     text = f"a whole number, {least} or more" if most == math.inf else f"a whole number from {least} to {most}"
-    return lambda v: type(v) is int and least <= v <= most, text
+    return Rule(lambda v: type(v) is int and least <= v <= most, text)
 
 
 def _number(text: str, allowed: Callable[[float], bool]) -> Rule:
-    return lambda v: type(v) in (int, float) and math.isfinite(v) and allowed(v), text
+    return Rule(lambda v: type(v) in (int, float) and math.isfinite(v) and allowed(v), text, real=True)
 
 
 def choice(*options: Any) -> Rule:
     """One of the options, in value and type."""
     words = ", ".join(str(option).lower() for option in options)
-    return lambda v: any(type(v) is type(option) and v == option for option in options), f"one of {words}"
+    return Rule(lambda v: any(type(v) is type(option) and v == option for option in options), f"one of {words}")
 
 
 def or_null(rule: Rule) -> Rule:
     """None, or what the rule allows."""
-    return lambda v: v is None or rule[0](v), f"null or {rule[1]}"
+    return Rule(lambda v: v is None or rule.allows(v), f"null or {rule.text}", rule.real)
 
 
 RULES: dict[str, Rule] = {
@@ -100,11 +97,48 @@ RULES: dict[str, Rule] = {
     "trainer.num_sanity_val_steps": whole(-1),
 }
 
+REALS = (
+    *(key for key, rule in RULES.items() if rule.real),
+    *("model.net.dropout", "model.lr.adamw", "model.lr.sgd", "optimizer.momentum"),
+    *(f"scheduler.{name}" for name in ("warmup", "gamma", "power", "every")),
+)
+"""Settings that are real numbers, of which 1 and 1.0 are the same."""
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, with all interpolations resolved and real numbers as floats."""
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    for key in REALS:
+        *path, name = key.split(".")
+        node = values
+        for part in path:
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, dict) and type(node.get(name)) is int:
+            node[name] = float(node[name])
+    return values
+
+
 SHAPES = ("num_classes", "in_channels", "image_size")
 """Arguments that a network gets from ``data`` and that must not be overridden."""
 
+
+def under(group: str) -> tuple[str, ...]:
+    """The names of the settings of a group that have rules."""
+    return tuple(key.removeprefix(f"{group}.") for key in RULES if key.startswith(f"{group}."))
+
+
+GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "trainer", "logger", "loss", "sweep", "paths")
+FOLDERS = ("data", "results", "cache")
 MODEL = ("name", "net", "lr", "twin", "pretrained", "freeze")
-"""The keys of a model's configuration."""
+KEYS = {
+    "": ("seed", "force", "progress", *GROUPS),
+    "data": ("name", "protocol", "source", "content", "epochs", *under("data")),
+    "trainer": under("trainer"),
+    "loss": under("loss"),
+    "sweep": under("sweep"),
+    "paths": FOLDERS,
+}
+"""The settings there are, of all and of each group; augmentations and what is instantiated have their own."""
 
 PRETRAINED_FROM = 96
 """The smallest images, in pixels, with the papers' geometry: models.layers.SMALL_BELOW, without its imports."""
@@ -124,6 +158,12 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         raise ConfigError(_first_line(error)) from error
     if unset:
         raise ConfigError(_unset(unset[0]))
+    _check_secrets(config)
+    for group in GROUPS:
+        if not isinstance(_select(config, group), Mapping):
+            raise ConfigError(f"{group}={json.dumps(config[group])}: must be one of the options in conf/{group}")
+    for group, known in KEYS.items():
+        check_keys(group, config[group] if group else config, known)
     for key, rule in RULES.items():
         check_value(key, _select(config, key), rule)
     check_shapes(lambda key: _select(config, key))
@@ -151,7 +191,6 @@ def check(cfg: DictConfig) -> dict[str, Any]:
                 f"{key}={_select(config, key)}: must be letters, digits and . _ - /, starting with a letter or digit"
             )
     _check_folders(config)
-    _check_secrets(config)
     try:
         json.dumps(config, allow_nan=False)
     except ValueError as error:
@@ -174,9 +213,16 @@ def check_shapes(select: Callable[[str], Any]) -> None:
 
 def check_value(key: str, value: Any, rule: Rule) -> None:
     """Raise ConfigError unless the rule allows the value of the setting ``key``."""
-    allowed, text = rule
-    if not allowed(value):
-        raise ConfigError(f"{key}={value}: must be {text}")
+    if not rule.allows(value):
+        raise ConfigError(f"{key}={value}: must be {rule.text}")
+
+
+def check_keys(group: str, settings: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise ConfigError for a setting that nothing would read, such as +trainer.max_steps or +model/timm=resnet18."""
+    for key in settings:
+        if key not in known:
+            place = f"{group}.{key}" if group else key
+            raise ConfigError(f"{place}: no such setting; available: {', '.join(known)}")
 
 
 def check_model(model: Mapping[str, Any]) -> None:
@@ -185,9 +231,7 @@ def check_model(model: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: a key is unknown or its value is not allowed.
     """
-    for key in model:  # Hydra accepts +model/timm=resnet18, which nothing would read
-        if key not in MODEL:
-            raise ConfigError(f"model.{key}: no such setting; available: {', '.join(MODEL)}")
+    check_keys("model", model, MODEL)
     for key, allowed in (("pretrained", "imagenet"), ("freeze", "backbone")):
         if model.get(key) not in (None, allowed):
             raise ConfigError(f"model.{key}={model[key]}: must be null or {allowed}")
@@ -219,10 +263,6 @@ def _select(config: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-FOLDERS = ("data", "results", "cache")
-"""The settings of ``paths``."""
-
-
 def _check_folders(config: Mapping[str, Any]) -> None:
     for name in FOLDERS:
         if not isinstance(_select(config, f"paths.{name}"), str) or not config["paths"][name].strip():
@@ -238,16 +278,18 @@ def _check_folders(config: Mapping[str, Any]) -> None:
         check_writable(cache, "paths.cache")
 
 
+CREDENTIALS = re.compile(r"\w+://[^/@\s]+:[^/@\s]+@")
+"""A user and a password in an address."""
 SECRET = re.compile(r"(api_?key|access_?key|private_?key|token|secret|passw|passphrase|credential)", re.IGNORECASE)
 
 
 def _check_secrets(node: Mapping[str, Any], place: str = "") -> None:
-    """Reject settings whose names look like secrets: the configuration goes into records and logs."""
+    """Reject settings that look like secrets: the configuration goes into records and logs."""
     for key, value in node.items():
-        if SECRET.search(str(key)):
+        if SECRET.search(str(key)) or (isinstance(value, str) and CREDENTIALS.search(value)):
             raise ConfigError(
                 f"{place}{key}: secrets do not belong in a configuration, which is recorded; "
-                "they are read from the environment, such as WANDB_API_KEY"
+                "they are read from the environment, such as WANDB_API_KEY or MLFLOW_TRACKING_URI"
             )
         if isinstance(value, Mapping):
             _check_secrets(value, f"{place}{key}.")

@@ -9,7 +9,7 @@ averaged. split: val or test, the images that the run held out. images: FOLDER/<
 run's own test), 2 (mirrored), 5, 10 (Krizhevsky et al. 2012) or 144 (Szegedy et al. 2015), several separated by
 commas. paths.data: the folder of the data sets, if not where the run found them.
 
-Prints one row per network and number of crops: top-1 with its 95 % bootstrap interval over images, top-5, expected
+Prints one row per network and number of crops: top-1 with its 95 % interval (Wilson's, over images), top-5, expected
 calibration error (ECE), forward passes and multiply-accumulates (MACs) per image. Networks trained on different data
 sets or protocols are rejected, as their numbers never share a table; with images=, those with other classes are.
 """

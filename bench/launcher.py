@@ -7,6 +7,7 @@ process is a cell's resolved configuration one way and how it ended the other; a
 from __future__ import annotations
 
 import contextlib
+import inspect
 import signal
 import time
 from collections import Counter
@@ -24,10 +25,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench import console
 from bench.claim import EXPIRY
-from bench.config import Rule, check_value, choice, need, or_null, resolved, whole
+from bench.config import Rule, check_keys, check_value, choice, need, or_null, resolved, whole
+from bench.errors import ConfigError
 from bench.interrupt import Interrupted, Interrupts
 from bench.record import RunRecord, run_id
-from bench.status import cell_line, cells_of, state_of, stopped
+from bench.status import PLAN, cell_line, cells_of, state_of, stopped
 from bench.store import BusyError, DoneError, Store
 
 POLL = 5.0
@@ -83,10 +85,14 @@ class CellLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the cells; their records say how they ended."""
-        composed = [compose(self.config.hydra.job.config_name, list(overrides)) for overrides in job_overrides]
+        composed = [cell_of(self.config, overrides) for overrides in job_overrides]
         cells = [Cell(run_id(values), values) for values in map(resolved, composed)]
         folder = Path(self.config.hydra.sweep.dir)
-        queue = get_object(self.queue)(cells, sweep=folder.name, folder=folder, **self.settings)
+        try:
+            queue = get_object(self.queue)(cells, sweep=folder.name, folder=folder, **self.settings)
+        except (ConfigError, TypeError, ValueError, ConnectionError) as error:  # a setting, a cluster that is not there
+            (folder / PLAN).unlink()  # of a sweep that there will not be
+            raise ConfigError(str(error) if isinstance(error, ConfigError) else f"hydra.launcher: {error}") from error
         store, limits = Store(self.config.paths.results), self.config.sweep
         with Interrupts():  # also between cells, and while others train them
             work_through(cells, queue, store, state_of(folder) or {}, limits.retries, limits.fail_fast, folder)
@@ -97,11 +103,18 @@ class CellLauncher(Launcher):
         ]
 
 
+def cell_of(master: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of a cell of the sweep that Hydra has composed ``master`` for."""
+    where = [override for override in master.hydra.overrides.hydra if override.startswith("hydra.searchpath=")]
+    return compose(master.hydra.job.config_name, [*where, *overrides])
+
+
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("timeout_min", "max_parallel", "requeues", "signal_delay_s"), whole(1)),
     **dict.fromkeys(("cpus_per_cell", "cpus_per_task", "gpus_per_node", "mem_gb"), or_null(whole(1))),
     **dict.fromkeys(("num_cpus", "num_gpus"), or_null(whole(0))),
     "cluster": choice("slurm", "local"),
+    "additional_parameters": Rule(lambda v: isinstance(v, Mapping), "a mapping, such as {account: mine}"),
 }
 """The settings of all launchers; each has some of them."""
 
@@ -110,12 +123,17 @@ def check(launcher: Mapping[str, Any]) -> None:
     """Check a launcher's configuration.
 
     Raises:
-        ConfigError: the package it needs is not installed, or a setting has a value that is not allowed.
+        ConfigError: it is not one of this project's, the package it needs is not installed, or a setting is unknown or
+            has a value that is not allowed.
     """
-    needs = getattr(get_object(str(launcher["_target_"])), "needs", None)
-    name = str(launcher["_target_"]).rpartition(".")[2].lower()
-    if needs is not None:
-        need(f"hydra/launcher={name}", name, needs)
+    kind = get_object(str(launcher["_target_"]))
+    if not (isinstance(kind, type) and issubclass(kind, CellLauncher)):
+        raise ConfigError(f"hydra/launcher: {launcher['_target_']} does not run cells; choose in_process, ray or slurm")
+    name = kind.__name__.lower()
+    if kind.needs is not None:
+        need(f"hydra/launcher={name}", name, kind.needs)
+    known = [*inspect.signature(get_object(kind.queue)).parameters][len(("cells", "sweep", "folder")) :]
+    check_keys("hydra.launcher", launcher, ("_target_", *known))
     for key, rule in RULES.items():
         if key in launcher:
             check_value(f"hydra.launcher.{key}", launcher[key], rule)

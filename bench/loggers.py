@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
+import sys
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,6 +19,7 @@ from filelock import FileLock
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
+from bench import console
 from bench.config import need
 from bench.errors import ConfigError
 from bench.record import RunRecord
@@ -55,23 +59,28 @@ def tensorboard(run: RunInfo) -> Logger:
 
 
 def mlflow(run: RunInfo, experiment: str, tracking_uri: str | None, folder: str) -> Logger:
-    """MLflow, one run per cell: at ``tracking_uri``, or else in the database ``folder``/mlflow.db."""
+    """MLflow, one run per cell: at ``tracking_uri``, at ``MLFLOW_TRACKING_URI``, which may have a password and is not
+    recorded, or else in the database ``folder``/mlflow.db.
+    """
     need("logger=mlflow", "mlflow", "mlflow")
     from lightning.pytorch.loggers import MLFlowLogger
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    kept = run.workspace / "mlflow_id"  # a resumed cell stays one run
-    new = not kept.exists()
     place = expanded(folder, "logger.folder").absolute()
+    server = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    uri = server or f"sqlite:///{place / 'mlflow.db'}"
+    # a cell that is resumed with the same server or database stays one run
+    kept = run.workspace / f"mlflow_id-{hashlib.sha256(uri.encode()).hexdigest()[:10]}"
+    new = not kept.exists()
     with warnings.catch_warnings(), FileLock(place / "mlflow.lock"):  # the first process creates the database
         warnings.filterwarnings("ignore", message=".*loader strategy is deprecated")  # inside MLflow
         logger = MLFlowLogger(
             experiment_name=experiment,
             run_name=run.run_id,
             run_id=None if new else kept.read_text(),
-            tracking_uri=tracking_uri or f"sqlite:///{place / 'mlflow.db'}",
-            artifact_location=None if tracking_uri else (place / "mlflow").as_uri(),
+            tracking_uri=uri,
+            artifact_location=None if server else (place / "mlflow").as_uri(),
             tags={"sweep": run.group or "", "model": run.tags[0], "data": run.tags[1]},
         )
         assert logger.run_id is not None  # accessing it starts the run
@@ -117,15 +126,24 @@ def wandb(run: RunInfo, project: str, entity: str | None, mode: Any, gradients: 
 @contextmanager
 def finishing() -> Iterator[None]:
     """Finish the W&B run, if one was started, however the block ends: else the next cell's metrics would join it."""
-    import sys
-
     failed = 1
     try:
         yield
         failed = 0
     finally:
         if (api := sys.modules.get("wandb")) is not None and api.run is not None:
-            api.finish(exit_code=failed)
+            with telling("W&B"):
+                api.finish(exit_code=failed)
+
+
+@contextmanager
+def telling(what: str) -> Iterator[None]:
+    """Say that a logger failed, instead of raising it: a server that is gone does not undo what was trained."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        console.say(f"{what} has not got all of the run: {type(error).__name__}: {reason}")
 
 
 def watch(logger: Logger | None, resolved: Mapping[str, Any], model: nn.Module, steps: int) -> None:
@@ -145,10 +163,22 @@ def conclude(
     """Pass the record to the logger, if there is one: its numbers as the run's summary, and its files in ``work``.
 
     W&B also gets the confusion matrix and a table of the hardest mistakes on the test images, which are at the
-    positions ``test`` (n,) of ``pixels``, (N, S, S, C) uint8.
+    positions ``test`` (n,) of ``pixels``, (N, S, S, C) uint8. What goes wrong is told, and does not fail the run.
     """
     if logger is None:
         return
+    with telling(type(logger).__name__.removesuffix("Logger")):
+        _conclude(logger, record, work, resolved, pixels, test)
+
+
+def _conclude(
+    logger: Logger,
+    record: RunRecord,
+    work: Path,
+    resolved: Mapping[str, Any],
+    pixels: np.ndarray,
+    test: np.ndarray,
+) -> None:
     numbers = {f"{split}/{name}": value for split, values in record.metrics.items() for name, value in values.items()}
     numbers |= {name: value for name, value in vars(record).items() if isinstance(value, int | float)}
     files = [work / name for name in FILES if (work / name).exists()]

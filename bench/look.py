@@ -3,7 +3,7 @@
     bench-look checkpoint=RUN [IMAGE…] [split=val] [samples=8] [class=NAME] [out=FOLDER] [paths.data=…]
                [trainer.accelerator=auto]
 
-IMAGE: image files and folders; by default the first ``samples`` images of the run's val or test split. Writes SVG and
+IMAGE: image files and folders; by default ``samples`` images from all over the run's val or test split. Writes SVG and
 PNG files to out= (by default look/ in the run's folder):
 
 filters      the filters of the first convolution (Krizhevsky et al. 2012, figure 3)
@@ -16,7 +16,10 @@ features-N   the strongest feature maps of image N at each resolution, and what 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from bench import cli, console
 from bench.config import need
@@ -44,6 +47,9 @@ def look(arguments: list[str]) -> None:
         raise ConfigError(f"split={split}: must be one of val, test")
     if (samples := cli.single(own, "samples", "8")) not in map(str, range(1, 101)):
         raise ConfigError(f"samples={samples}: must be a number from 1 to 100")
+    for name in ("split", "samples"):
+        if places and name in own:
+            raise ConfigError(f"{name}={own[name][0]}: name either images or a split, whose images are taken")
     need("bench-look", "look", "captum", "matplotlib")
     networks = opened(own)
     if len(networks) > 1:
@@ -62,15 +68,18 @@ def look(arguments: list[str]) -> None:
         pictures = inference.of_files(places)
     else:
         pictures = inference.of_split(saved, split, cli.single(own, "paths.data") or None)
-    files = draw(saved, pictures, len(pictures.names) if places else min(len(pictures.names), int(samples)), label)
+    n = len(pictures.names)
+    # splits are in the order of classes, of which the first images would show one
+    chosen = range(n) if places else sorted({round(i) for i in np.linspace(0, n - 1, int(samples))})
+    files = draw(saved, pictures, chosen, label)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomically(folder / name, content)
     console.say(f"written: {folder}/{', '.join(files)}")
 
 
-def draw(saved: Saved, pictures: Pictures, count: int, label: str) -> dict[str, bytes]:
-    """File name → SVG or PNG for the first ``count`` pictures; ``label``: a class, or empty for the predicted one.
+def draw(saved: Saved, pictures: Pictures, chosen: Sequence[int], label: str) -> dict[str, bytes]:
+    """File name → SVG or PNG for the ``chosen`` pictures; ``label``: a class, or empty for the predicted one.
 
     Raises:
         ConfigError: an image cannot be read.
@@ -82,10 +91,10 @@ def draw(saved: Saved, pictures: Pictures, count: int, label: str) -> dict[str, 
     from bench.reporting import looks
 
     seen = []
-    note = f"{saved.name}: {count} images"
+    note = f"{saved.name}: {len(chosen)} images"
     if not console.live():
         console.say(note)
-    for i in track(range(count), note, console=console.out, disable=not console.live(), transient=True):
+    for i in track(chosen, note, console=console.out, disable=not console.live(), transient=True):
         try:
             picture = inference.decoded(saved, pictures, i)
         except UnreadableError as error:

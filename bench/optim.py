@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -25,9 +25,20 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     return [group for group in ({"params": weights}, {"params": others, "weight_decay": 0.0}) if group["params"]]
 
 
-def _share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _share(name: str, value: object) -> None:
+    if not (_number(value) and 0 <= value <= 1):  # type: ignore[operator]
         raise ValueError(f"scheduler.{name}={value}: must be a fraction of the steps, in [0, 1]")
+
+
+def _above_0(name: str, value: object, most: float = math.inf) -> None:
+    if not (_number(value) and 0 < value <= most):  # type: ignore[operator]
+        raise ValueError(
+            f"scheduler.{name}={value}: must be above 0" + ("" if math.isinf(most) else f", {most:g} at most")
+        )
 
 
 def _half_cosine(done: float) -> float:
@@ -65,8 +76,11 @@ def step(
     optimizer: Optimizer, total_steps: int, milestones: tuple[float, ...] = (0.5, 0.75), gamma: float = 0.1
 ) -> LRScheduler:
     """Multiply the rate by ``gamma`` at each milestone, a fraction of the steps (Krizhevsky et al. 2012, section 5)."""
+    if not isinstance(milestones, Sequence) or isinstance(milestones, str):
+        raise ValueError(f"scheduler.milestones={milestones}: must be a list of fractions of the steps")
     for share in milestones:
         _share("milestones", share)
+    _above_0("gamma", gamma, most=1)
     return LambdaLR(optimizer, lambda step: gamma ** sum(step >= share * total_steps for share in milestones))
 
 
@@ -74,15 +88,14 @@ def staircase(optimizer: Optimizer, total_steps: int, every: float = 0.1, gamma:
     """Multiply the rate by ``gamma`` after every ``every``, a fraction of the steps, above 1 for never (Szegedy et al.
     2015, section 6: 4 % less every 8 epochs).
     """
-    if not every > 0:
-        raise ValueError(f"scheduler.every={every}: must be above 0")
+    _above_0("every", every)
+    _above_0("gamma", gamma, most=1)
     return LambdaLR(optimizer, lambda step: gamma ** int(step / (every * total_steps) + 1e-9))
 
 
 def poly(optimizer: Optimizer, total_steps: int, power: float = 0.5) -> LRScheduler:
     """Polynomial decay to 0: the rate times the remaining fraction of the steps to the power ``power``."""
-    if not power > 0:
-        raise ValueError(f"scheduler.power={power}: must be above 0")
+    _above_0("power", power)
     return LambdaLR(optimizer, lambda step: (1 - min(step, total_steps) / total_steps) ** power)
 
 

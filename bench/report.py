@@ -16,9 +16,10 @@ import importlib.util
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from bench import console
+from bench.errors import ConfigError
 from bench.record import RunRecord
 from bench.reporting import ablations, leaderboard, predictions, render
 from bench.reporting.predictions import Predictions
@@ -85,15 +86,15 @@ def report(arguments: list[str]) -> None:
     own = cli.settings(arguments, SETTINGS)
     settings = {key: cli.single(own, key) for key in own}
     if (key := settings.get("sort", "rank")) not in leaderboard.SORT_KEYS:
-        _refuse(f"sort={key}: must be one of {', '.join(leaderboard.SORT_KEYS)}")
+        raise ConfigError(f"sort={key}: must be one of {', '.join(leaderboard.SORT_KEYS)}")
     readme = expanded(settings["readme"], "readme") if "readme" in settings else None
     if readme is not None and not readme.is_file():
-        _refuse(f"readme={readme}: no such file")
+        raise ConfigError(f"readme={readme}: no such file")
     results = expanded(settings.get("paths.results", DEFAULT_RESULTS))
     store = Store(results)
     records = [record for record in store.load_all() if record.status == "ok"]
     if not records:
-        _refuse(f"paths.results={results}: contains no finished runs")
+        raise ConfigError(f"paths.results={results}: contains no finished runs")
     chosen = _chosen(records, settings)
     check_writable(results)
     made = build(store, show=[])
@@ -102,12 +103,12 @@ def report(arguments: list[str]) -> None:
     if readme is not None:
         try:
             text = readme.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            _refuse(f"readme={readme}: is not UTF-8 text")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"readme={readme}: is not UTF-8 text") from error
         sections = render.sections(made.tables, made.effects)
         if not render.marked(text, sections):
             there = ", ".join(f"<!-- {' '.join((f'{kind}:', *names))} -->" for kind, *names in sections)
-            _refuse(f"readme={readme}: has no place for a table; add {there} and <!-- end --> to it")
+            raise ConfigError(f"readme={readme}: has no place for a table; add {there} and <!-- end --> to it")
         write_atomically(readme, render.inject(text, sections))
     written = [results / "leaderboard.md", results / "leaderboard.csv", *([readme] if readme else [])]
     for package, what, write in (("plotly", "report.html", write_page), ("matplotlib", "figures", write_figures)):
@@ -145,15 +146,9 @@ def _chosen(records: Sequence[RunRecord], settings: dict[str, str]) -> list[RunR
             wanted = settings[key].split(",")
             there = sorted({str(getattr(record, field)) for record in records})
             if unknown := [value for value in wanted if value not in there]:
-                _refuse(f"{key}={unknown[0]}: no finished run matches; available: {', '.join(there)}")
+                raise ConfigError(f"{key}={unknown[0]}: no finished run matches; available: {', '.join(there)}")
             records = [record for record in records if str(getattr(record, field)) in wanted]
     return list(records)
-
-
-def _refuse(text: str) -> NoReturn:
-    from bench.config import ConfigError  # only now: imports OmegaConf
-
-    raise ConfigError(text)
 
 
 if __name__ == "__main__":

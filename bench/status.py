@@ -23,6 +23,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from bench import console
+from bench.errors import ConfigError
 from bench.record import RunRecord
 from bench.store import DEFAULT_RESULTS, ERROR, RECORD, Store, write_atomically
 
@@ -59,7 +60,7 @@ def command(overrides: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class CellState:
-    """A cell of a plan: its record if it has ended, else its metrics.csv rows so far; ``epochs``: planned number."""
+    """A cell of a plan: its record if it has ended; its metrics.csv rows unless it is done; the planned ``epochs``."""
 
     run_id: str
     state: State
@@ -90,14 +91,19 @@ def _cell(store: Store, run_id: str, plan: Mapping[str, Any], started: float) ->
     record = store.outcome(run_id, started, plan.get("force", False))
     if record is not None:
         states: dict[str, State] = {"ok": "done", "failed": "failed", "interrupted": "interrupted"}
-        return CellState(run_id, states[record.status], record, [], epochs)
+        rows = [] if record.status == "ok" else _rows(store.path(run_id))
+        return CellState(run_id, states[record.status], record, rows, epochs)
     work = next((path for path in store.places(run_id) if path.exists()), None)
     alive = store.holder(run_id) is not None
     if work is None or (not alive and (work / RECORD).exists()):  # a record of an earlier sweep
         return CellState(run_id, "waiting", None, [], epochs)
-    table = work / "metrics.csv"
-    rows = list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
-    return CellState(run_id, "running" if alive else "cut off", None, rows, epochs)
+    return CellState(run_id, "running" if alive else "cut off", None, _rows(work), epochs)
+
+
+def _rows(run: Path) -> list[dict[str, str]]:
+    """The epochs in a run's table so far."""
+    table = run / "metrics.csv"
+    return list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
 
 
 def remaining(cells: Sequence[CellState]) -> float | None:
@@ -195,8 +201,6 @@ def sweeps(store: Store) -> dict[str, dict[str, Any]]:
     Raises:
         ConfigError: there are none.
     """
-    from bench.errors import ConfigError
-
     files = sorted(store.root.glob(f"sweeps/*/{PLAN}"))
     plans = {file.parent.name: plan for file in files if (plan := state_of(file.parent)) is not None}
     if not plans:
@@ -210,8 +214,6 @@ def one_of(plans: Mapping[str, Any], name: str) -> str:
     Raises:
         ConfigError: there is no such sweep.
     """
-    from bench.errors import ConfigError
-
     if name and name not in plans:
         last = ", ".join(["…"] * (len(plans) > 5) + list(plans)[-5:])
         raise ConfigError(f"sweep={name}: no such sweep; available: {last}")
@@ -250,7 +252,7 @@ def _table(name: str, cells: Sequence[CellState]) -> Table:
     for cell in cells:
         record, row = cell.record, cell.rows[-1] if cell.rows else {}
         val = cell.val_top1()
-        done = len(cell.rows) if record is None else record.epochs or 0
+        done = record.epochs if record is not None and record.epochs else len(cell.rows)
         seconds = record.fit_seconds if record is not None else float(row["seconds"]) if row else None
         table.add_row(
             cell.run_id,

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
@@ -25,7 +24,7 @@ from bench.claim import now
 from bench.config import check
 from bench.errors import ConfigError
 from bench.record import run_id
-from bench.store import Store, write_atomically
+from bench.store import Store, expanded, write_atomically
 
 
 @contextlib.contextmanager
@@ -46,8 +45,12 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check every cell before the first one runs, and write the plan; exit code 2 if one is wrong."""
         launcher.check(OmegaConf.to_container(config.hydra.launcher, resolve=True))  # type: ignore[arg-type] # keys
-        cells = plan(config, kwargs["config_name"])
+        if (most := config.hydra.sweeper.get("max_batch_size")) is not None:  # what stops a batch would start the next
+            raise ConfigError(f"hydra.sweeper.max_batch_size={most}: must be null; a launcher has settings of its own")
+        cells = plan(config)
         folder = Path(config.hydra.sweep.dir)
+        if folder.parent != (place := Path(expanded(config.paths.results)) / "sweeps"):  # where its state is looked for
+            raise ConfigError(f"hydra.sweep.dir={folder}: must be a new folder in {place}")
         try:
             folder.mkdir(parents=True)
         except FileExistsError as error:
@@ -89,7 +92,7 @@ def conclude(store: Store, state: Mapping[str, Any]) -> int:
     return 1 if bad else 0
 
 
-def plan(master: DictConfig, config_name: str) -> dict[str, dict[str, Any]]:
+def plan(master: DictConfig) -> dict[str, dict[str, Any]]:
     """Run id → ``overrides``, ``epochs`` and ``force`` of a sweep's cells, each checked, in the order Hydra's sweeper
     runs them.
 
@@ -101,7 +104,9 @@ def plan(master: DictConfig, config_name: str) -> dict[str, dict[str, Any]]:
     (cells,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
     planned = {}
     for cell in cells:
-        values = check(compose(config_name, list(cell)))
+        values = check(launcher.cell_of(master, cell))
+        if (results := values["paths"]["results"]) != master.paths.results:
+            raise ConfigError(f"paths.results={results}: a sweep has one folder, not one for each cell")
         about = {"overrides": list(cell), "epochs": values["trainer"]["max_epochs"], "force": values["force"]}
         planned[run_id(values)] = about
     return planned

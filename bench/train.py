@@ -160,14 +160,14 @@ def train(
     if rank == 0:
         write_atomically(work / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(resolved))))
 
-    meter = callbacks.Meter(peak)
     shown = resolved["progress"] if rank == 0 else "none"
     bar, on_row = callbacks.progress(shown, resolved["model"]["name"], resolved["trainer"]["max_epochs"])
-    table = callbacks.EpochTable(work / "metrics.csv", meter, on_row)
     minutes = resolved["trainer"]["checkpoint_minutes"]
     checkpoints = Checkpoints(work / "checkpoints", minutes, interrupts, lambda: saved.use(resolved, data))
     with loggers.finishing(), callbacks.quiet():
         logger = make_logger(cfg, resolved, work, sweep) if rank == 0 else None
+        meter = callbacks.Meter(peak)  # whose clock starts: after the logger, which may have a server to wait for
+        table = callbacks.EpochTable(work / "metrics.csv", meter, on_row)
         # not len(data.train_dataloader()), which without a Trainer is one process's
         steps = len(Shard(0, processes).batches(len(data.train), data.batch_size))
         loggers.watch(logger, resolved, module.model, steps)

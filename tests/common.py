@@ -13,6 +13,9 @@ from bench.reporting.leaderboard import Table
 
 SHORT = ("trainer.max_epochs=1", "data.source.test_size=1500", "data.val_size=100", "trainer.accelerator=cpu")
 """One short epoch of a cell on digits: 197 images to train on, 100 to validate, 1,500 to test."""
+NOISE = ("data=folder", "data.name=noise", "data.image_size=32", "data.batch_size=16", "trainer.accelerator=cpu",
+         "trainer.max_epochs=1")  # fmt: skip
+"""A shorter one, of six steps, for large networks that need not learn; the fixture ``noise`` has the images."""
 
 
 def files(folder: Path) -> list[str]:

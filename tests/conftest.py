@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
+import numpy as np
 import pytest
 from common import SHORT, record_of
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
+from PIL import Image
 
 from bench import config
 from bench.record import RunRecord
@@ -109,6 +112,20 @@ def warnings_stay_errors() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The setting of a folder with images of noise of two kinds: 96 to train on, 32 to validate, 32 to test."""
+    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for (split, n), (label, base) in itertools.product(
+        {"train": 48, "val": 16, "test": 16}.items(), (("a", 0), ("b", 60))
+    ):
+        folder = root / "noise" / split / label
+        folder.mkdir(parents=True)
+        for i in range(n):
+            Image.fromarray(rng.integers(base, base + 196, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return f"paths.data={root}"
+
+
+@pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """The directory of a run with these overrides, trained once for all tests; by default a short epoch on digits."""
     from bench import train
@@ -117,12 +134,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     made: dict[tuple[str, ...], Path] = {}
 
     def of(*overrides: str, base: tuple[str, ...] = SHORT) -> Path:
-        if overrides not in made:
-            settings = [*base, "progress=none", "trainer.precision=32-true", f"paths.results={results}", *overrides]
+        if (asked := (*base, *overrides)) not in made:
+            settings = [*asked, "progress=none", "trainer.precision=32-true", f"paths.results={results}"]
             with initialize_config_dir(str(config.CONF), version_base="1.3"):
                 record = train.run(compose("config", settings))
             assert record.status == "ok", record.error
-            made[overrides] = results / "runs" / record.run_id
-        return made[overrides]
+            made[asked] = results / "runs" / record.run_id
+        return made[asked]
 
     return of

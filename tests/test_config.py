@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from common import files, one_line
 
+from bench.config import resolved
+from bench.record import run_id
+
 
 @pytest.mark.parametrize(
     ("override", "allowed"),
@@ -83,8 +86,17 @@ def test_what_nobody_reads_is_refused(bench, tmp_path):
         ("data.image_size=12", "image_size=12"),
         ("model.net.pool=median", "pool=median"),
         ("scheduler.warmup=5", "scheduler.warmup=5"),
+        ("scheduler.warmup=half", "scheduler.warmup=half"),
+        ("optimizer.betas=0.9", "optimizer.betas=0.9"),
         ("+optimizer.foo=1", "foo"),
-        ("+loss.foo=1", "foo"),
+        ("+loss.foo=1", "loss.foo: no such setting; available: aux_weight, label_smoothing"),
+        ("+epochs=100", "epochs: no such setting; available: seed, force"),
+        ("+trainer.max_steps=100", "trainer.max_steps: no such setting; available: max_epochs"),
+        ("+data.classes=3", "data.classes: no such setting"),
+        ("+logger.tracking_uri=https://me:word@host/x", "logger.tracking_uri: secrets do not belong"),
+        ("~scheduler", "scheduler: missing"),
+        ("~logger", "logger: missing"),
+        ("loss=0.1", "loss"),
         ("+model.net.foo=1", "foo"),
         ("data.source.test_size=abc", "abc"),
         ("data.device=cuda", "choose auto or cpu"),
@@ -97,6 +109,39 @@ def test_what_a_constructor_refuses_is_a_usage_error_that_leaves_nothing(bench, 
     assert code == 2
     assert said in one_line(err)
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("trainer.clip_norm=1", "trainer.clip_norm=1.0"),
+        ("loss.label_smoothing=0", "loss.label_smoothing=0.0"),
+        ("optimizer.lr=1", "optimizer.lr=1e0"),
+        ("scheduler.warmup=0", "scheduler.warmup=0.0"),
+        ("model.net.dropout=0", "model.net.dropout=0.0"),
+    ],
+)
+def test_a_number_names_the_same_run_however_it_is_written(composed, one, other):
+    names = [run_id(resolved(composed("model=alexnet", setting))) for setting in (one, other)]
+    assert names[0] == names[1]
+    assert names[0] != run_id(resolved(composed("model=alexnet", other, "optimizer.lr=0.5")))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ((), "CIFAR-10 not found"),
+        (("scheduler.warmup=5",), "scheduler.warmup=5"),
+        (("optimizer.betas=0.9",), "optimizer.betas=0.9"),
+        (("augment=[mixup,cutmix]",), "exclude each other"),
+    ],
+)
+def test_what_is_wrong_with_the_training_is_told_before_images_are_read(bench, tmp_path, overrides, said):
+    code, _, err = bench(
+        "model=lenet", "data=cifar10", "data.source.download=false", f"paths.data={tmp_path}", *overrides
+    )
+    assert code == 2
+    assert said in one_line(err)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +253,13 @@ def test_a_folder_needs_a_name_and_to_be_there(bench, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "setting", ["+logger.api_key=abc123", "+model.net.auth_token=abc123", "+paths.Password=abc123"]
+    "setting",
+    [
+        "+logger.api_key=abc123",
+        "+model.net.auth_token=abc123",
+        "+paths.Password=abc123",
+        "+logger.uri=https://me:abc123@host",
+    ],
 )
 def test_secrets_are_refused_without_being_repeated(bench, tmp_path, setting):
     for arguments in ([setting], ["-m", "seed=0,1", setting]):

@@ -72,7 +72,7 @@ def test_what_two_processes_validate_is_what_is_kept(tmp_path, ema):
 
 @pytest.mark.slow
 def test_a_process_that_is_lost_fails_the_cell_and_the_next_try_goes_on(tmp_path):
-    settings = (*CELL, "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=40")
+    settings = (*CELL, "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=20")
     reference, *_ = run(tmp_path / "reference", *settings[len(CELL) :])
     log = tmp_path / "log"
     root = tmp_path / "lost"

@@ -96,7 +96,7 @@ def rates(cfg, epochs, per_epoch=100):
     [
         ("paper/alexnet", (0, 29, 30, 60, 80, 89), (1e-2, 1e-2, 1e-3, 1e-4, 1e-5, 1e-5)),
         ("paper/vgg16", (0, 36, 37, 56, 67), (1e-2, 1e-2, 1e-3, 1e-4, 1e-5)),
-        ("paper/nin", (0, 199, 200, 250, 299), (0.1, 0.1, 0.01, 0.001, 0.001)),
+        ("paper/nin", (0, 255, 256, 281, 282, 306), (0.1, 0.1, 0.01, 0.01, 0.001, 0.001)),
         ("paper/googlenet", (0, 7, 8, 16, 240), (1e-2, 1e-2, 0.96e-2, 0.96**2 * 1e-2, 0.96**30 * 1e-2)),
         ("paper/googlenet_quick", (0, 15, 45), (1e-2, 0.75**0.5 * 1e-2, 0.25**0.5 * 1e-2)),
         ("paper/paddle_flowers", (0, 100, 199), (1e-2, 1e-2, 1e-2)),
@@ -110,7 +110,10 @@ def test_rates_are_the_published_ones(name, epochs, expected):
 
 @pytest.mark.parametrize(
     ("name", "augment"),
-    [("paper/googlenet", ["resized_crop", "flip", "color_jitter"]), ("paper/googlenet_quick", ["random_crop", "flip"])],
+    [
+        ("paper/googlenet", ["resized_crop", "flip", "color_jitter", "lighting"]),
+        ("paper/googlenet_quick", ["random_crop", "flip"]),
+    ],
 )
 def test_googlenets_recipes_subtract_the_mean_alone_and_crop_as_published(name, augment):
     cfg = cli.composed([f"experiment={name}"])

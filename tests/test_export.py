@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from common import NOISE
 
 from bench import deploy, export
 from bench.data.pipeline import Pipeline
@@ -37,11 +38,11 @@ def as_tensor(images, side):
     ],
     ids=lambda settings: settings[0],
 )
-def test_both_files_answer_as_the_network_does(runs, call, tmp_path, monkeypatch, settings):
+def test_both_files_answer_as_the_network_does(runs, noise, call, tmp_path, monkeypatch, settings):
     monkeypatch.setattr(export, "ROUNDS", 1)
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
-    run = runs(*settings)
+    run = runs(*settings, base=(*NOISE, noise))
     onnx, pt2 = tmp_path / "a.onnx", tmp_path / "a.pt2"
     code, out, err = call(export.main, f"checkpoint={run}", f"out={onnx}", f"out={pt2}")
     assert (code, err) == (0, "")
@@ -64,8 +65,8 @@ def test_both_files_answer_as_the_network_does(runs, call, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("model", ["nin_bn", "googlenet_bn", "vgg11_bn"])
-def test_batch_norm_and_heads_are_gone_and_the_saved_network_stays_whole(runs, model):
-    saved = open_run(runs(f"model={model}"))
+def test_batch_norm_and_heads_are_gone_and_the_saved_network_stays_whole(runs, noise, model):
+    saved = open_run(runs(f"model={model}", base=(*NOISE, noise)))
     before = batch_norms(saved.model)
     network = Deployed(saved)
     assert batch_norms(network) == 0

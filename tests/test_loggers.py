@@ -149,6 +149,34 @@ def test_wandb_gets_confusion_mistakes_gradients_and_the_record(composed, tmp_pa
         assert base64.b64decode(entry.digest) == digest, name
 
 
+def test_a_logger_that_fails_when_all_is_done_is_told_and_leaves_the_run_ok(composed, capsys, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.setattr(loggers, "_conclude", lambda *_: exec("raise ConnectionError('no route')"))
+    record = train.run(composed(*QUIET, "logger=tensorboard"))
+    assert record.status == "ok", record.error
+    assert "TensorBoard has not got all of the run: ConnectionError: no route" in capsys.readouterr().out
+
+
+def test_another_server_of_mlflow_gets_a_run_of_its_own_and_its_password_is_not_kept(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    made = []
+
+    class Server:
+        def __init__(self, **arguments):
+            made.append((arguments["tracking_uri"], arguments["run_id"]))
+            self.run_id = f"run {len(made)}"
+
+        def log_hyperparams(self, config):
+            pass
+
+    monkeypatch.setattr("lightning.pytorch.loggers.MLFlowLogger", Server)
+    for uri in ("https://me:word@one", "https://me:word@one", "https://two"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        loggers.mlflow(run_info(tmp_path), "convbench", None, str(tmp_path))
+    assert made == [("https://me:word@one", None), ("https://me:word@one", "run 1"), ("https://two", None)]
+    assert not any("word" in file.name or "word" in file.read_text() for file in tmp_path.iterdir())
+
+
 def test_a_confusion_matrix_of_many_classes_keeps_within_what_a_chart_shows(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     labels = np.arange(102)
@@ -254,7 +282,7 @@ def test_a_folder_of_mlflow_that_cannot_be_is_told_and_recorded_in_a_sweep(compo
 def test_a_cell_that_is_gone_on_with_is_one_mlflow_run(tmp_path):
     pytest.importorskip("mlflow")
     made = [loggers.mlflow(run_info(tmp_path), "convbench", None, str(tmp_path)).run_id for _ in range(2)]
-    assert made[0] == made[1] == (tmp_path / "mlflow_id").read_text()
+    assert made[0] == made[1] == next(tmp_path.glob("mlflow_id-*")).read_text()
 
 
 @pytest.mark.slow

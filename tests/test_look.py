@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from common import NOISE
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
@@ -98,8 +99,8 @@ def test_a_projection_is_the_deconvnets():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["alexnet", "nin", "vgg11_bn", "googlenet", "zfnet"])
-def test_every_network_can_be_looked_into(runs, model):
-    saved = open_run(runs(f"model={model}"))
+def test_every_network_can_be_looked_into(runs, noise, model):
+    saved = open_run(runs(f"model={model}", base=(*NOISE, noise)))
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
     made = attention.attend(saved, picture, asked=None, true=None)
     assert made.image.shape == (32, 32, 3)
@@ -134,7 +135,7 @@ def test_filters_are_the_weights_around_grey(runs):
     assert sum(bool(panel.get_images()) for panel in grey.axes) == 8
 
 
-def test_the_command_draws_the_first_images_of_a_split_and_the_same_bytes_again(runs, call, tmp_path):
+def test_the_command_draws_images_of_a_split_and_the_same_bytes_again(runs, call, tmp_path):
     folder = runs("model=lenet")
     arguments = [f"checkpoint={folder}", "samples=2", "class=7", f"out={tmp_path / 'a'}"]
     code, _, err = call(look.main, *arguments)
@@ -148,6 +149,18 @@ def test_the_command_draws_the_first_images_of_a_split_and_the_same_bytes_again(
     text = (tmp_path / "a" / "attention.svg").read_text()
     assert text.count("Grad-CAM, 7") == 2
     assert "lenet s0: where it looks" in text
+
+
+def test_images_come_from_all_over_a_split(runs, call, monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(
+        look, "draw", lambda saved, pictures, chosen, label: drawn.append((len(pictures.names), chosen)) or {}
+    )
+    for samples in (1, 3, 100):
+        call(
+            look.main, f"checkpoint={runs('model=lenet', 'data.val_size=50')}", f"samples={samples}", f"out={tmp_path}"
+        )
+    assert drawn == [(50, [0]), (50, [0, 24, 49]), (50, list(range(50)))]
 
 
 def test_images_of_ones_own_are_drawn_into_the_runs_folder(runs, call, tmp_path):
@@ -166,6 +179,8 @@ def test_images_of_ones_own_are_drawn_into_the_runs_folder(runs, call, tmp_path)
         (["checkpoint={run}", "class=rose"], "class=rose: the network knows 0, 1, 2"),
         (["checkpoint={run}", "samples=0"], "samples=0: must be a number from 1 to 100"),
         (["checkpoint={run}", "split=train"], "split=train: must be one of val, test"),
+        (["checkpoint={run}", "split=test", "{run}"], "split=test: name either images or a split"),
+        (["checkpoint={run}", "samples=2", "{run}"], "samples=2: name either images or a split"),
         (["checkpoint={run}", "no-such.png"], "no-such.png: no such file or folder"),
         (["checkpoint={run}", "~nobody-here/x.png"], "~nobody-here/x.png: no such user's home"),
         (["checkpoint={run}", "out={run}/record.json"], "record.json is not a folder"),

@@ -136,6 +136,27 @@ def test_step_values():
     assert seen == pytest.approx([LR] * 3 + [LR / 2] * 7)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "arguments"),
+    [
+        (optim.one_cycle, {"warmup": "half"}),
+        (optim.cosine, {"warmup": True}),
+        (optim.step, {"milestones": 0.5}),
+        (optim.step, {"milestones": "0.5"}),
+        (optim.step, {"milestones": [0.5, 2]}),
+        (optim.step, {"gamma": -0.1}),
+        (optim.staircase, {"gamma": 10}),
+        (optim.staircase, {"every": 0}),
+        (optim.poly, {"power": "high"}),
+    ],
+)
+def test_what_makes_no_schedule_is_refused_by_name_and_value(schedule, arguments):
+    ((name, value),) = arguments.items()
+    told = value[-1] if isinstance(value, list) else value
+    with pytest.raises(ValueError, match=rf"^scheduler\.{name}={told}: must be "):
+        rates(schedule, 10, **arguments)
+
+
 def test_constant_is_constant():
     assert rates(optim.constant, 20) == [LR] * 20
 

@@ -3,7 +3,6 @@
 import csv
 import errno
 import io
-import itertools
 import os
 import random
 import signal
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from common import NOISE
 from processes import finish, start
 
 from bench import checkpoint, train
@@ -24,8 +23,8 @@ from bench.store import LAST, Store
 
 # AlexNet draws dropout, the crops of each epoch are drawn anew, and checkpoints are made within epochs, too
 CELL = (
-    "model=alexnet", "data=folder", "data.name=noise", "data.image_size=32", "augment=[crop,cutout]",
-    "data.batch_size=16", "trainer.accelerator=cpu", "trainer.max_epochs=4", "trainer.checkpoint_minutes=0.003",
+    *NOISE, "model=alexnet", "data.image_size=16", "augment=[crop,cutout]", "augment.cutout.length=4",
+    "trainer.max_epochs=4", "trainer.checkpoint_minutes=0.003",
 )  # fmt: skip
 MEASURED = ("seconds", "train_images_per_s")
 
@@ -49,20 +48,6 @@ def assert_same(one, other):
         assert mine.keys() == theirs.keys()
         for key, value in mine.items():
             assert np.array_equal(np.asarray(value), np.asarray(theirs[key])), key
-
-
-@pytest.fixture(scope="module")
-def noise(tmp_path_factory):
-    """A folder of images of noise of two kinds, of which 96 are to train on: six steps an epoch."""
-    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    for (split, n), (label, base) in itertools.product(
-        {"train": 48, "val": 16, "test": 16}.items(), (("a", 0), ("b", 60))
-    ):
-        folder = root / "noise" / split / label
-        folder.mkdir(parents=True)
-        for i in range(n):
-            Image.fromarray(rng.integers(base, base + 196, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    return f"paths.data={root}"
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from common import SHORT
+from common import NOISE, SHORT
 
 from bench import saved, train
 from bench.assemble import build
@@ -17,8 +17,9 @@ QUIET = (*SHORT, "progress=none", "trainer.precision=32-true")
 
 
 @pytest.mark.parametrize(("model", "normalize"), [("googlenet", "channel"), ("lenet", "pixel_mean"), ("lenet", "zca")])
-def test_a_saved_network_answers_as_it_did_in_the_test(composed, model, normalize):
-    cfg = composed(f"model={model}", *QUIET, f"augment/normalize={normalize}")
+def test_a_saved_network_answers_as_it_did_in_the_test(composed, noise, model, normalize):
+    cells = (*NOISE, noise, "progress=none", "trainer.precision=32-true")
+    cfg = composed(f"model={model}", *cells, f"augment/normalize={normalize}")
     record = train.run(cfg)
     assert record.status == "ok", record.error
     folder = Store(cfg.paths.results).path(record.run_id)

@@ -45,6 +45,16 @@ def test_the_states_of_cells_are_told_from_files_alone(sweep):
     assert status.best(cells) == "lenet 90.0% on digits (stratified)"
 
 
+def test_a_cell_that_was_stopped_shows_how_far_it_came(sweep, make_record):
+    store, state = sweep
+    work = store.workspace("digits-lenet-s4-0123456789")
+    (work.path / "metrics.csv").write_text("epoch,seconds\n1,3.0\n2,6.0\n3,9.0\n")
+    store.publish(make_record(seed=4, status="interrupted", error="stopped by Ctrl-C", metrics={}, epochs=None), work)
+    last = status.cells_of(store, state)[-1]
+    assert (last.state, len(last.rows)) == ("interrupted", 3)
+    assert [*status._table("a", [last]).columns[2].cells] == ["3/4"]
+
+
 def test_a_cell_tells_of_the_last_epoch_that_was_validated():
     rows = [{"epoch": "1", "val_top1": "0.75"}, {"epoch": "2", "val_top1": "0.5"}, {"epoch": "3", "val_top1": ""}]
     assert status.CellState("a", "running", None, rows, 4).val_top1() == 0.5

@@ -2,7 +2,7 @@ import csv
 import json
 
 import pytest
-from common import SHORT, files, one_line
+from common import NOISE, SHORT, files, one_line
 from hydra import compose
 from omegaconf import OmegaConf
 
@@ -47,8 +47,60 @@ def test_a_sweep_of_a_folder_in_the_home_lies_beside_its_runs(bench, tmp_path, m
 
 
 def test_a_sweeps_folder_is_new(bench, tmp_path):
-    code, _, err = bench("-m", "model=lenet", f"hydra.sweep.dir={tmp_path}", "progress=none")
-    assert (code, err) == (2, f"bench: hydra.sweep.dir={tmp_path}: exists already; name a new folder\n")
+    place = tmp_path / "results/sweeps/mine"
+    place.mkdir(parents=True)
+    code, _, err = bench("-m", "model=lenet", f"hydra.sweep.dir={place}", "progress=none")
+    assert (code, err) == (2, f"bench: hydra.sweep.dir={place}: exists already; name a new folder\n")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["hydra.sweep.dir=elsewhere"], "hydra.sweep.dir=elsewhere: must be a new folder in "),
+        (["hydra.sweeper.max_batch_size=1"], "hydra.sweeper.max_batch_size=1: must be null"),
+        (
+            ["hydra/launcher=basic"],
+            "hydra/launcher: hydra._internal.core_plugins.basic_launcher.",
+        ),
+        (
+            ["hydra/launcher=ray", "+hydra.launcher.gpus=1"],
+            "hydra.launcher.gpus: no such setting; available: ",
+        ),
+        (["hydra/launcher=slurm", "hydra.launcher.additional_parameters=null"], "must be a mapping, such as {account"),
+    ],
+)
+def test_what_no_sweep_can_do_is_refused_and_nothing_written(bench, tmp_path, monkeypatch, settings, said):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = bench("-m", "model=lenet", "seed=0,1", *settings, results="results")
+    assert code == 2
+    assert said in one_line(err)
+    assert files(tmp_path) == []
+
+
+def test_a_sweep_has_one_folder(bench, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = bench("-m", "model=lenet", results="a,b")
+    assert code == 2
+    assert "paths.results=a: a sweep has one folder, not one for each cell" in one_line(err)
+    assert files(tmp_path) == []
+
+
+def test_a_cluster_that_is_not_there_is_told_and_leaves_no_sweep(bench, tmp_path):
+    pytest.importorskip("ray")
+    code, _, err = bench("-m", "model=lenet", "hydra/launcher=ray", "hydra.launcher.address=auto")
+    assert code == 2
+    assert "hydra.launcher: " in one_line(err)
+    assert not list(tmp_path.rglob("plan.json"))
+
+
+def test_cells_are_composed_of_ones_own_configurations_too(bench, tmp_path):
+    (tmp_path / "conf/model").mkdir(parents=True)
+    own = (CONF / "model/lenet.yaml").read_text().replace("name: lenet", "name: mine")
+    (tmp_path / "conf/model/mine.yaml").write_text(own)
+    where = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
+    code, out, err = bench("-m", where, "model=mine,lenet", *SHORT, "progress=none")
+    assert code == 0, out + err
+    assert {record.model for record in Store(tmp_path / "results").load_all()} == {"mine", "lenet"}
 
 
 def test_a_wrong_cell_is_refused_before_any_cell_runs(bench, tmp_path):
@@ -126,11 +178,11 @@ def test_ctrl_c_stops_the_sweep_and_keeps_what_is_done(bench, tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_the_five_networks_run_in_one_sweep(bench, tmp_path):
-    code, out, _ = bench("-m", "model=lenet,alexnet,nin,vgg16,googlenet", *SHORT, "progress=none")
+def test_the_five_networks_run_in_one_sweep(bench, noise, tmp_path):
+    code, out, _ = bench("-m", "model=lenet,alexnet,nin,vgg16,googlenet", *NOISE, noise, "progress=none")
     assert code == 0, out
     assert len(Store(tmp_path / "results").load_all()) == 5
-    table = out[out.index("digits (") :].splitlines()
+    table = out[out.index("noise (") :].splitlines()
     assert max(map(len, table)) <= 80
 
 
@@ -208,7 +260,7 @@ def planned(bench, tmp_path, monkeypatch):
 def test_every_named_sweep_is_composed_of_cells_that_differ(name, composed):
     assert composed(f"+sweep={name}") == composed()  # it chooses cells, and leaves each as it is
     master = compose("config", [f"+sweep={name}", "data=digits"], return_hydra_config=True)
-    cells = sweep.plan(master, "config")
+    cells = sweep.plan(master)
     seeds = {cell.rpartition("-s")[2][0] for cell in cells}
     assert len(set(cells)) == len(cells)
     assert seeds == {"0", "1", "2"}

@@ -90,7 +90,7 @@ def test_a_network_of_any_size_trains_on_smaller_images(composed, tmp_path):
     record = train.run(composed("model=nin_bn", *QUIET, *sizes, "trainer.max_epochs=1"))
     assert record.status == "ok"
     with pytest.raises(
-        ConfigError, match=r"^data\.train_image_size=24: lenet only trains on images of one size; it must be"
+        ConfigError, match=r"^data\.train_image_size=24: lenet, made for data\.image_size=32, cannot train on"
     ):
         train.run(composed("model=lenet", *QUIET, *sizes))
 

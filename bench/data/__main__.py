@@ -25,7 +25,7 @@ def look(arguments: list[str]) -> None:
     resolved = config.check(cfg)
     choices = {word.partition("=")[0]: word.partition("=")[2].strip("[]").replace(",", "+") for word in settings}
     chosen = [choices[group] for group in ("augment", "augment/normalize") if group in choices]
-    name = "-".join([resolved["data"]["name"], *chosen])
+    name = "-".join([resolved["data"]["name"], *chosen]).replace("/", "-")
     file = cli.out_file(cli.single(own, "out", f"{name}.png"), ".png")
 
     from bench.assemble import make_data, prepare_machine  # only now: importing PyTorch takes seconds

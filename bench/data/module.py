@@ -60,15 +60,15 @@ class ImageData(L.LightningDataModule):
     ):
         super().__init__()
         self.device, self.dtype = torch.empty(0, device=device).device, dtype  # with its index, like tensors' devices
+        mixes = [one for one in augment if isinstance(one, Mix)]
+        transforms = [one for one in augment if isinstance(one, Transform)]
+        if len(mixes) > 1:  # told before images are decoded
+            names = " and ".join(type(mix).__name__ for mix in mixes)
+            raise ValueError(f"augment: {names} exclude each other; choose one")
         dataset = self.dataset = source(decoder)
         if len(dataset.classes) != num_classes:
             raise ValueError(f"data.num_classes={num_classes}: the data set has {len(dataset.classes)} classes")
         self.train, self.val, self.test = parts(dataset, val_size)
-        mixes = [one for one in augment if isinstance(one, Mix)]
-        transforms = [one for one in augment if isinstance(one, Transform)]
-        if len(mixes) > 1:
-            names = " and ".join(type(mix).__name__ for mix in mixes)
-            raise ValueError(f"augment: {names} exclude each other; choose one")
         self.mix = mixes[0] if mixes else None
         normalize.fit(dataset.pixels, self.train)
         for transform in transforms:

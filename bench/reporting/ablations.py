@@ -29,7 +29,7 @@ class Pair(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """For a pair: the ``difference`` of mean test top-1, a fraction; its bootstrap ``interval`` over seeds and samples;
+    """For a pair: the ``difference`` of mean test top-1, a fraction; its ``interval`` over seeds and samples;
     ``p``, by :func:`stats.compare`, Holm-corrected over the table. Both are None without predictions.
     """
 
@@ -68,7 +68,7 @@ def _answers(pair: Pair, predictions: Mapping[str, Predictions]) -> tuple[np.nda
 
 def pairs(table: Table, records: Sequence[RunRecord]) -> list[Pair]:
     """By rank: rows ``x`` and ``x_bn`` with the same recipe; rows that differ only in auxiliary heads; and each row
-    with the first row of its network that differs from it in one choice, which validation data decided.
+    with the first row of its network that differs from it in one choice.
 
     With batch norm a network may have another learning rate, if both have that of their configuration.
     """

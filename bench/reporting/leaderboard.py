@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ import numpy as np
 from bench.record import RunRecord
 from bench.reporting import stats
 from bench.reporting.predictions import Predictions, same_samples
-from bench.reporting.settings import line, settings_of, started_from, told_apart
+from bench.reporting.settings import form, line, settings_of, started_from, told_apart
 from bench.reporting.stats import LEVEL, Interval, Stat
 
 
@@ -72,7 +72,8 @@ def tables(records: Iterable[RunRecord], predictions: Mapping[str, Predictions] 
     """Group the ok records; ``predictions`` by run id, for intervals and tests.
 
     Rows are ranked by validation top-1, so that test data decide nothing, or by test top-1 if a record has no
-    validation numbers. Each is compared with the first on the same test images by :func:`stats.compare`.
+    validation numbers. Each is compared with the first on the same test images by :func:`stats.compare`; where these
+    images have also chosen the first, as if all pairs of rows had been compared.
     """
     by_protocol: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for record in records:
@@ -83,9 +84,9 @@ def tables(records: Iterable[RunRecord], predictions: Mapping[str, Predictions] 
 
 def _table(dataset: str, protocol: str, records: Sequence[RunRecord], predictions: Mapping[str, Predictions]) -> Table:
     cells: dict[str, dict[int, RunRecord]] = defaultdict(dict)
-    for record in sorted(records, key=lambda record: record.run_id):  # the bootstrap draws in this order
+    for record in sorted(records, key=lambda record: record.run_id):
         # a seed counts once: settings that make no difference make other runs, too
-        cells[json.dumps(settings_of(record), sort_keys=True)].setdefault(record.seed, record)
+        cells[form(settings_of(record))].setdefault(record.seed, record)
     groups = [list(cell.values()) for cell in cells.values()]
     settings = [settings_of(group[0]) for group in groups]
     networks = Counter(group[0].model for group in groups)
@@ -104,7 +105,8 @@ def _table(dataset: str, protocol: str, records: Sequence[RunRecord], prediction
         name = _name(model, number, line(started_from(own)) if networks[model] == 1 else variant)
         names = tuple(record.run_id for record in group)
         rows.append(Row(rank, number, model, variant, name, len(group), group[0].params, group[0].macs, numbers, names))
-    return Table(dataset, protocol, ranked_by, tuple(_tested(rows, predictions)), usual, _machine(records))
+    tests = len(rows) - 1 if ranked_by == "val_top1" else math.comb(len(rows), 2)
+    return Table(dataset, protocol, ranked_by, tuple(_tested(rows, predictions, tests)), usual, _machine(records))
 
 
 ROOM = 32
@@ -149,8 +151,10 @@ def _machine(records: Sequence[RunRecord]) -> str:
     return OTHER_MACHINES if others or len({*vectors} - {None}) > 1 else ", ".join(first)
 
 
-def _tested(rows: Sequence[Row], predictions: Mapping[str, Predictions]) -> list[Row]:
-    """The rows with intervals and p-values, if their predictions exist and are for the same samples."""
+def _tested(rows: Sequence[Row], predictions: Mapping[str, Predictions], tests: int) -> list[Row]:
+    """The rows with intervals and p-values, if their predictions exist and are for the same samples; corrected for so
+    many ``tests``.
+    """
     answers = []  # for each row (n, samples) booleans, or None
     for row in rows:
         of_row = [predictions[name] for name in row.run_ids if name in predictions]
@@ -162,7 +166,7 @@ def _tested(rows: Sequence[Row], predictions: Mapping[str, Predictions]) -> list
             continue
         if same_samples([predictions[name] for name in (rows[0].run_ids[0], row.run_ids[0])]):
             p_values[i] = stats.compare(best, correct)
-    adjusted = dict(zip(p_values, stats.holm(list(p_values.values())), strict=True))
+    adjusted = dict(zip(p_values, stats.holm(list(p_values.values()), tests), strict=True))
     return [
         replace(row, interval=None if correct is None else stats.interval(correct), p=adjusted.get(i))
         for i, (row, correct) in enumerate(zip(rows, answers, strict=True))

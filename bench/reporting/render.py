@@ -66,10 +66,10 @@ def _cells(row: Row) -> dict[str, str]:
 def _lines(table: Table) -> list[dict[str, str]]:
     """Of each row column → text, of the columns that the table has."""
     lines = [_cells(row) for row in table.rows]
-    if not any("test_class_mean" in row.stats for row in table.rows):
-        for line in lines:
-            del line[CLASS_MEAN]
-    return lines
+    absent = [] if any("test_class_mean" in row.stats for row in table.rows) else [CLASS_MEAN]
+    if all("test_top5" in row.stats and row.stats["test_top5"].mean == 1 for row in table.rows):  # of five classes, say
+        absent += ["val top-5", "test top-5"]
+    return [{name: text for name, text in line.items() if name not in absent} for line in lines]
 
 
 def caption(table: Table) -> str:
@@ -112,7 +112,7 @@ def to_markdown(all_tables: Sequence[Table], effects: Sequence[Sequence[Effect]]
     for table, found in zip(all_tables, effects, strict=True):
         lines += [f"## {table.dataset} ({table.protocol})", "", section(table)]
         if found:
-            lines += ["### Ablations", "", effects_section(found)]
+            lines += ["### Ablations", "", effects_section(table, found)]
     return "\n".join(lines)
 
 
@@ -125,18 +125,22 @@ def section(table: Table) -> str:
 
 EFFECTS = ("model", "change", "n", "test top-1 before", "test top-1 after", "difference", "95 % interval", "p")
 EFFECTS_NOTE = (
-    "Test top-1 in %; differences in percentage points. Intervals are bootstrapped over seeds and images, widened when "
-    "seeds are few, and not corrected for multiple comparisons. p: probability of a difference at least this large if "
-    "there were none, Holm-corrected for the number of rows; from Student's t with the standard error of a paired "
-    "bootstrap or, between single runs (n = 1), from McNemar's exact test, which, like the interval, covers these two "
-    "trained networks only, not other seeds; against several runs, a single one is taken to vary as they do. Settings: "
-    "each row is compared with the best row of its network, by validation top-1, that differs from it in one choice; "
-    "an optimizer comes with the learning rate and weight decay it ran with."
+    "Test top-1 in %; differences in percentage points. Intervals are Student's, over seeds and images, and not "
+    "corrected for multiple comparisons. p: probability of a difference at least this large if there were none, "
+    "Holm-corrected for the number of rows; from the same Student's t or, between single runs (n = 1), from McNemar's "
+    "exact test, which, like the interval, covers these two trained networks only, not other seeds; against several "
+    "runs, a single one is taken to vary as they do. Settings: each row is compared with the best row of its network, "
+    "by {ranked_by}, that differs from it in one choice; an optimizer comes with the learning rate and weight decay it "
+    "ran with."
+)
+CHOSEN_ON_TEST = (
+    " There are no validation images: which setting is the better was decided on the test images, and is not accounted "
+    "for in interval and p."
 )
 
 
-def effects_section(effects: Sequence[Effect]) -> str:
-    """A table in Markdown, with what its numbers are."""
+def effects_section(table: Table, effects: Sequence[Effect]) -> str:
+    """The effects found in a table, in Markdown, with what the numbers are."""
     if not effects:
         return "No two rows differ in exactly one choice.\n"
     rows = []
@@ -155,7 +159,10 @@ def effects_section(effects: Sequence[Effect]) -> str:
             "–" if p is None else f"{p:.2f}" if p >= 0.1 else f"{p:.4f}" if p >= 0.0001 else "< 0.0001",
         ]
         rows.append(cells)
-    return "\n".join([EFFECTS_NOTE, "", *markdown.table(EFFECTS, rows, left=["model", "change"]), ""])
+    validated = table.ranked_by == "val_top1"
+    note = EFFECTS_NOTE.format(ranked_by="validation top-1" if validated else "test top-1")
+    note += "" if validated else CHOSEN_ON_TEST
+    return "\n".join([note, "", *markdown.table(EFFECTS, rows, left=["model", "change"]), ""])
 
 
 MARKER = re.compile(r"(<!-- (leaderboard|ablations): (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -170,7 +177,7 @@ def sections(all_tables: Sequence[Table], effects: Sequence[Sequence[Effect]]) -
     return {
         (kind, table.dataset, table.protocol): text
         for table, found in zip(all_tables, effects, strict=True)
-        for kind, text in (("leaderboard", section(table)), ("ablations", effects_section(found)))
+        for kind, text in (("leaderboard", section(table)), ("ablations", effects_section(table, found)))
     }
 
 

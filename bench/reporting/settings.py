@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -59,6 +60,19 @@ def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
         yield prefix, node
 
 
+def form(value: Any) -> str:
+    """The same text for equal values, however their numbers were written: 0 and 0.0."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(one) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(one) for one in value]
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    return json.dumps(plain(value), sort_keys=True)
+
+
 def shown(value: Any) -> str:
     """A value as written on the command line."""
     if isinstance(value, list):
@@ -109,7 +123,7 @@ def line(settings: Settings) -> str:
 
 def _frequent(values: Sequence[Any]) -> list[Any]:
     """The most frequent value; none on a tie."""
-    counts = Counter(map(repr, values)).most_common(2)  # some are lists
+    counts = Counter(map(form, values)).most_common(2)
     if len(counts) == 2 and counts[0][1] == counts[1][1]:
         return []
-    return [next(value for value in values if repr(value) == counts[0][0])]
+    return [next(value for value in values if form(value) == counts[0][0])]

@@ -16,8 +16,6 @@ import scipy.stats
 
 LEVEL = 0.95
 """Level of confidence intervals; tests are at 1 - LEVEL."""
-DRAWS = 10_000
-"""Bootstrap samples."""
 BINS = 15
 """Bins of the reliability diagram (Guo et al. 2017, section 5)."""
 
@@ -63,60 +61,72 @@ def mean_std(values: Sequence[float]) -> Stat:
 
 
 def interval(correct: np.ndarray) -> Interval:
-    """A bootstrap interval of the mean accuracy over seeds and samples, which are drawn independently.
+    """The interval of the mean accuracy: Wilson's (1927), which with one seed covers the variation of samples alone.
 
-    Samples are drawn jointly for all seeds, which share them (Owen 2007, "The pigeonhole bootstrap"). With one seed the
-    interval covers only the variation of samples. As a few seeds say little about the variation of seeds, it is wider
-    than the percentiles by the ratio of Student's quantile to the normal one, see :func:`_freedom`.
+    Several seeds have answered the same samples: the number of samples is replaced by that of independent ones with
+    the variance of :func:`_estimate`, and the normal quantile by Student's (Korn, Graubard 1998; Dean, Pagano 2015).
     """
-    (draws,) = _resampled([correct])
-    low, high = _percentiles(draws, correct.mean(), _freedom(draws, [correct]))
-    return Interval(max(low, 0.0), min(high, 1.0))
+    mean, variance, freedom = _estimate([correct])
+    n = mean * (1 - mean) / variance if variance else correct.shape[1]
+    squared = _quantile(freedom) ** 2 / n
+    centre = (mean + squared / 2) / (1 + squared)
+    half = math.sqrt(squared * (mean * (1 - mean) + squared / 4)) / (1 + squared)
+    return Interval(max(centre - half, 0.0), min(centre + half, 1.0))
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> Interval:
-    """The interval of the first mean accuracy minus the second, (s, n) and (t, n) on the same samples: seeds are drawn
-    separately, samples jointly; otherwise like :func:`interval`. A single seed against several is taken to vary as they
-    do.
+    """The interval of the first mean accuracy minus the second, (s, n) and (t, n) on the same samples, by Student's t,
+    see :func:`_estimate`.
     """
-    one, other = _resampled([first, second])
-    low, high = _percentiles(one - other, first.mean() - second.mean(), _freedom(one - other, [first, second]))
-    return Interval(max(low, -1.0), min(high, 1.0))
+    mean, variance, freedom = _estimate([first, second])
+    half = _quantile(freedom) * math.sqrt(variance)
+    return Interval(max(mean - half, -1.0), min(mean + half, 1.0))
 
 
-def _percentiles(draws: np.ndarray, centre: float, freedom: float) -> Interval:
-    longer = scipy.stats.t.ppf((1 + LEVEL) / 2, freedom) / scipy.stats.norm.ppf((1 + LEVEL) / 2)
-    low, high = centre + longer * (np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - centre)
-    return Interval(float(low), float(high))
-
-
-def _freedom(draws: np.ndarray, groups: Sequence[np.ndarray]) -> float:
-    """Degrees of freedom of the variance of ``draws``, after Satterthwaite 1946: its between-seed parts are estimated
-    from a few seeds each, the rest from many samples. Infinite if all groups are single seeds.
-    """
-    several = [group for group in groups if len(group) > 1]
-    # a single seed's variance is taken to be the mean of the others', so each of those counts once more, by this share
-    borrowed = (len(groups) - len(several)) / max(1, len(several))
-    between = [(_over_seeds([group]) * (1 / len(group) + borrowed), len(group) - 1) for group in several]
-    doubt = sum(variance**2 / freedom for variance, freedom in between)
-    return float(draws.var() ** 2 / doubt) if doubt else math.inf
-
-
-def _over_seeds(groups: Sequence[np.ndarray]) -> float:
-    """The variance of accuracy over seeds, the mean of those groups that have several; 0 if none has."""
-    return float(np.mean([group.mean(axis=1).var(ddof=1) for group in groups if len(group) > 1] or [0.0]))
-
-
-def paired_bootstrap(first: np.ndarray, second: np.ndarray) -> float:
-    """Two-sided p-value of equal mean accuracies, (s, n) and (t, n), with seeds drawn separately and samples jointly:
-    Student's t with the bootstrap standard error and the degrees of freedom of :func:`_freedom`.
-    """
-    one, other = _resampled([first, second])
-    observed, draws = abs(first.mean() - second.mean()), one - other
-    if observed == 0:
+def paired_test(first: np.ndarray, second: np.ndarray) -> float:
+    """Two-sided p-value of equal mean accuracies, (s, n) and (t, n), by Student's t, see :func:`_estimate`."""
+    mean, variance, freedom = _estimate([first, second])
+    if mean == 0:
         return 1.0
-    error = draws.std()
-    return float(2 * scipy.stats.t.sf(observed / error, _freedom(draws, [first, second]))) if error else 0.0
+    return float(2 * scipy.stats.t.sf(abs(mean) / math.sqrt(variance), freedom)) if variance else 0.0
+
+
+class _Estimate(NamedTuple):
+    """A mean accuracy or a difference of two, its variance, and the degrees of freedom of that."""
+
+    mean: float
+    variance: float
+    freedom: float
+
+
+def _estimate(groups: Sequence[np.ndarray]) -> _Estimate:
+    """The mean accuracy of one group, (s, n), or that of the first minus the second's, for other seeds and samples.
+
+    Which samples there are, and what each seed makes of them, shows in how the seeds' mean varies over samples; what
+    seeds differ in beyond that, in a two-way analysis of variance (Searle, Casella, McCulloch 1992, section 4.3). A
+    single seed is taken to vary as the other group's seeds do; without others the variance covers samples alone.
+    Degrees of freedom after Satterthwaite 1946: the variance between a few seeds is uncertain, that over samples is
+    not. Where seeds decide and one of them is compared with two, a tenth of equal recipes is told apart at 5 %.
+    """
+    over_samples = groups[0].mean(axis=0) - (groups[1].mean(axis=0) if len(groups) > 1 else 0.0)  # (n,)
+    variance, doubt = float(over_samples.var()) / len(over_samples), 0.0
+    several = [group for group in groups if len(group) > 1]
+    # a single seed's variance is the mean of the others', so each of those counts once more, by this share
+    borrowed = (len(groups) - len(several)) / max(1, len(several))
+    for group in several:
+        s, n = group.shape
+        accuracies = group.mean(axis=1)  # (s,)
+        rest = group - group.mean(axis=0) - accuracies[:, None] + group.mean()
+        noise = float((rest**2).sum()) / ((s - 1) * max(1, n - 1)) / n  # in an accuracy, of a seed's own errors
+        between, weight = float(accuracies.var(ddof=1)), 1 / s + borrowed
+        variance += weight * max(0.0, between - noise)
+        doubt += (weight * between) ** 2 / (s - 1)
+    return _Estimate(float(over_samples.mean()), variance, variance**2 / doubt if doubt else math.inf)
+
+
+def _quantile(freedom: float) -> float:
+    """Student's, for intervals of LEVEL."""
+    return float(scipy.stats.t.ppf((1 + LEVEL) / 2, freedom))
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
@@ -129,21 +139,21 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
 
 def compare(first: np.ndarray, second: np.ndarray) -> float:
     """The p-value of equal accuracy: McNemar's exact test between single seeds, which covers these two networks alone,
-    else the paired bootstrap, in which a single seed is taken to vary as the other's seeds do.
+    else :func:`paired_test`, in which a single seed is taken to vary as the other's seeds do.
     """
     if len(first) == len(second) == 1:
         return mcnemar(first[0], second[0]).p
-    return paired_bootstrap(first, second)
+    return paired_test(first, second)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values of a family of tests, adjusted so that the chance of any false rejection stays below the level
-    (Holm 1979).
+def holm(p_values: Sequence[float], tests: int | None = None) -> list[float]:
+    """p-values of a family of so many ``tests`` (by default of these alone), adjusted so that the chance of any false
+    rejection stays below the level (Holm 1979).
     """
     adjusted = [1.0] * len(p_values)
     reached = 0.0
     for position, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        reached = max(reached, min(1.0, (len(p_values) - position) * p_values[i]))
+        reached = max(reached, min(1.0, ((tests or len(p_values)) - position) * p_values[i]))
         adjusted[i] = reached
     return adjusted
 
@@ -169,29 +179,3 @@ def per_class(matrix: np.ndarray) -> np.ndarray:
     """Accuracy for each class of a confusion matrix, (num_classes,); NaN for a class without samples."""
     with np.errstate(invalid="ignore"):
         return np.diag(matrix) / matrix.sum(axis=1)
-
-
-def _resampled(groups: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Mean accuracies of each group, (s, n) booleans, in DRAWS bootstrap samples: (DRAWS,) each.
-
-    Samples with the same pattern of right and wrong over all seeds of all groups are interchangeable, so drawing n
-    samples is a multinomial draw from the few distinct patterns. The mean of s seeds resampled from s varies less than
-    that of s new seeds, by (s - 1) / s, so its distance from the mean of all is scaled up (Rao, Wu 1988, section 2).
-    A single seed is taken to vary as those of the other groups do.
-    """
-    generator = np.random.default_rng(0)
-    patterns, counts = np.unique(np.concatenate(groups), axis=1, return_counts=True)
-    n = counts.sum()
-    shares = generator.multinomial(n, counts / n, size=DRAWS) / n  # (DRAWS, patterns)
-    means = []
-    start = 0
-    for group in groups:
-        rows = patterns[start : start + len(group)].astype(float)
-        start += len(group)
-        accuracies = shares @ rows.T  # (DRAWS, s), for each seed on the drawn samples
-        seeds = generator.multinomial(len(group), np.full(len(group), 1 / len(group)), size=DRAWS) / len(group)
-        drawn, all_seeds, s = (accuracies * seeds).sum(axis=1), accuracies.mean(axis=1), len(group)
-        means.append(all_seeds + math.sqrt(s / max(1, s - 1)) * (drawn - all_seeds))
-        if s == 1 and (variance := _over_seeds(groups)):
-            means[-1] = means[-1] + generator.normal(0, math.sqrt(variance), DRAWS)
-    return means

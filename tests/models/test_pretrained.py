@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from common import SHORT
+from common import NOISE
 from torch import nn
 from twins import TWINS, images, torchvisions
 
@@ -133,16 +133,16 @@ def test_a_frozen_backbone_leaves_the_last_layer_alone_to_train(make):
 
 
 @pytest.mark.parametrize("freeze", ["backbone", "null"])
-def test_linear_probing_trains_the_last_layer_and_fine_tuning_all(freeze, hub, composed, tmp_path):
+def test_linear_probing_trains_the_last_layer_and_fine_tuning_all(freeze, hub, composed, noise, tmp_path):
     theirs = hub("googlenet")
     probe = ("model.pretrained=imagenet", f"model.freeze={freeze}", "data.image_size=96", "optimizer.lr=1e-4")
-    short = (*SHORT, "progress=none", "data.source.test_size=1600", "optimizer.weight_decay=0")
-    cfg = composed("model=googlenet_torchvision", *probe, *short)
+    short = (*NOISE, noise, "progress=none", "optimizer.weight_decay=0")
+    cfg = composed("model=googlenet_torchvision", *short, *probe)
     record = train.run(cfg)
     assert record.status == "ok", record.error
     saved = torch.load(tmp_path / "results/runs" / record.run_id / "checkpoints/selected.ckpt", weights_only=True)
     weights = {name.removeprefix("model."): value for name, value in saved["state_dict"].items()}
-    untouched = GoogLeNet(10, image_size=96, batch_norm=True, torchvision=True, aux_heads=False)
+    untouched = GoogLeNet(2, image_size=96, batch_norm=True, torchvision=True, aux_heads=False)
     theirs.aux1 = theirs.aux2 = None
     copy_weights(theirs, untouched)
     first = untouched.state_dict()

@@ -103,5 +103,5 @@ def test_a_single_choice_is_told_beside_the_best_row_that_differs_in_it(make_rec
         ("loss.label_smoothing=0.1 → null", 4, 1),
         ("augment=[] → [flip]", 5, 2),
     ]
-    text = render.effects_section(ablations.effects(table, records, {}))
+    text = render.effects_section(table, ablations.effects(table, records, {}))
     assert "| nin | optimizer=adamw → sgd | 1 | 80.0 | 80.0 | +0.0 | – | – |" in text

@@ -18,60 +18,59 @@ def answers(*accuracies, n=2000, seed=0):
     return np.stack([rng.random(n) < accuracy for accuracy in accuracies])
 
 
-def test_the_interval_of_one_seed_is_scipys_bootstrap_over_samples():
-    correct = answers(0.8, n=500)
-    theirs = scipy.stats.bootstrap(
-        (correct[0],), np.mean, method="percentile", n_resamples=9999, rng=np.random.default_rng(1)
-    ).confidence_interval
-    assert stats.interval(correct) == pytest.approx((theirs.low, theirs.high), abs=0.004)
+def recipe(seeds, n, rng, deviation, difficulty):
+    """(seeds, n) answers of equally good networks but for what the seed does; the same samples are difficult to all."""
+    return rng.random((seeds, n)) < np.clip(difficulty + rng.normal(0, deviation, (seeds, 1)), 0, 1)
 
 
-def test_the_interval_over_seeds_and_samples_is_that_of_drawing_both_one_by_one():
-    correct = answers(0.7, 0.8, 0.9, n=200)
-    rng, means = np.random.default_rng(1), []
-    for _ in range(4000):
-        seeds, samples = rng.integers(0, 3, 3), rng.integers(0, 200, 200)
-        mean = correct[:, samples].mean()
-        means.append(mean + (3 / 2) ** 0.5 * (correct[np.ix_(seeds, samples)].mean() - mean))
-    between = correct.mean(axis=1).var(ddof=1) / 3
-    freedom = np.var(means) ** 2 / (between**2 / 2)  # Satterthwaite
-    longer = scipy.stats.t.ppf(0.975, freedom) / scipy.stats.norm.ppf(0.975)
-    expected = correct.mean() + longer * (np.quantile(means, [0.025, 0.975]) - correct.mean())
-    assert stats.interval(correct) == pytest.approx(np.clip(expected, 0, 1), abs=0.03)
-    alone = stats.interval(correct[1:2])
-    assert alone.high - alone.low < stats.interval(correct).high - stats.interval(correct).low
+@pytest.mark.parametrize(("right", "n"), [(0, 20), (20, 20), (161, 200), (9_177, 10_000)])
+def test_the_interval_of_one_seed_is_wilsons(right, n):
+    theirs = scipy.stats.binomtest(right, n).proportion_ci(method="wilson")
+    assert stats.interval(np.arange(n)[None] < right) == pytest.approx((theirs.low, theirs.high))
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    covered = sum(
-        low <= 0.8 <= high for low, high in (stats.interval(answers(0.8, n=300, seed=seed)) for seed in range(200))
-    )
-    assert 180 <= covered <= 199
+def test_several_seeds_that_are_always_right_are_no_surer_than_their_samples_are_many():
+    assert stats.interval(np.ones((3, 20), bool)) == stats.interval(np.ones((1, 20), bool))
+
+
+def test_the_interval_over_seeds_is_students_where_samples_are_plenty():
+    accuracies = np.array([0.79, 0.80, 0.82])
+    theirs = scipy.stats.t.interval(0.95, 2, accuracies.mean(), scipy.stats.sem(accuracies))
+    # Wilson's is drawn towards one half
+    assert stats.interval(answers(*accuracies, n=500_000)) == pytest.approx(theirs, abs=0.005)
+
+
+@pytest.mark.parametrize("seeds", [(2, 2), (3, 3), (5, 5), (1, 3)])
+@pytest.mark.parametrize("deviation", [0, 0.03])
+def test_the_variance_is_that_of_other_seeds_and_samples(seeds, deviation):
+    rng, estimates = np.random.default_rng(0), []
+    for _ in range(400):
+        difficulty = rng.beta(0.8, 0.2, 1000)  # most samples are easy or hopeless, to all networks
+        pair = [recipe(s, 1000, rng, deviation, difficulty) for s in seeds]
+        estimates.append(stats._estimate(pair)[:2])
+    means, variances = np.transpose(estimates)
+    # a little more: where seeds do not differ, the variance between them that chance makes up is never negative
+    assert 0.8 < variances.mean() / means.var() < 1.6
+
+
+@pytest.mark.parametrize(
+    ("seeds", "accuracy", "deviation"),
+    [(1, 0.8, 0), (1, 0.97, 0), *itertools.product((2, 3, 5), (0.8,), (0.002, 0.03))],
+)
+def test_the_interval_covers_the_truth_and_equal_recipes_are_seldom_told_apart(seeds, accuracy, deviation):
+    rng, covered, apart, runs = np.random.default_rng(0), 0, 0, 300
+    for _ in range(runs):
+        difficulty = rng.beta(accuracy, 1 - accuracy, 400)
+        one, other = (recipe(seeds, 400, rng, deviation, difficulty) for _ in range(2))
+        low, high = stats.interval(one)
+        covered += low <= accuracy <= high
+        apart += stats.compare(one, other) < 0.05
+    assert covered >= 0.91 * runs  # 95 % less three standard errors
+    assert apart <= 0.09 * runs
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
-@pytest.mark.parametrize("deviation", [0.002, 0.02])
-def test_with_few_seeds_the_interval_covers_the_truth_and_equal_recipes_are_seldom_told_apart(
-    monkeypatch, seeds, deviation
-):
-    monkeypatch.setattr(stats, "DRAWS", 1000)
-    rng, covered, apart, runs = np.random.default_rng(0), 0, 0, 120
-
-    def train():
-        return np.clip(rng.normal(0.8, deviation, seeds), 0, 1)
-
-    for seed in range(runs):
-        low, high = stats.interval(answers(*train(), n=400, seed=seed))
-        covered += low <= 0.8 <= high
-        pair = answers(*train(), *train(), n=400, seed=seed)
-        apart += stats.paired_bootstrap(pair[:seeds], pair[seeds:]) < 0.05
-    assert covered >= 0.89 * runs  # 95 % less three standard errors
-    assert apart <= 0.11 * runs
-
-
-@pytest.mark.parametrize("seeds", [2, 3, 5])
-def test_a_single_seed_is_seldom_told_apart_from_several_of_the_same_recipe(monkeypatch, seeds):
-    monkeypatch.setattr(stats, "DRAWS", 1000)
+def test_a_single_seed_is_seldom_told_apart_from_several_of_the_same_recipe(seeds):
     rng, apart, covered, runs = np.random.default_rng(0), 0, 0, 200
     for seed in range(runs):
         one, *several = np.clip(rng.normal(0.8, 0.03, 1 + seeds), 0, 1)  # seeds differ more than draws of samples do
@@ -79,9 +78,9 @@ def test_a_single_seed_is_seldom_told_apart_from_several_of_the_same_recipe(monk
         apart += stats.compare(pair[:1], pair[1:]) < 0.05
         low, high = stats.difference(pair[:1], pair[1:])
         covered += low <= 0 <= high
-    # 5 % and three standard errors; without the single seed's own variation it would be a fifth or more
-    assert apart <= 0.1 * runs
-    assert covered >= 0.9 * runs
+    # 5 %, with two seeds a tenth, and three standard errors; without the single seed's own variation a fifth or more
+    assert apart <= (0.1 if seeds > 2 else 0.15) * runs
+    assert covered >= (0.9 if seeds > 2 else 0.85) * runs
 
 
 def test_a_single_seed_is_told_apart_from_several_where_the_recipe_differs():
@@ -98,24 +97,24 @@ def test_mcnemars_worked_example():
     assert stats.mcnemar(first, first).p == 1.0
 
 
-def test_the_paired_bootstrap_of_single_seeds_agrees_with_mcnemars_test():
+def test_the_paired_test_of_single_seeds_agrees_with_mcnemars():
     for second in (0.80, 0.82, 0.84):
         first, other = answers(0.8, n=1000, seed=1), answers(second, n=1000, seed=2)
         exact = stats.mcnemar(first[0], other[0]).p
-        assert stats.paired_bootstrap(first, other) == pytest.approx(exact, abs=0.06)
+        assert stats.paired_test(first, other) == pytest.approx(exact, abs=0.06)
 
 
-def test_the_paired_bootstrap_tells_what_differs_and_not_what_is_the_same():
-    assert stats.paired_bootstrap(answers(0.80, 0.81, 0.80), answers(0.9, 0.9, 0.9, seed=1)) < 0.001
+def test_the_paired_test_tells_what_differs_and_not_what_is_the_same():
+    assert stats.paired_test(answers(0.80, 0.81, 0.80), answers(0.9, 0.9, 0.9, seed=1)) < 0.01
     same = answers(0.8, 0.8, 0.8)
-    assert stats.paired_bootstrap(same, same) == 1.0
+    assert stats.paired_test(same, same) == 1.0
 
 
-def test_single_seeds_are_compared_by_mcnemars_test_and_several_by_the_bootstrap():
+def test_single_seeds_are_compared_by_mcnemars_test_and_several_by_students():
     one, other = answers(0.8), answers(0.82, seed=1)
     assert stats.compare(one, other) == stats.mcnemar(one[0], other[0]).p
     several = answers(0.82, 0.82, seed=1)
-    assert stats.compare(one, several) == stats.paired_bootstrap(one, several)
+    assert stats.compare(one, several) == stats.paired_test(one, several)
 
 
 def test_holms_worked_example():
@@ -123,6 +122,7 @@ def test_holms_worked_example():
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert stats.holm([0.9, 0.8]) == [1.0, 1.0]
     assert stats.holm([]) == []
+    assert stats.holm([0.01, 0.02], tests=6) == pytest.approx([0.06, 0.1])
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))

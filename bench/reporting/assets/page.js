@@ -104,18 +104,25 @@ function layout(more) {
 const OPTIONS = { responsive: true, displayModeBar: false };
 const plot = (place, traces, more) => Plotly.react(place, traces, layout(more), OPTIONS);
 
+/** How far the error bar extends above and below the test top-1, %: the interval, else the deviation over seeds. */
+function reach(row) {
+  const [top1, std] = row.test_top1;
+  const [low, high] = row.interval ?? [top1 - (std ?? 0), top1 + (std ?? 0)];
+  return { type: "data", symmetric: false, array: [100 * (high - top1)], arrayminus: [100 * (top1 - low)] };
+}
+
 function drawCosts() {
   const cost = $("cost").value;
   const traces = shownRows().filter((row) => mean(row, cost) !== null && row.test_top1).map((row, i) => ({
     type: "scatter", mode: "markers", name: row.name,
     x: [mean(row, cost)], y: [100 * row.test_top1[0]],
-    error_y: { type: "data", array: [100 * (row.test_top1[1] ?? 0)], visible: row.test_top1[1] !== null },
+    error_y: reach(row),
     marker: { size: 11, color: COLORS[i % COLORS.length], symbol: SYMBOLS[Math.floor(i / COLORS.length + i) % SYMBOLS.length] },
     hovertemplate: "%{fullData.name}<br>%{x:.4s}<br>%{y:.2f} %<extra></extra>",
   }));
   plot("cost-chart", traces, {
     xaxis: { type: "log", dtick: "D2", title: { text: $("cost").selectedOptions[0].text } },
-    yaxis: { title: { text: "test top-1, %" } },
+    yaxis: { title: { text: "test top-1, %; 95 % intervals" } },
   });
 }
 
