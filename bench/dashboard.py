@@ -1,10 +1,11 @@
 """The ``bench-dashboard`` command: a W&B workspace and report for a sweep that was logged to W&B.
 
-    bench-dashboard [sweep=NAME] [paths.results=results/local] [entity=…] [project=convbench]
+    bench-dashboard [sweep=NAME] [paths.results=results/local] [entity=…] [project=…]
 
 sweep: a sweep in the results folder, by default the last one. Creates a saved view of the project with the sweep's
 runs, grouped by network, and a report: learning curves with seed bands, test accuracy, accuracy against cost,
-confusion matrix and mistakes, and the leaderboard. Prints their URLs. entity: a user or team, by default the API key's.
+confusion matrix and mistakes, and the leaderboard. Prints their URLs. entity, project: by default those that the runs
+were logged to; an entity is a user or team, by default the API key's.
 
 Runs that were logged with logger.mode=offline must be synced first: the commands are listed, nothing is created, and
 the exit code is 1.
@@ -62,12 +63,13 @@ def dashboard(arguments: list[str]) -> None:
 
     import wandb
 
-    project = cli.single(own, "project", "convbench")
+    logged = next(record.config["logger"] for record, folder in zip(records, folders, strict=True) if folder.is_dir())
+    project = cli.single(own, "project", logged["project"])
     try:
-        entity = cli.single(own, "entity") or wandb.Api().default_entity
+        entity = cli.single(own, "entity") or logged["entity"] or wandb.Api().default_entity
         if not entity:
             raise ConfigError("entity: the API key has no default entity; name a user or team")
-        view = workspace(entity, project, sweep)
+        view = workspace(entity, project, sweep, records)
         view.save()
         page = report(entity, project, sweep, records)
         page.save()
@@ -86,7 +88,12 @@ def unsent(folders: Sequence[Path]) -> list[Path]:
     return [path for path in found if not list(path.glob("*.synced"))]
 
 
-def workspace(entity: str, project: str, sweep: str) -> Workspace:
+def of_these(records: Sequence[RunRecord]) -> str:
+    """A filter of the records' runs, by name: those that an earlier sweep has done are in its group."""
+    return f"Metric('Name') in {[record.run_id for record in records]}"
+
+
+def workspace(entity: str, project: str, sweep: str, records: Sequence[RunRecord]) -> Workspace:
     """A view of the project: the sweep's runs, grouped by network."""
     from wandb_workspaces import expr, workspaces
     from wandb_workspaces.reports import v2
@@ -108,7 +115,7 @@ def workspace(entity: str, project: str, sweep: str) -> Workspace:
             workspaces.Section("test images", of_test_images()),
         ],
         runset_settings=workspaces.RunsetSettings(
-            filters=[expr.Metric("Group") == sweep],
+            filters=of_these(records),
             groupby=[expr.Config("model.name")],
             order=[expr.Ordering(expr.Summary("val/top1"), ascending=False)],
         ),
@@ -117,14 +124,13 @@ def workspace(entity: str, project: str, sweep: str) -> Workspace:
 
 def report(entity: str, project: str, sweep: str, records: Sequence[RunRecord]) -> Report:
     """A report of the sweep, with the records' leaderboard."""
-    from wandb_workspaces import expr
     from wandb_workspaces.reports import v2
 
     runs = v2.Runset(
         entity=entity,
         project=project,
         name=sweep,
-        filters=[expr.Metric("Group") == sweep],
+        filters=of_these(records),
         groupby=["config.model.name"],
     )
     tables = [

@@ -18,7 +18,8 @@ def sweep(tmp_path):
     """A results folder with a sweep of two cells, the first one of which was logged to W&B offline."""
     store = Store(tmp_path / "results")
     begun = time.time() - 10
-    records = [record_of("lenet"), record_of("nin", val=0.95)]
+    settings = record_of().config | {"logger": {"project": "mine", "entity": None}}
+    records = [record_of("lenet", config=settings), record_of("nin", val=0.95)]
     for record in records:
         work = store.workspace(record.run_id)
         if record.model == "lenet":
@@ -59,16 +60,19 @@ def test_workspace_and_report_are_saved_and_named(call, sweep, monkeypatch):
     code, out, err = call(dashboard.main, f"paths.results={sweep}", "entity=team", "project=course")
     assert (code, err) == (0, "")
     assert out == "workspace: https://wandb/Workspace\nreport: https://wandb/Report\n"
-    assert [(one.entity, one.project) for one in saved] == [("team", "course")] * 2
+    assert call(dashboard.main, f"paths.results={sweep}", "entity=team")[0] == 0
+    assert [(one.entity, one.project) for one in saved] == [("team", "course")] * 2 + [("team", "mine")] * 2
 
 
 @pytest.mark.slow
 def test_the_workspace_has_the_sweeps_runs_and_the_metrics_that_are_logged():
-    model = dashboard.workspace("team", "convbench", "20260102-030405")._to_model()
+    records = [record_of("lenet"), record_of("nin")]
+    model = dashboard.workspace("team", "convbench", "20260102-030405", records)._to_model()
     spec = json.loads(model.spec.model_dump_json(by_alias=True))
     (runs,) = spec["section"]["runSets"]
-    assert '"20260102-030405"' in json.dumps(runs["filters"])
-    assert '"group"' in json.dumps(runs["filters"])
+    (chosen,) = runs["filters"]["filters"]
+    assert (chosen["key"], chosen["op"]) == ({"section": "run", "name": "displayName"}, "IN")
+    assert chosen["value"] == [record.run_id for record in records]
     assert [group["name"] for group in runs["grouping"]] == ["model.value.name"]
     panels = {section["name"]: section["panels"] for section in spec["section"]["panelBankConfig"]["sections"]}
     assert [panel["config"]["metrics"] for panel in panels["learning curves"]] == [[name] for name in dashboard.CURVES]
