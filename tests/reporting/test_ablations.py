@@ -104,4 +104,9 @@ def test_a_single_choice_is_told_beside_the_best_row_that_differs_in_it(make_rec
         ("augment=[] → [flip]", 5, 2),
     ]
     text = render.effects_section(table, ablations.effects(table, records, {}))
+    assert "best row of its network, by validation top-1," in text
+    assert render.CHOSEN_ON_TEST not in text
+    by_test = render.effects_section(replace(table, ranked_by="test_top1"), ablations.effects(table, records, {}))
+    assert "best row of its network, by test top-1," in by_test
+    assert render.CHOSEN_ON_TEST in by_test
     assert "| nin | optimizer=adamw → sgd | 1 | 80.0 | 80.0 | +0.0 | – | – |" in text

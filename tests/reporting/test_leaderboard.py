@@ -173,6 +173,32 @@ def test_rows_that_cannot_be_told_from_the_first_are_marked(make_record):
     assert float(row["test_top1_low"]) == third.interval.low
 
 
+def test_rows_that_test_images_ranked_are_corrected_for_all_pairs(make_record):
+    records = [
+        make_record(model, val=None, test=test) for model, test in (("nin", 0.9), ("vgg16", 0.87), ("lenet", 0.6))
+    ]
+    predictions = {
+        record.run_id: answered(record, record.metrics["test"]["top1"], seed=i) for i, record in enumerate(records)
+    }
+    (table,) = leaderboard.tables(records, predictions)
+    first, *others = (predictions[row.run_ids[0]].correct[None] for row in table.rows)
+    assert [row.p for row in table.rows[1:]] == stats.holm([stats.compare(first, one) for one in others], tests=3)
+
+
+def test_numbers_that_are_written_differently_make_one_row(make_record):
+    written = [
+        {"dropout": 0, "clip": [1, 0.5]},
+        {"dropout": 0.0, "clip": [1.0, 0.5]},
+        {"dropout": 0.5, "clip": [1, 0.5]},
+    ]
+    records = [
+        make_record(seed=seed, config={"model": {"name": "lenet", "net": net}, "seed": seed}, val=0.9 - seed / 10)
+        for seed, net in enumerate(written)
+    ]
+    (table,) = leaderboard.tables(records)
+    assert [(row.n, row.variant) for row in table.rows] == [(2, "model.net.dropout=0"), (1, "model.net.dropout=0.5")]
+
+
 def test_predictions_on_other_samples_are_not_compared(make_record):
     one, other = make_record("nin", val=0.9), make_record("lenet", val=0.8)
     (table,) = leaderboard.tables(

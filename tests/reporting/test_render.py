@@ -22,6 +22,15 @@ def test_settings_stand_below_the_terminals_table_in_whole_words(make_record):
     assert not any("=" in line for line in lines[: lines.index(f"#{second.number} {settings}")] if "#" not in line)
 
 
+@pytest.mark.parametrize(("top5", "shown"), [((1.0, 1.0), False), ((1.0, 0.99), True)])
+def test_top_5_that_is_never_wrong_is_not_shown(make_record, top5, shown):
+    records = [make_record(model) for model in ("lenet", "nin")]
+    for record, value in zip(records, top5, strict=True):
+        record.metrics["test"]["top5"] = value
+    text = render.section(leaderboard.tables(records)[0])
+    assert ("| test top-5 |" in text) == ("| val top-5 |" in text) == shown
+
+
 def test_the_terminal_shows_brackets(make_record):
     flipped = {"model": {"name": "lenet"}, "seed": 0, "augment": {"flip": {"p": 0.5}}}
     (table,) = leaderboard.tables([make_record(config=flipped), make_record(config=flipped | {"augment": {}})])
