@@ -60,13 +60,13 @@ def test_a_sweep_of_ten_cells_outlives_a_machine_of_the_cluster(cluster, tmp_pat
     seeds = ",".join(map(str, range(10)))
     process = begin(
         f"seed={seeds}", f"hydra.launcher.address='{address}'", "sweep.retries=2", f"paths.results={tmp_path}",
-        "trainer.max_epochs=40",  # seconds, in which a machine can be lost
+        "trainer.max_epochs=20",  # seconds, in which a machine can be lost
     )  # fmt: skip
 
     def in_their_midst():
         claimed = [claim.parent for claim in tmp_path.glob("runs/*/claim.json")]
         tables = [run / "metrics.csv" for run in claimed]
-        return len(tables) == 2 and all(table.exists() and table.read_text().count("\n") < 20 for table in tables)
+        return len(tables) == 2 and all(table.exists() and table.read_text().count("\n") < 10 for table in tables)
 
     wait_for(lambda: len(list(tmp_path.glob(f"runs/*/{RECORD}"))) >= 2)
     wait_for(in_their_midst)  # on both nodes
