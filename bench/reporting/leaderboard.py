@@ -53,7 +53,7 @@ class Row:
 class Table:
     """The rows of one data set and protocol, by rank; ``ranked_by`` is ``val_top1``, or else ``test_top1``.
 
-    ``usual``: settings that apply unless a row says otherwise. ``machine``: what all were trained on, or that it
+    ``usual``: settings that apply unless a row says otherwise. ``machine``: what they were trained on, or that it
     differs; empty if it is not known.
     """
 
@@ -106,7 +106,8 @@ def _table(dataset: str, protocol: str, records: Sequence[RunRecord], prediction
         names = tuple(record.run_id for record in group)
         rows.append(Row(rank, number, model, variant, name, len(group), group[0].params, group[0].macs, numbers, names))
     tests = len(rows) - 1 if ranked_by == "val_top1" else math.comb(len(rows), 2)
-    return Table(dataset, protocol, ranked_by, tuple(_tested(rows, predictions, tests)), usual, _machine(records))
+    machine = _machine({row.number: group for row, (*_, group) in zip(rows, measured, strict=True)})
+    return Table(dataset, protocol, ranked_by, tuple(_tested(rows, predictions, tests)), usual, machine)
 
 
 ROOM = 32
@@ -126,29 +127,46 @@ def _letters(i: int) -> str:
     return (_letters(i // 26 - 1) if i >= 26 else "") + chr(ord("a") + i % 26)
 
 
-OTHER_MACHINES = (
-    "different machines, numbers of cores, versions or precisions: images/s, fit s and peak MiB are not comparable"
-)
+COSTS = "images/s, fit s and peak MiB are not comparable"
+OTHER_MACHINES = f"different machines, numbers of cores, versions or precisions: {COSTS}"
+ODD_ONES = 3
+"""Maximum rows whose machine is told beside that of the others."""
 
 
-def _machine(records: Sequence[RunRecord]) -> str:
-    """``2 cores of AMD EPYC (AVX512), PyTorch 2.14.1, bf16-mixed``; OTHER_MACHINES if records differ in it, empty if
-    it is not known. The vector instructions, which old records lack, are given if all have them.
+def _machine(rows: Mapping[str, Sequence[RunRecord]]) -> str:
+    """``2 cores of AMD EPYC (AVX512), PyTorch 2.14.1, bf16-mixed``, and which of the ``rows``, by number, are from
+    elsewhere; OTHER_MACHINES if these are many, or one row is from several; empty if it is not known.
     """
-    vectors = [record.hardware.get("cpu_capability") for record in records]
 
     def told(record: RunRecord) -> tuple[str, ...]:
         gpus = Counter(record.hardware.get("gpus") or ())
         threads = record.hardware.get("threads", record.hardware.get("cores"))
         cores = f"{threads} core{'s' * (threads != 1)} of {record.hardware.get('cpu')}"
-        cores += f" ({record.hardware['cpu_capability']})" if all(vectors) else ""
         named = [f"{n} × {name}" for name, n in gpus.items()]
         return (cores, *named, f"PyTorch {record.versions.get('torch')}", str(record.precision))
 
+    records = [record for group in rows.values() for record in group]
     if not all("cpu" in record.hardware and "torch" in record.versions for record in records):
         return ""
-    first, *others = {told(record) for record in records}
-    return OTHER_MACHINES if others or len({*vectors} - {None}) > 1 else ", ".join(first)
+    vectors: dict[tuple[str, ...], set[str | None]] = defaultdict(set)  # instructions, which old records lack
+    for record in records:
+        vectors[told(record)].add(record.hardware.get("cpu_capability"))
+    if any(len(each - {None}) > 1 for each in vectors.values()):
+        return OTHER_MACHINES
+    places: dict[str, list[str]] = defaultdict(list)
+    for number, group in rows.items():
+        first, *others = {told(record) for record in group}
+        if others:
+            return OTHER_MACHINES
+        (known, *unknown) = vectors[first]
+        cores = first[0] if unknown or known is None else f"{first[0]} ({known})"
+        places[", ".join([cores, *first[1:]])].append(number)
+    usual = max(places, key=lambda place: len(places[place]))
+    odd = {place: numbers for place, numbers in places.items() if place != usual}
+    if sum(map(len, odd.values())) > ODD_ONES:
+        return OTHER_MACHINES
+    words = [f"row{'s' * (len(numbers) > 1)} {', '.join(numbers)} on {place}" for place, numbers in odd.items()]
+    return "; ".join([usual, *words]) + (f", whose {COSTS}" if odd else "")
 
 
 def _tested(rows: Sequence[Row], predictions: Mapping[str, Predictions], tests: int) -> list[Row]:

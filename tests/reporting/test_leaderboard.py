@@ -136,6 +136,24 @@ def test_the_machine_is_told_or_that_there_are_several(make_record):
     assert "; on 2 cores of A, 2 × X, PyTorch 2.0, bf16-mixed" in render.caption(table("A"))
 
 
+def test_rows_from_another_machine_are_told(make_record):
+    def machine(*precisions):
+        own = {"hardware": {"cpu": "A", "cores": 2}, "versions": {"torch": "2.0"}}
+        records = [
+            make_record(f"net{i}", val=0.9 - i / 100, run_id=f"digits-net{i}-s0-0123456789", precision=precision,
+                        config={"model": {"name": f"net{i}"}, "seed": 0}, **own)
+            for i, precision in enumerate(precisions)
+        ]  # fmt: skip
+        (table,) = leaderboard.tables(records)
+        return table.machine
+
+    usual, odd = (f"2 cores of A, PyTorch 2.0, {precision}" for precision in ("bf16", "32"))
+    assert machine("bf16", "bf16", "bf16") == usual
+    assert machine("bf16", "32", "bf16") == f"{usual}; row 2 on {odd}, whose {leaderboard.COSTS}"
+    assert machine("32", "bf16", "32", *["bf16"] * 2) == f"{usual}; rows 1, 3 on {odd}, whose {leaderboard.COSTS}"
+    assert machine(*["32"] * 4, *["bf16"] * 5) == leaderboard.OTHER_MACHINES
+
+
 @pytest.mark.parametrize("status", ["failed", "interrupted"])
 def test_cells_that_are_not_ok_are_left_out(make_record, status):
     assert leaderboard.tables([make_record(status=status, metrics={})]) == []
