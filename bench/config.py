@@ -99,7 +99,7 @@ RULES: dict[str, Rule] = {
 
 REALS = (
     *(key for key, rule in RULES.items() if rule.real),
-    *("model.net.dropout", "model.lr.adamw", "model.lr.sgd", "optimizer.momentum"),
+    *("model.net.dropout", "model.net.aux_dropout", "model.lr.adamw", "model.lr.sgd", "optimizer.momentum"),
     *(f"scheduler.{name}" for name in ("warmup", "gamma", "power", "every")),
 )
 """Settings that are real numbers, of which 1 and 1.0 are the same."""
@@ -131,14 +131,16 @@ GROUPS = ("model", "data", "augment", "optimizer", "scheduler", "trainer", "logg
 FOLDERS = ("data", "results", "cache")
 MODEL = ("name", "net", "lr", "twin", "pretrained", "freeze")
 KEYS = {
-    "": ("seed", "force", "progress", *GROUPS),
+    "": ("seed", "force", "progress", "vars", *GROUPS),
     "data": ("name", "protocol", "source", "content", "epochs", *under("data")),
     "trainer": under("trainer"),
     "loss": under("loss"),
     "sweep": under("sweep"),
     "paths": FOLDERS,
 }
-"""The settings there are, of all and of each group; augmentations and what is instantiated have their own."""
+"""The settings there are, of all and of each group; augmentations and what is instantiated have their own, ``vars`` is
+free, for what other settings refer to.
+"""
 
 PRETRAINED_FROM = 96
 """The smallest images, in pixels, with the papers' geometry: models.layers.SMALL_BELOW, without its imports."""

@@ -63,10 +63,13 @@ def dashboard(arguments: list[str]) -> None:
 
     import wandb
 
-    logged = next(record.config["logger"] for record, folder in zip(records, folders, strict=True) if folder.is_dir())
-    project = cli.single(own, "project", logged["project"])
+    # a cell that was resumed without W&B has another logger
+    logged: dict[str, Any] = next(
+        (one for record in records if "project" in (one := record.config.get("logger", {}))), {}
+    )
+    project = cli.single(own, "project", logged.get("project", "convbench"))
     try:
-        entity = cli.single(own, "entity") or logged["entity"] or wandb.Api().default_entity
+        entity = cli.single(own, "entity") or logged.get("entity") or wandb.Api().default_entity
         if not entity:
             raise ConfigError("entity: the API key has no default entity; name a user or team")
         view = workspace(entity, project, sweep, records)

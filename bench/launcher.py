@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import shutil
 import signal
 import time
 from collections import Counter
@@ -29,7 +30,7 @@ from bench.config import Rule, check_keys, check_value, choice, need, or_null, r
 from bench.errors import ConfigError
 from bench.interrupt import Interrupted, Interrupts
 from bench.record import RunRecord, run_id
-from bench.status import PLAN, cell_line, cells_of, state_of, stopped
+from bench.status import cell_line, cells_of, state_of, stopped
 from bench.store import BusyError, DoneError, Store
 
 POLL = 5.0
@@ -88,19 +89,26 @@ class CellLauncher(Launcher):
         composed = [cell_of(self.config, overrides) for overrides in job_overrides]
         cells = [Cell(run_id(values), values) for values in map(resolved, composed)]
         folder = Path(self.config.hydra.sweep.dir)
-        try:
-            queue = get_object(self.queue)(cells, sweep=folder.name, folder=folder, **self.settings)
-        except (ConfigError, TypeError, ValueError, ConnectionError) as error:  # a setting, a cluster that is not there
-            (folder / PLAN).unlink()  # of a sweep that there will not be
-            raise ConfigError(str(error) if isinstance(error, ConfigError) else f"hydra.launcher: {error}") from error
         store, limits = Store(self.config.paths.results), self.config.sweep
-        with Interrupts():  # also between cells, and while others train them
-            work_through(cells, queue, store, state_of(folder) or {}, limits.retries, limits.fail_fast, folder)
+        try:
+            queue = self._queue(cells, folder)
+            with Interrupts():  # also between cells, and while others train them
+                work_through(cells, queue, store, state_of(folder) or {}, limits.retries, limits.fail_fast, folder)
+        except ConfigError:  # there will be no sweep; its folder was made for it
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         done = zip(composed, job_overrides, strict=True)
         return [
             JobReturn(overrides=list(overrides), cfg=cfg, status=JobStatus.COMPLETED, _return_value=None)
             for cfg, overrides in done
         ]
+
+    def _queue(self, cells: Sequence[Cell], folder: Path) -> Queue:
+        try:
+            made: Queue = get_object(self.queue)(cells, sweep=folder.name, folder=folder, **self.settings)
+        except (TypeError, ValueError, ConnectionError) as error:  # a setting, a cluster that is not there
+            raise ConfigError(f"hydra.launcher: {error}") from error
+        return made
 
 
 def cell_of(master: DictConfig, overrides: Sequence[str]) -> DictConfig:

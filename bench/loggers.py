@@ -138,7 +138,7 @@ def finishing() -> Iterator[None]:
 
 @contextmanager
 def telling(what: str) -> Iterator[None]:
-    """Say that a logger failed, instead of raising it: a server that is gone does not undo what was trained."""
+    """Say that a logger failed at the end, instead of raising it: what is trained and tested is done."""
     try:
         yield
     except Exception as error:

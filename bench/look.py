@@ -69,7 +69,7 @@ def look(arguments: list[str]) -> None:
     else:
         pictures = inference.of_split(saved, split, cli.single(own, "paths.data") or None)
     n = len(pictures.names)
-    # splits are in the order of classes, of which the first images would show one
+    # many splits are in the order of classes, of which the first images would show one
     chosen = range(n) if places else sorted({round(i) for i in np.linspace(0, n - 1, int(samples))})
     files = draw(saved, pictures, chosen, label)
     folder.mkdir(parents=True, exist_ok=True)

@@ -51,10 +51,17 @@ def say_stopping(running: int) -> None:
         console.say(f"stopping {running} cell{'s' * (running > 1)}, which save first; a second signal stops at once")
 
 
-def at_work(config: Mapping[str, Any], sweep: str, folder: str, threads: int) -> tuple[str, str]:
-    """``execute`` in a queue's process, in the folder that relative paths refer to."""
+LOGGERS = ("MLFLOW_", "WANDB_")
+"""Prefixes of the variables of the environment that say where loggers log, and as whom."""
+
+
+def at_work(
+    config: Mapping[str, Any], sweep: str, folder: str, threads: int, environment: Mapping[str, str] | None = None
+) -> tuple[str, str]:
+    """``execute`` in a queue's process, in the folder that relative paths refer to, with more ``environment``."""
     import torch
 
+    os.environ.update(environment or {})
     try:
         os.chdir(folder)
     except OSError:
@@ -109,7 +116,8 @@ class RayTasks:
         # one call per process; the launcher retries lost workers and counts the retries
         task = self.ray.remote(max_calls=1, max_retries=0, **needs)(at_work)  # type: ignore[call-overload]
         # as futures, whose wait is Python's: a signal during ray.wait is lost in a SystemError
-        self.running[task.remote(cell.config, self.sweep, str(Path.cwd()), self.cpus).future()] = cell
+        own = {name: value for name, value in os.environ.items() if name.startswith(LOGGERS)}  # a node has another
+        self.running[task.remote(cell.config, self.sweep, str(Path.cwd()), self.cpus, own).future()] = cell
 
     def _needs(self, cell: Cell) -> dict[str, int]:
         trainer = cell.config["trainer"]

@@ -91,7 +91,8 @@ def _cell(store: Store, run_id: str, plan: Mapping[str, Any], started: float) ->
     record = store.outcome(run_id, started, plan.get("force", False))
     if record is not None:
         states: dict[str, State] = {"ok": "done", "failed": "failed", "interrupted": "interrupted"}
-        rows = [] if record.status == "ok" else _rows(store.path(run_id))
+        there = [] if record.status == "ok" else [place for place in store.places(run_id) if (place / RECORD).exists()]
+        rows = _rows(there[0]) if there else []
         return CellState(run_id, states[record.status], record, rows, epochs)
     work = next((path for path in store.places(run_id) if path.exists()), None)
     alive = store.holder(run_id) is not None

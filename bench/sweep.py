@@ -49,7 +49,8 @@ class SweepCallback(Callback):
             raise ConfigError(f"hydra.sweeper.max_batch_size={most}: must be null; a launcher has settings of its own")
         cells = plan(config)
         folder = Path(config.hydra.sweep.dir)
-        if folder.parent != (place := Path(expanded(config.paths.results)) / "sweeps"):  # where its state is looked for
+        place = expanded(config.paths.results) / "sweeps"  # where its state is looked for
+        if folder.absolute().parent != place.absolute():
             raise ConfigError(f"hydra.sweep.dir={folder}: must be a new folder in {place}")
         try:
             folder.mkdir(parents=True)

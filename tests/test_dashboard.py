@@ -19,7 +19,10 @@ def sweep(tmp_path):
     store = Store(tmp_path / "results")
     begun = time.time() - 10
     settings = record_of().config | {"logger": {"project": "mine", "entity": None}}
-    records = [record_of("lenet", config=settings), record_of("nin", val=0.95)]
+    records = [
+        record_of("lenet", config=settings),
+        record_of("nin", val=0.95),
+    ]
     for record in records:
         work = store.workspace(record.run_id)
         if record.model == "lenet":

@@ -94,7 +94,9 @@ def test_a_recipe_tells_what_its_records_say(recipe):
         found.append(store.ok(run_id(resolved)))
     assert all(found)
     seconds = [record.fit_seconds for record in found]
-    assert max(seconds) < (600 if recipe == "cifar10/lenet" else 3600)
+    # recipes are made for machines that multiply bf16; in 32 bits the larger networks train at a third of that speed
+    hours = 1 if found[0].precision == "bf16-mixed" else 3
+    assert max(seconds) < hours * (600 if recipe == "cifar10/lenet" else 3600)
     assert abs(60 * int(TOOK.search(header)[1]) - statistics.fmean(seconds)) <= 31
     top1 = [record.metrics["test"]["top1"] for record in found]
     assert f"{100 * statistics.fmean(top1):.1f}" == reached[1]

@@ -53,6 +53,12 @@ def test_a_cell_that_was_stopped_shows_how_far_it_came(sweep, make_record):
     last = status.cells_of(store, state)[-1]
     assert (last.state, len(last.rows)) == ("interrupted", 3)
     assert [*status._table("a", [last]).columns[2].cells] == ["3/4"]
+    again = store.workspace("digits-lenet-s0-0123456789")  # beside its ok record, which stays
+    (again.path / "metrics.csv").write_text("epoch,seconds\n1,3.0\n")
+    store.publish(make_record(seed=0, status="failed", error="ValueError: no", metrics={}, epochs=None), again)
+    state["cells"]["digits-lenet-s0-0123456789"]["force"] = True
+    first = status.cells_of(store, state)[0]
+    assert (first.state, len(first.rows)) == ("failed", 1)
 
 
 def test_a_cell_tells_of_the_last_epoch_that_was_validated():

@@ -105,7 +105,7 @@ def _table(dataset: str, protocol: str, records: Sequence[RunRecord], prediction
         name = _name(model, number, line(started_from(own)) if networks[model] == 1 else variant)
         names = tuple(record.run_id for record in group)
         rows.append(Row(rank, number, model, variant, name, len(group), group[0].params, group[0].macs, numbers, names))
-    tests = len(rows) - 1 if ranked_by == "val_top1" else math.comb(len(rows), 2)
+    tests = None if ranked_by == "val_top1" else math.comb(len(rows), 2)
     machine = _machine({row.number: group for row, (*_, group) in zip(rows, measured, strict=True)})
     return Table(dataset, protocol, ranked_by, tuple(_tested(rows, predictions, tests)), usual, machine)
 
@@ -169,9 +169,9 @@ def _machine(rows: Mapping[str, Sequence[RunRecord]]) -> str:
     return "; ".join([usual, *words]) + (f", whose {COSTS}" if odd else "")
 
 
-def _tested(rows: Sequence[Row], predictions: Mapping[str, Predictions], tests: int) -> list[Row]:
+def _tested(rows: Sequence[Row], predictions: Mapping[str, Predictions], tests: int | None) -> list[Row]:
     """The rows with intervals and p-values, if their predictions exist and are for the same samples; corrected for so
-    many ``tests``.
+    many ``tests``, by default those that are made.
     """
     answers = []  # for each row (n, samples) booleans, or None
     for row in rows:

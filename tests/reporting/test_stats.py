@@ -117,6 +117,17 @@ def test_single_seeds_are_compared_by_mcnemars_test_and_several_by_students():
     assert stats.compare(one, several) == stats.paired_test(one, several)
 
 
+@pytest.mark.parametrize("flipped", [0, 3])
+def test_nearly_equal_answers_have_a_narrow_interval_of_their_difference(flipped):
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        first = recipe(3, 540, rng, 0, rng.beta(0.9, 0.1, 540))
+        second = first.copy()
+        second[0, :flipped] ^= True
+        low, high = stats.difference(first, second)
+        assert -0.1 < low <= first.mean() - second.mean() <= high < 0.1
+
+
 def test_holms_worked_example():
     # Holm 1979: the smallest times 4, the next times 3, and never less than one before it
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])

@@ -122,7 +122,7 @@ function drawCosts() {
   }));
   plot("cost-chart", traces, {
     xaxis: { type: "log", dtick: "D2", title: { text: $("cost").selectedOptions[0].text } },
-    yaxis: { title: { text: "test top-1, %; 95 % intervals" } },
+    yaxis: { title: { text: `test top-1, %; bars: ${shownRows().some((row) => row.interval) ? "95 % intervals" : "deviation over seeds"}` } },
   });
 }
 
