@@ -60,18 +60,24 @@ def _table(table: Table) -> dict[str, Any]:
         {
             **{name: getattr(row, name) for name in AS_IS},
             "runs": row.run_ids,
-            "interval": row.interval and [round(value, DIGITS) for value in row.interval],
+            "interval": row.interval,
             "like_best": row.like_best,
-            **{name: [_short(stat.mean), _short(stat.std)] for name, stat in row.stats.items()},
+            # in full, as they are rounded once more where they are shown
+            **{name: [_finite(stat.mean), _finite(stat.std)] for name, stat in row.stats.items()},
         }
         for row in table.rows
     ]
     return {"dataset": table.dataset, "protocol": table.protocol, "caption": caption(table), "rows": rows}
 
 
+def _finite(value: float | None) -> float | None:
+    """The number; None if there is none."""
+    return None if value is None or not math.isfinite(value) else value
+
+
 def _short(value: float | None) -> float | None:
-    """A number rounded for the page; None if there is none."""
-    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
+    """A number rounded for a chart; None if there is none."""
+    return None if _finite(value) is None else float(f"{value:.6g}")
 
 
 def _run(record: RunRecord, predictions: Predictions | None, folder: Path) -> dict[str, Any]:

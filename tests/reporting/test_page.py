@@ -89,6 +89,15 @@ def test_the_page_holds_every_run_and_equal_records_give_equal_bytes(store):
     assert "https://" not in re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
 
 
+def test_the_pages_numbers_are_the_tables_to_the_last_digit(store):
+    records = store.load_all()
+    made = tables(records, report.predictions_of(store, records))
+    for table, told in zip(made, data_of(built(store))["tables"], strict=True):
+        for row, shown in zip(table.rows, told["rows"], strict=True):  # else they would be rounded twice
+            assert tuple(shown["interval"]) == row.interval
+            assert {name: tuple(shown[name]) for name in row.stats} == {n: stat[:2] for n, stat in row.stats.items()}
+
+
 def test_what_the_page_says_of_a_run_are_its_predictions(store):
     data = data_of(built(store))
     predictions = report.predictions_of(store, store.load_all())
