@@ -43,7 +43,8 @@ def settings_of(record: RunRecord) -> Settings:
     settings.pop("augment.normalize._target_", None)
     settings.pop("data.epochs", None)  # trainer.max_epochs is what was trained
     asked = settings.pop("trainer.precision", None)
-    settings["precision"] = "auto" if (asked, record.precision) == ("auto", "32-true") else record.precision  # TF32
+    tf32 = (asked, record.precision) == ("auto", "32-true") and "cpu" not in (record.device or "")
+    settings["precision"] = "auto" if tf32 else record.precision
     settings["augment"] = [name for name in augment if name != "normalize"]
     settings["augment/normalize"] = normalize
     for name in ("optimizer", "scheduler"):
