@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bench import resolvers
 from bench.errors import ConfigError
 from bench.record import RUN_ID
+from bench.rules import Rule, check_keys, check_value, choice, number, or_null, whole
 from bench.store import check_writable, expanded, is_folder
 
 PACKAGE = Path(__file__).parent
@@ -35,35 +35,6 @@ def need(what: str, extra: str, *packages: str) -> None:
             raise ConfigError(f"{what}: needs {package}; pip install 'convbench[{extra}]'")
 
 
-class Rule(NamedTuple):
-    """A check of a value, a description of what is allowed, and whether that are real numbers."""
-
-    allows: Callable[[Any], bool]
-    text: str
-    real: bool = False
-
-
-def whole(least: int, most: float = math.inf) -> Rule:
-    """A whole number from ``least`` to ``most``, both included."""
-    text = f"a whole number, {least} or more" if most == math.inf else f"a whole number from {least} to {most}"
-    return Rule(lambda v: type(v) is int and least <= v <= most, text)
-
-
-def _number(text: str, allowed: Callable[[float], bool]) -> Rule:
-    return Rule(lambda v: type(v) in (int, float) and math.isfinite(v) and allowed(v), text, real=True)
-
-
-def choice(*options: Any) -> Rule:
-    """One of the options, in value and type."""
-    words = ", ".join(str(option).lower() for option in options)
-    return Rule(lambda v: any(type(v) is type(option) and v == option for option in options), f"one of {words}")
-
-
-def or_null(rule: Rule) -> Rule:
-    """None, or what the rule allows."""
-    return Rule(lambda v: v is None or rule.allows(v), f"null or {rule.text}", rule.real)
-
-
 RULES: dict[str, Rule] = {
     "seed": whole(0, 2**32 - 1),
     "force": choice(True, False),
@@ -79,15 +50,15 @@ RULES: dict[str, Rule] = {
     "data.on_error": choice("raise", "skip"),
     "data.device": choice("auto", "cpu", "cuda"),
     "data.batch_size": whole(1),
-    "loss.aux_weight": _number("a number, 0 or more", lambda v: v >= 0),
-    "loss.label_smoothing": _number("a number in [0, 1)", lambda v: 0 <= v < 1),
-    "optimizer.lr": _number("a number above 0", lambda v: v > 0),
-    "optimizer.weight_decay": _number("a number, 0 or more", lambda v: v >= 0),
+    "loss.aux_weight": number("a number, 0 or more", lambda v: v >= 0),
+    "loss.label_smoothing": number("a number in [0, 1)", lambda v: 0 <= v < 1),
+    "optimizer.lr": number("a number above 0", lambda v: v > 0),
+    "optimizer.weight_decay": number("a number, 0 or more", lambda v: v >= 0),
     "trainer.max_epochs": whole(1),
     "trainer.check_val_every_n_epoch": whole(1),
-    "trainer.checkpoint_minutes": _number("a number above 0", lambda v: v > 0),
-    "trainer.clip_norm": or_null(_number("a number above 0", lambda v: v > 0)),
-    "trainer.ema": or_null(_number("a number between 0 and 1", lambda v: 0 < v < 1)),
+    "trainer.checkpoint_minutes": number("a number above 0", lambda v: v > 0),
+    "trainer.clip_norm": or_null(number("a number above 0", lambda v: v > 0)),
+    "trainer.ema": or_null(number("a number between 0 and 1", lambda v: 0 < v < 1)),
     "trainer.accelerator": choice("auto", "gpu", "mps", "cpu"),
     "trainer.devices": whole(1),
     "trainer.precision": choice("auto", "32-true", "bf16-mixed"),
@@ -211,20 +182,6 @@ def check_shapes(select: Callable[[str], Any]) -> None:
         check_value(f"data.{name}", wanted, RULES[f"data.{name}"])
         if told != wanted:
             raise ConfigError(f"model.net.{name}={told}: must be data.{name}, which is {wanted}; set that instead")
-
-
-def check_value(key: str, value: Any, rule: Rule) -> None:
-    """Raise ConfigError unless the rule allows the value of the setting ``key``."""
-    if not rule.allows(value):
-        raise ConfigError(f"{key}={value}: must be {rule.text}")
-
-
-def check_keys(group: str, settings: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raise ConfigError for a setting that nothing would read, such as +trainer.max_steps or +model/timm=resnet18."""
-    for key in settings:
-        if key not in known:
-            place = f"{group}.{key}" if group else key
-            raise ConfigError(f"{place}: no such setting; available: {', '.join(known)}")
 
 
 def check_model(model: Mapping[str, Any]) -> None:

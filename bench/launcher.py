@@ -26,10 +26,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench import console
 from bench.claim import EXPIRY
-from bench.config import Rule, check_keys, check_value, choice, need, or_null, resolved, whole
+from bench.config import need, resolved
 from bench.errors import ConfigError
 from bench.interrupt import Interrupted, Interrupts
 from bench.record import RunRecord, run_id
+from bench.rules import Rule, check_keys, check_value, choice, or_null, whole
 from bench.status import cell_line, cells_of, state_of, stopped
 from bench.store import BusyError, DoneError, Store
 

@@ -167,31 +167,21 @@ def conclude(
     """
     if logger is None:
         return
-    with telling(type(logger).__name__.removesuffix("Logger")):
-        _conclude(logger, record, work, resolved, pixels, test)
-
-
-def _conclude(
-    logger: Logger,
-    record: RunRecord,
-    work: Path,
-    resolved: Mapping[str, Any],
-    pixels: np.ndarray,
-    test: np.ndarray,
-) -> None:
     numbers = {f"{split}/{name}": value for split, values in record.metrics.items() for name, value in values.items()}
     numbers |= {name: value for name, value in vars(record).items() if isinstance(value, int | float)}
     files = [work / name for name in FILES if (work / name).exists()]
     kind = type(logger).__name__
-    if kind == "WandbLogger":
-        _conclude_wandb(logger.experiment, record, numbers, files, resolved["logger"]["images"], pixels, test)  # type: ignore[attr-defined]
-        return
-    logger.log_metrics({f"summary/{name}": value for name, value in numbers.items()})
-    if kind == "MLFlowLogger":
-        client, run_id = logger.experiment, logger.run_id  # type: ignore[attr-defined]
-        client.log_text(run_id, record.to_json(), RECORD)
-        for file in files:
-            client.log_artifact(run_id, str(file))
+    with telling(kind.removesuffix("Logger")):
+        if kind == "WandbLogger":
+            images = resolved["logger"]["images"]
+            _conclude_wandb(logger.experiment, record, numbers, files, images, pixels, test)  # type: ignore[attr-defined]
+            return
+        logger.log_metrics({f"summary/{name}": value for name, value in numbers.items()})
+        if kind == "MLFlowLogger":
+            client, run_id = logger.experiment, logger.run_id  # type: ignore[attr-defined]
+            client.log_text(run_id, record.to_json(), RECORD)
+            for file in files:
+                client.log_artifact(run_id, str(file))
 
 
 def _conclude_wandb(

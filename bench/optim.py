@@ -10,6 +10,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from bench.errors import ConfigError
+from bench.rules import check_value, number
+
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 
@@ -25,20 +28,9 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     return [group for group in ({"params": weights}, {"params": others, "weight_decay": 0.0}) if group["params"]]
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _share(name: str, value: object) -> None:
-    if not (_number(value) and 0 <= value <= 1):  # type: ignore[operator]
-        raise ValueError(f"scheduler.{name}={value}: must be a fraction of the steps, in [0, 1]")
-
-
-def _above_0(name: str, value: object, most: float = math.inf) -> None:
-    if not (_number(value) and 0 < value <= most):  # type: ignore[operator]
-        raise ValueError(
-            f"scheduler.{name}={value}: must be above 0" + ("" if math.isinf(most) else f", {most:g} at most")
-        )
+SHARE = number("a fraction of the steps, in [0, 1]", lambda v: 0 <= v <= 1)
+ABOVE_0 = number("above 0", lambda v: v > 0)
+FALL = number("above 0, 1 at most", lambda v: 0 < v <= 1)
 
 
 def _half_cosine(done: float) -> float:
@@ -48,7 +40,7 @@ def _half_cosine(done: float) -> float:
 
 def one_cycle(optimizer: Optimizer, total_steps: int, warmup: float = 0.4) -> LRScheduler:
     """Half a cosine up from lr/25 over the ``warmup`` fraction of the steps, then down to 0 (Smith, Topin 2018)."""
-    _share("warmup", warmup)
+    check_value("scheduler.warmup", warmup, SHARE)
     peak = max(1, round(warmup * total_steps))
 
     def factor(step: int) -> float:
@@ -61,7 +53,7 @@ def one_cycle(optimizer: Optimizer, total_steps: int, warmup: float = 0.4) -> LR
 
 def cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05) -> LRScheduler:
     """Linear warmup over the ``warmup`` fraction of the steps, half a cosine down to 0 (Loshchilov, Hutter 2017)."""
-    _share("warmup", warmup)
+    check_value("scheduler.warmup", warmup, SHARE)
     first = max(1, round(warmup * total_steps))
 
     def factor(step: int) -> float:
@@ -77,10 +69,10 @@ def step(
 ) -> LRScheduler:
     """Multiply the rate by ``gamma`` at each milestone, a fraction of the steps (Krizhevsky et al. 2012, section 5)."""
     if not isinstance(milestones, Sequence) or isinstance(milestones, str):
-        raise ValueError(f"scheduler.milestones={milestones}: must be a list of fractions of the steps")
+        raise ConfigError(f"scheduler.milestones={milestones}: must be a list of fractions of the steps")
     for share in milestones:
-        _share("milestones", share)
-    _above_0("gamma", gamma, most=1)
+        check_value("scheduler.milestones", share, SHARE)
+    check_value("scheduler.gamma", gamma, FALL)
     return LambdaLR(optimizer, lambda step: gamma ** sum(step >= share * total_steps for share in milestones))
 
 
@@ -88,14 +80,14 @@ def staircase(optimizer: Optimizer, total_steps: int, every: float = 0.1, gamma:
     """Multiply the rate by ``gamma`` after every ``every``, a fraction of the steps, above 1 for never (Szegedy et al.
     2015, section 6: 4 % less every 8 epochs).
     """
-    _above_0("every", every)
-    _above_0("gamma", gamma, most=1)
+    check_value("scheduler.every", every, ABOVE_0)
+    check_value("scheduler.gamma", gamma, FALL)
     return LambdaLR(optimizer, lambda step: gamma ** int(step / (every * total_steps) + 1e-9))
 
 
 def poly(optimizer: Optimizer, total_steps: int, power: float = 0.5) -> LRScheduler:
     """Polynomial decay to 0: the rate times the remaining fraction of the steps to the power ``power``."""
-    _above_0("power", power)
+    check_value("scheduler.power", power, ABOVE_0)
     return LambdaLR(optimizer, lambda step: (1 - min(step, total_steps) / total_steps) ** power)
 
 

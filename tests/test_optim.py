@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bench import optim
+from bench.errors import ConfigError
 
 LR = 0.1
 
@@ -153,7 +154,7 @@ def test_step_values():
 def test_what_makes_no_schedule_is_refused_by_name_and_value(schedule, arguments):
     ((name, value),) = arguments.items()
     told = value[-1] if isinstance(value, list) else value
-    with pytest.raises(ValueError, match=rf"^scheduler\.{name}={told}: must be "):
+    with pytest.raises(ConfigError, match=rf"^scheduler\.{name}={told}: must be "):
         rates(schedule, 10, **arguments)
 
 
@@ -189,5 +190,5 @@ def test_poly_falls_by_a_power_of_what_is_left(power):
 @pytest.mark.parametrize(("schedule", "argument"), [(optim.staircase, "every"), (optim.poly, "power")])
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 def test_a_share_or_power_that_is_not_above_zero_is_named(schedule, argument, value):
-    with pytest.raises(ValueError, match=f"scheduler.{argument}={value}"):
+    with pytest.raises(ConfigError, match=f"scheduler.{argument}={value}"):
         rates(schedule, 8, **{argument: value})

@@ -106,8 +106,7 @@ def _estimate(groups: Sequence[np.ndarray]) -> _Estimate:
     seeds differ in beyond that, in a two-way analysis of variance (Searle, Casella, McCulloch 1992, section 4.3). A
     single seed is taken to vary as the other group's seeds do; without others the variance covers samples alone.
     Degrees of freedom after Satterthwaite 1946: the variance between a few seeds is uncertain, that over samples is
-    not. Of equal recipes up to 7 % are told apart at a
-    level of 5 %, and up to an eighth where one seed is compared with two.
+    not. Of equal recipes up to 7 % are told apart at a level of 5 %, up to an eighth if one seed is compared with two.
     """
     over_samples = groups[0].mean(axis=0) - (groups[1].mean(axis=0) if len(groups) > 1 else 0.0)  # (n,)
     variance, doubt = float(over_samples.var()) / len(over_samples), 0.0
