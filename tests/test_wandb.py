@@ -176,20 +176,25 @@ def test_wandb_disabled_writes_nothing(composed, tmp_path):
 
 
 def test_wandb_online_without_a_key_says_what_to_do(composed, tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
+    api = pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("HOME", str(tmp_path))
+    api.teardown()  # W&B reads the environment once per process
     with pytest.raises(ConfigError, match=r"logger=wandb.*logger\.mode=offline"):
         train.run(composed(*QUIET, "logger=wandb", "logger.mode=online"))
 
 
 @pytest.mark.slow
 def test_the_wandb_key_reaches_no_file(bench, tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
+    api = pytest.importorskip("wandb")
     key = "0123456789abcdef" * 2 + "01234567"
     monkeypatch.setenv("WANDB_API_KEY", key)
-    assert bench("-m", "seed=0", *QUIET, "logger=wandb", "logger.mode=offline")[0] == 0
+    api.teardown()  # W&B reads the environment once per process
+    try:
+        assert bench("-m", "seed=0", *QUIET, "logger=wandb", "logger.mode=offline")[0] == 0
+    finally:
+        api.teardown()  # the key is not for later tests
     written = [file for file in (tmp_path / "results").rglob("*") if file.is_file()]
     assert any(file.suffix == ".wandb" for file in written)
     assert not [file for file in written if key.encode() in file.read_bytes()]
