@@ -175,7 +175,7 @@ def ablation(table: Table, found: Sequence[ablations.Effect]) -> Figure | None:
     switched = (ablations.BATCH_NORM, ablations.HEADS)  # on or off: the row without it is its label
     names = [f"{pair.without.name if pair.what in switched else pair.with_it.model}: {pair.what}" for pair, *_ in found]
     panel.set_yticks(range(len(found)), names)
-    panel.set_xlabel("test top-1 with it minus without it, in percentage points; 95 % intervals")
+    panel.set_xlabel("test top-1 after the change minus before, in percentage points; 95 % intervals")
     panel.set_ylim(len(found) - 0.4, -0.6)
     panel.set_title(title_of(table), fontsize=10)
     return figure
