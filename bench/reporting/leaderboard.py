@@ -27,7 +27,7 @@ class Row:
     ``fit_seconds`` and ``peak_memory_bytes``. If every record has predictions: ``test_class_mean`` in ``stats``, the
     mean of the classes' top-1, if they differ in their number of test images (else it equals the test top-1);
     ``interval``, of the test top-1; ``p``, the p-value of its equality with the first row's, Holm-corrected over the
-    table. The last two are None otherwise.
+    table. The last two are None otherwise. ``machine``: what it was trained on; empty if that is not known.
     """
 
     rank: int
@@ -42,6 +42,7 @@ class Row:
     run_ids: tuple[str, ...]
     interval: Interval | None = None
     p: float | None = None
+    machine: str = ""
 
     @property
     def like_best(self) -> bool:
@@ -106,8 +107,9 @@ def _table(dataset: str, protocol: str, records: Sequence[RunRecord], prediction
         names = tuple(record.run_id for record in group)
         rows.append(Row(rank, number, model, variant, name, len(group), group[0].params, group[0].macs, numbers, names))
     tests = None if ranked_by == "val_top1" else math.comb(len(rows), 2)
-    machine = _machine({row.number: group for row, (*_, group) in zip(rows, measured, strict=True)})
-    return Table(dataset, protocol, ranked_by, tuple(_tested(rows, predictions, tests)), usual, machine)
+    machines, told = _machines({row.number: group for row, (*_, group) in zip(rows, measured, strict=True)})
+    rows = [replace(row, machine=machines.get(row.number, "")) for row in rows]
+    return Table(dataset, protocol, ranked_by, tuple(_tested(rows, predictions, tests)), usual, told)
 
 
 ROOM = 32
@@ -133,9 +135,11 @@ ODD_ONES = 3
 """Maximum rows whose machine is told beside that of the others."""
 
 
-def _machine(rows: Mapping[str, Sequence[RunRecord]]) -> str:
-    """``2 cores of AMD EPYC (AVX512), PyTorch 2.14.1, bf16-mixed``, and which of the ``rows``, by number, are from
-    elsewhere; OTHER_MACHINES if these are many, or one row is from several; empty if it is not known.
+def _machines(rows: Mapping[str, Sequence[RunRecord]]) -> tuple[dict[str, str], str]:
+    """What each of the ``rows``, by number, was trained on, ``2 cores of AMD EPYC (AVX512), PyTorch 2.14.1,
+    bf16-mixed``, and all of that in a line: the most frequent, and which rows are from elsewhere.
+
+    The line is OTHER_MACHINES if the latter are many, or one row is from several; empty if it is not known.
     """
 
     def told(record: RunRecord) -> tuple[str, ...]:
@@ -147,26 +151,28 @@ def _machine(rows: Mapping[str, Sequence[RunRecord]]) -> str:
 
     records = [record for group in rows.values() for record in group]
     if not all("cpu" in record.hardware and "torch" in record.versions for record in records):
-        return ""
+        return {}, ""
     vectors: dict[tuple[str, ...], set[str | None]] = defaultdict(set)  # instructions, which old records lack
     for record in records:
         vectors[told(record)].add(record.hardware.get("cpu_capability"))
     if any(len(each - {None}) > 1 for each in vectors.values()):
-        return OTHER_MACHINES
-    places: dict[str, list[str]] = defaultdict(list)
+        return {}, OTHER_MACHINES
+    machines: dict[str, str] = {}
     for number, group in rows.items():
-        first, *others = {told(record) for record in group}
-        if others:
-            return OTHER_MACHINES
+        first, *further = {told(record) for record in group}
+        if further:
+            return {}, OTHER_MACHINES
         (known, *unknown) = vectors[first]
         cores = first[0] if unknown or known is None else f"{first[0]} ({known})"
-        places[", ".join([cores, *first[1:]])].append(number)
-    usual = max(places, key=lambda place: len(places[place]))
-    odd = {place: numbers for place, numbers in places.items() if place != usual}
-    if sum(map(len, odd.values())) > ODD_ONES:
-        return OTHER_MACHINES
-    words = [f"row{'s' * (len(numbers) > 1)} {', '.join(numbers)} on {place}" for place, numbers in odd.items()]
-    return "; ".join([usual, *words]) + (f", whose {COSTS}" if odd else "")
+        machines[number] = ", ".join([cores, *first[1:]])
+    (usual, _), *others = Counter(machines.values()).most_common()
+    if sum(n for _, n in others) > ODD_ONES:
+        return machines, OTHER_MACHINES
+    words = []
+    for machine, n in others:
+        numbers = [number for number, own in machines.items() if own == machine]
+        words.append(f"row{'s' * (n > 1)} {', '.join(numbers)} on {machine}")
+    return machines, "; ".join([usual, *words]) + (f", whose {COSTS}" if others else "")
 
 
 def _tested(rows: Sequence[Row], predictions: Mapping[str, Predictions], tests: int | None) -> list[Row]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import matplotlib as mpl
@@ -32,6 +34,10 @@ COSTS = {
     "peak_memory_bytes": ("peak memory in MiB", 2.0**-20, "linear"),
 }
 """Fields of records, each with its label, factor and scale."""
+MEASURED = ("fit_seconds", "peak_memory_bytes")
+"""Those that depend on the machine."""
+FRONTS = ("-", "--", ":")
+"""Line styles of the machines' fronts."""
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -52,7 +58,9 @@ def cost_of(row: Row, name: str) -> float | None:
 
 
 def cost(table: Table) -> Figure | None:
-    """Test top-1, with its interval or else the deviation over seeds, against each of COSTS, and the Pareto front."""
+    """Test top-1, with its interval or else the deviation over seeds, against each of COSTS, and the Pareto front; one
+    per machine against those that are MEASURED.
+    """
     figure = Figure(figsize=(7, 6), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title_of(table), fontsize=10)
@@ -72,8 +80,15 @@ def cost(table: Table) -> Figure | None:
         panel.set_xlim(around([x for x, _ in points.values()], scale))
         if scale == "log":
             plain_log(panel.xaxis)
-        front = [list(points)[i] for i in pareto(list(points.values()))]
-        panel.step(*zip(*(points[place] for place in front), strict=True), where="post", color=GREY, zorder=1)
+        alike: dict[str, list[int]] = defaultdict(list)
+        for place in points:
+            alike[table.rows[place].machine if name in MEASURED else ""].append(place)
+        fronts = [[places[i] for i in pareto([points[place] for place in places])] for places in alike.values()]
+        for number, front in enumerate(fronts):
+            steps = zip(*(points[place] for place in front), strict=True)
+            panel.step(*steps, where="post", color=GREY, linestyle=FRONTS[number % len(FRONTS)], zorder=1)
+        if len(fronts) > 1:
+            panel.set_xlabel(f"{label}, a front per machine")
         bars = []
         for place, (x, y) in points.items():
             below, above = spread(table.rows[place])
@@ -92,7 +107,7 @@ def cost(table: Table) -> Figure | None:
                 elinewidth=0.8,
             )
         panel.margins(y=0.15)
-        named = list(points) if few else front
+        named = list(points) if few else sorted(chain.from_iterable(fronts))
         place_labels(panel, bars, {table.rows[place].name: points[place] for place in named})
     for panel in panels[:, 0]:
         panel.set_ylabel("test top-1 in %")

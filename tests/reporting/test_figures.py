@@ -105,6 +105,23 @@ def test_of_many_rows_the_front_has_names_and_a_key_all(make_record):
     assert [text.get_text() for text in key.get_texts()] == [row.model for row in table.rows]
 
 
+def test_fronts_of_time_and_memory_are_of_one_machine_each(make_record):
+    about = {"hardware": {"cpu": "A", "cores": 2}, "versions": {"torch": "2.0"}}
+    records = [
+        make_record(
+            f"net{i}", test=i / 10, params=i, macs=i, fit_seconds=float(i), peak_memory_bytes=i << 20,
+            precision="32-true" if i % 2 else "bf16-mixed", **about,
+        )
+        for i in range(1, 5)
+    ]  # fmt: skip
+    (table,) = leaderboard.tables(records)
+    drawn = [
+        sorted(sorted(map(float, line.get_xdata())) for line in panel.get_lines() if line.get_color() == drawing.GREY)
+        for panel in tradeoff.cost(table).axes
+    ]
+    assert drawn == [[[1, 2, 3, 4]]] * 2 + [[[1, 3], [2, 4]]] * 2
+
+
 def test_curves_are_mean_and_range_over_the_seeds_that_have_the_epoch(told):
     tables, _, _, runs = told
     figure = figures.learning(tables[0], runs)

@@ -145,6 +145,7 @@ def test_rows_from_another_machine_are_told(make_record):
             for i, precision in enumerate(precisions)
         ]  # fmt: skip
         (table,) = leaderboard.tables(records)
+        assert [row.machine for row in table.rows] == [f"2 cores of A, PyTorch 2.0, {each}" for each in precisions]
         return table.machine
 
     usual, odd = (f"2 cores of A, PyTorch 2.0, {precision}" for precision in ("bf16", "32"))
