@@ -11,6 +11,8 @@ from bench.models import Output
 
 OWN = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 """The model configurations of networks that are not timm's."""
+BETWEEN = ("vgg13", "vgg13_bn", "vgg16", "vgg16_bn")
+"""In depth, of VGG-11 and VGG-19, whose code they share."""
 
 
 def on_meta(make: Callable[..., nn.Module], *args, **arguments) -> nn.Module:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from networks import OWN, check_both_ways, check_shapes_both_ways, on_meta
+from networks import BETWEEN, OWN, check_both_ways, check_shapes_both_ways, on_meta
 from omegaconf import DictConfig
 from torch import nn
 
@@ -53,8 +53,8 @@ def test_every_config_has_the_shapes_of_a_forward_and_backward_pass_at_its_paper
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OWN)
-def test_every_config_runs_forward_and_backward_at_its_papers_size(name):
+@pytest.mark.parametrize("name", [name for name in OWN if name not in BETWEEN])
+def test_configs_run_forward_and_backward_at_their_papers_size(name):
     torch.manual_seed(0)
     size = PAPER_SIZES.get(name, 224)
     check_both_ways(configured(name, size), size, HEADS.get(name, 0))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
+from networks import BETWEEN
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,8 +17,8 @@ from bench import machine
 from bench.explain import options
 from bench.optim import parameter_groups
 
-BETWEEN = ("vgg13", "vgg13_bn", "vgg16", "vgg16_bn")  # in depth, of VGG-11 and VGG-19, whose code they share
-CONFIGS = [name for name in options("model") if name not in BETWEEN]
+WIDER = ("timm/resnext50_32x4d", "timm/wide_resnet50_2")  # than ResNet-50, whose code they share
+CONFIGS = [name for name in options("model") if name not in (*BETWEEN, *WIDER)]
 STEPS = {"vgg19": 320}  # at most; of AdamW at the configured rate, each on all images
 OTHERS_STEPS = 60
 UNPADDED = ("timm/inception_v3", "timm/inception_v4", "timm/inception_resnet_v2")  # need more pixels than 32
