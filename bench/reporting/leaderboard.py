@@ -139,7 +139,8 @@ def _machines(rows: Mapping[str, Sequence[RunRecord]]) -> tuple[dict[str, str], 
     """What each of the ``rows``, by number, was trained on, ``2 cores of AMD EPYC (AVX512), PyTorch 2.14.1,
     bf16-mixed``, and all of that in a line: the most frequent, and which rows are from elsewhere.
 
-    The line is OTHER_MACHINES if the latter are many, or one row is from several; empty if it is not known.
+    The line is OTHER_MACHINES if the latter are many. If one row is from several, it is that, too, and the rows are
+    not told apart; both are empty if it is not known.
     """
 
     def told(record: RunRecord) -> tuple[str, ...]:
