@@ -3,6 +3,7 @@
 import lightning as L
 import pytest
 import torch
+from common import NOISE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
@@ -100,12 +101,9 @@ class Watch(L.Callback):
 
 
 @pytest.mark.parametrize("model", ["lenet", "nin_bn", "googlenet"])
-def test_a_run_selects_validates_and_tests_the_average(composed, tmp_path, model):
-    few = ["trainer.max_epochs=2"] if model == "lenet" else ["trainer.max_epochs=1", "data.image_size=20"]
-    cfg = composed(
-        f"model={model}", "data=digits", "trainer.ema=0.9", "trainer.precision=32-true",
-        "progress=none", *few,
-    )  # fmt: skip
+def test_a_run_selects_validates_and_tests_the_average(composed, noise, tmp_path, model):
+    images = ["data=digits", "trainer.max_epochs=2"] if model == "lenet" else [*NOISE, noise]
+    cfg = composed(f"model={model}", "trainer.ema=0.9", "trainer.precision=32-true", "progress=none", *images)
     watch = Watch(0.9)
     record = train.run(cfg, watchers=[watch])
     folder = Store(tmp_path / "results").path(record.run_id)

@@ -58,7 +58,7 @@ def test_two_processes_train_as_one_does_with_the_same_batch_and_test_every_imag
 @pytest.mark.parametrize("ema", ["null", "0.9"])
 def test_what_two_processes_validate_is_what_is_kept(tmp_path, ema):
     # each has seen its own half of every batch, from which batch norm's statistics come
-    network = ("model=nin_bn", "data.image_size=20", f"trainer.ema={ema}")
+    network = ("model=nin_bn", "data.image_size=20", "trainer.max_epochs=1", f"trainer.ema={ema}")
     record, *_, weights = run(tmp_path / "both", *network, "trainer=ddp", "trainer.accelerator=cpu")
     cfg = OmegaConf.create(record.config)
     data, module = build(cfg, record.config, torch.device("cpu"))
@@ -72,7 +72,7 @@ def test_what_two_processes_validate_is_what_is_kept(tmp_path, ema):
 
 @pytest.mark.slow
 def test_a_process_that_is_lost_fails_the_cell_and_the_next_try_goes_on(tmp_path):
-    settings = (*CELL, "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=20")
+    settings = (*CELL, "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=12")
     reference, *_ = run(tmp_path / "reference", *settings[len(CELL) :])
     log = tmp_path / "log"
     root = tmp_path / "lost"

@@ -33,7 +33,6 @@ def as_tensor(images, side):
     [
         ("model=lenet", "augment/normalize=zca", "data.decode_size=33"),
         ("model=alexnet", "augment/normalize=pixel_mean", "data.decode_size=40"),
-        ("model=nin_bn",),
         ("model=googlenet_bn",),
     ],
     ids=lambda settings: settings[0],

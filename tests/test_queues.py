@@ -55,34 +55,31 @@ def cluster():
 
 @needs_ray
 @pytest.mark.slow
-def test_a_sweep_of_ten_cells_outlives_a_machine_of_the_cluster(cluster, tmp_path):
+def test_a_sweep_outlives_a_machine_of_the_cluster(cluster, tmp_path):
     address, kill = cluster
-    seeds = ",".join(map(str, range(10)))
     process = begin(
-        f"seed={seeds}", f"hydra.launcher.address='{address}'", "sweep.retries=2", f"paths.results={tmp_path}",
-        "trainer.max_epochs=20",  # seconds, in which a machine can be lost
+        "seed=0,1,2,3", f"hydra.launcher.address='{address}'", "sweep.retries=2", f"paths.results={tmp_path}",
+        "trainer.max_epochs=30",  # seconds, in which a machine can be lost
     )  # fmt: skip
 
     def in_their_midst():
         claimed = [claim.parent for claim in tmp_path.glob("runs/*/claim.json")]
-        tables = [run / "metrics.csv" for run in claimed]
-        return len(tables) == 2 and all(table.exists() and table.read_text().count("\n") < 10 for table in tables)
+        return len(claimed) == 2 and all((run / "metrics.csv").exists() for run in claimed)
 
-    wait_for(lambda: len(list(tmp_path.glob(f"runs/*/{RECORD}"))) >= 2)
     wait_for(in_their_midst)  # on both nodes
     kill()
     code, out = end(process)
     assert code == 0, out
     assert "worker lost" in out
-    assert "10 of 10 cells ok" in out
-    assert sorted(record.seed for record in Store(tmp_path).load_all()) == list(range(10))
+    assert "4 of 4 cells ok" in out
+    assert sorted(record.seed for record in Store(tmp_path).load_all()) == [0, 1, 2, 3]
 
 
 @needs_ray
 @pytest.mark.slow
 def test_cells_that_run_together_have_a_gpu_each(tmp_path):
     code, out = end(
-        begin("seed=0,1,2,3,4", "hydra.launcher.num_gpus=4", "hydra.launcher.num_cpus=4", f"paths.results={tmp_path}")
+        begin("seed=0,1,2,3", "hydra.launcher.num_gpus=4", "hydra.launcher.num_cpus=4", f"paths.results={tmp_path}")
     )
     assert code == 0, out
     times = []
@@ -100,7 +97,7 @@ def test_cells_that_run_together_have_a_gpu_each(tmp_path):
 @needs_ray
 @pytest.mark.slow
 def test_ctrl_c_stops_the_cells_which_save_and_the_sweep_goes_on_later(tmp_path):
-    settings = ("seed=0,1", "trainer.max_epochs=100", "hydra.launcher.num_cpus=2", f"paths.results={tmp_path}")
+    settings = ("seed=0,1", "trainer.max_epochs=40", "hydra.launcher.num_cpus=2", f"paths.results={tmp_path}")
     process = begin(*settings)
     wait_for(lambda: any(tmp_path.glob("runs/*/checkpoints/last.ckpt")))
     process.send_signal(signal.SIGINT)

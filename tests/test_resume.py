@@ -61,28 +61,31 @@ def undisturbed(noise, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments_a_run_ends_with_the_same_bits(noise, undisturbed, tmp_path):
+def test_killed_at_random_moments_a_run_ends_with_the_same_bits(noise, undisturbed, tmp_path):
     wanted, seconds = undisturbed
     seed = random.SystemRandom().randrange(2**32)
     print(f"moments of random.Random({seed})")  # pytest shows it where the test fails
     moments, kills, resumed = random.Random(seed), 0, 0
+
+    def enough():  # some are killed before their first checkpoint
+        return kills >= 10 and resumed >= 3
+
     for run in range(60):
         root = tmp_path / str(run)
         while True:
             resumed += any(root.glob(f"runs/*/{LAST}"))
             process = start(*CELL, noise, f"paths.results={root}")
             process.join(moments.uniform(0, 1.1 * seconds))
-            if process.exitcode is not None or kills == 20:
+            if process.exitcode is not None or enough():
                 break
             process.kill()
             process.join()
             kills += 1
         assert finish(process) == 0
         assert_same(result(root), wanted)
-        if kills == 20:
+        if enough():
             break
-    assert kills == 20
-    assert resumed >= 3  # the others were killed before their first checkpoint
+    assert enough()
 
 
 def stop_at(monkeypatch, epoch, batch, how):

@@ -23,7 +23,7 @@ from bench.store import Store
 pytest.importorskip("submitit")
 
 LOCAL = ("-m", "hydra/launcher=slurm", "hydra.launcher.cluster=local", "hydra.launcher.cpus_per_task=1")
-CELLS = ("model=lenet", "seed=0,1", *SHORT, "trainer.max_epochs=60", "progress=none")
+CELLS = ("model=lenet", "seed=0,1", *SHORT, "trainer.max_epochs=40", "progress=none")
 """Two cells that train for some seconds each."""
 
 
@@ -70,7 +70,7 @@ def test_a_sweep_whose_one_cell_runs_out_of_time_ends_ok(tmp_path):
     assert "2 of 2 cells ok" in out
     assert "Requeued job" in logs(tmp_path)
     assert logs(tmp_path).count("resumes from its last checkpoint") == 1
-    assert {(r.seed, r.status, r.epochs) for r in Store(tmp_path).load_all()} == {(0, "ok", 60), (1, "ok", 60)}
+    assert {(r.seed, r.status, r.epochs) for r in Store(tmp_path).load_all()} == {(0, "ok", 40), (1, "ok", 40)}
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from common import SHORT
+from common import NOISE, SHORT
 from PIL import Image
 
 from bench import train
@@ -85,9 +85,9 @@ def test_each_epoch_has_its_own_draws_and_the_sanity_check_none(composed, monkey
     assert [epoch for epoch in drawn if epoch is not None] == [0, 1, 2]
 
 
-def test_a_network_of_any_size_trains_on_smaller_images(composed, tmp_path):
+def test_a_network_of_any_size_trains_on_smaller_images(composed, noise):
     sizes = ("data.image_size=32", "data.train_image_size=24", "augment=resized_crop")
-    record = train.run(composed("model=nin_bn", *QUIET, *sizes, "trainer.max_epochs=1"))
+    record = train.run(composed("model=nin_bn", *NOISE, noise, "progress=none", *sizes))
     assert record.status == "ok"
     with pytest.raises(
         ConfigError, match=r"^data\.train_image_size=24: lenet, made for data\.image_size=32, cannot train on"

@@ -13,6 +13,8 @@ import torch
 
 from bench import machine
 
+START = "spawn"  # without any thread, lock or allocator of this process
+
 
 class Done(NamedTuple):
     """What a turn was: so many ``images``; peak memory so far, in bytes, and what else there is to tell, or why it
@@ -56,7 +58,7 @@ class Contestant:
     """
 
     def __init__(self, work: Callable[..., None], *arguments: Any):
-        context = multiprocessing.get_context("spawn")  # no thread, lock or allocator of this process
+        context = multiprocessing.get_context(START)
         self.line, theirs = context.Pipe()
         self.last = Done(0, 0, {})
         self.process = context.Process(target=_run, args=(theirs, work, arguments))

@@ -125,12 +125,12 @@ def test_tiles_are_as_large_as_saves_most(side, kernel, m):
 
 @pytest.mark.parametrize(("kernel", "side", "most"), [(3, 8, 6e-6), (3, 12, 2e-5), (3, 16, 6e-6), (5, 16, 2e-5)])
 def test_rounding_errors_are_far_below_those_of_bf16(kernel, side, most, chosen):
-    layer, x = Conv2d(96, 128, kernel, padding=kernel // 2), random(64, 96, side, side)
-    upstream = random(64, 128, side, side, seed=1)
+    layer, x = Conv2d(96, 128, kernel, padding=kernel // 2), random(16, 96, side, side)
+    upstream = random(16, 128, side, side, seed=1)
     exact = value_and_gradients(copy.deepcopy(layer).double(), x.double(), upstream.double())
     half = value_and_gradients(copy.deepcopy(layer).bfloat16(), x.bfloat16(), upstream.bfloat16())
     ours = value_and_gradients(layer, x, upstream)
-    assert chosen == [64]
+    assert chosen == [16]
     for value, rough, right in zip(ours, half, exact, strict=True):
         scale = right.abs().max()
         assert (value - right).abs().max() < most * scale

@@ -43,7 +43,7 @@ def test_a_network_is_the_same_on_all_images_it_is_shown():
 
 
 @pytest.mark.slow
-def test_a_table_and_a_figure_are_written(call, tmp_path, monkeypatch):
+def test_a_table_and_a_figure_are_written(forked, call, tmp_path, monkeypatch):
     monkeypatch.setattr(growth, "ROUNDS", 1)
     monkeypatch.setattr(growth, "MODELS", {"lenet": 224})
     sizes = growth.Axis("images of the data set", "images", tuple(growth.Point(n, (), 128, n) for n in (300, 600)))

@@ -53,7 +53,7 @@ def test_slow_machines_get_fewer_images_in_whole_batches(flops, images):
 
 
 @pytest.mark.slow
-def test_all_contestants_train_in_turns_and_a_table_is_written(call, tmp_path, monkeypatch):
+def test_all_contestants_train_in_turns_and_a_table_is_written(forked, call, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "ROUNDS", 2)
     monkeypatch.setattr(train, "WORKERS", (0,))
     monkeypatch.setattr(train, "EPOCHS", {"lenet": 256})
