@@ -20,6 +20,8 @@ from bench import console
 from bench.data.cache import entry
 
 ON_ERROR = ("raise", "skip")
+DECODING = 2
+"""Higher whenever the same files are decoded to other pixels."""
 NOT_THE_IMAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ENOSPC, errno.ESTALE}
 """Errors of the machine, which say nothing about the image being read."""
 
@@ -88,7 +90,7 @@ class Decoder:
         if self.on_error not in ON_ERROR:
             raise ValueError(f"data.on_error={self.on_error}: must be one of {', '.join(ON_ERROR)}")
         folder = Path(self.folder) / f"{name}-{self.side}x{self.side}x{self.channels}"
-        key = [name, list(names), content, self.side, self.channels, PIL.__version__]
+        key = [name, list(names), content, self.side, self.channels, PIL.__version__, DECODING]
         place, about = entry(folder, key, lambda part: self._write(part / "pixels.npy", name, names, read))
         skipped: dict[str, str] = about["skipped"]  # name → reason
         if skipped and self.on_error == "raise":  # built by a run with skip
@@ -160,9 +162,16 @@ def fit(picture: Image.Image, side: int, channels: int) -> np.ndarray:
 
 
 def in_channels(picture: Image.Image, channels: int) -> Image.Image:
-    """The picture in 8 bits: 1 channel is luminance (ITU-R 601), 3 are RGB."""
-    if picture.mode.startswith("I;16"):  # which PIL would clip, not scale
+    """The picture in 8 bits: 1 channel is luminance (ITU-R 601), 3 are RGB.
+
+    Raises:
+        ValueError: its values have 32 bits, which says nothing about their range.
+    """
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM"):
+        # 0…65535, in PNM files whatever their maximum; PIL would clip them, not scale
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    elif picture.mode in ("I", "F"):
+        raise ValueError("has values of 32 bits, whose range is not known; make them 8 or 16")
     if "transparency" in picture.info:  # of a palette; otherwise PIL warns
         picture = picture.convert("RGBA")
     return picture.convert("L" if channels == 1 else "RGB")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.data.decode import Decoder, fit
+from bench.data.decode import Decoder, UnreadableError, fit, naming
+from bench.data.sources.folder import upright
 
 SIDE = 8
 ROOT = Path(__file__).parents[2]
@@ -166,3 +167,18 @@ def test_grey_images_get_three_equal_channels():
 def test_sixteen_bit_images_are_scaled_and_not_clipped():
     deep = Image.fromarray(np.array([[0, 256], [32768, 65535]], dtype=np.uint16))
     assert fit(deep, 2, 1)[..., 0].tolist() == [[0, 1], [128, 255]]
+
+
+@pytest.mark.parametrize("most", [65535, 4095])
+def test_pnm_files_of_up_to_16_bits_are_scaled_and_not_clipped(tmp_path, most):
+    values = np.array([[0, most // 4], [most // 2, most]], dtype=">u2")
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 2 %d\n" % most + values.tobytes())
+    assert fit(upright(tmp_path / "a.pgm"), 2, 1)[..., 0].tolist() == [[0, 63], [127, 255]]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_values_of_32_bits_are_refused(tmp_path, dtype):
+    Image.fromarray(np.arange(4, dtype=dtype).reshape(2, 2)).save(tmp_path / "a.tif")
+    told = r"^a\.tif: not a readable image \(has values of 32 bits, whose range"
+    with pytest.raises(UnreadableError, match=told), naming("a.tif"), upright(tmp_path / "a.tif") as picture:
+        fit(picture, 2, 1)

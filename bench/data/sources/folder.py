@@ -14,7 +14,8 @@ from bench.data.dataset import TEST, TRAIN, VAL, Dataset, assemble
 from bench.data.decode import Decoder, listing
 
 EXTENSIONS = (
-    ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
+    ".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
+    ".tif", ".tiff", ".webp",
 )  # fmt: skip
 FOLDERS = {TRAIN: "train", VAL: "val", TEST: "test"}
 
@@ -101,7 +102,9 @@ def images_in(folder: str | Path) -> list[str]:
 def upright(file: str | Path) -> Image.Image:
     """An image, rotated according to its EXIF data."""
     with Image.open(file) as picture:
-        return ImageOps.exif_transpose(picture)
+        ImageOps.exif_transpose(picture, in_place=True)  # a copy would not know its format
+        picture.load()
+    return picture
 
 
 def decode(
