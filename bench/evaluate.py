@@ -161,7 +161,7 @@ def crops_of(own: dict[str, list[str]]) -> list[int]:
 def opened(own: dict[str, list[str]]) -> list[Saved]:
     """The networks that ``checkpoint=`` names."""
     from bench import machine
-    from bench.saved import open_run
+    from bench.saved import open_run, weights_of
 
     places: list[str] = []
     for pattern in filter(None, ",".join(own.get("checkpoint", [])).split(",")):
@@ -172,6 +172,11 @@ def opened(own: dict[str, list[str]]) -> list[Saved]:
             raise ConfigError(f"checkpoint={pattern}: {error}") from error
         if not found:
             raise ConfigError(f"checkpoint={pattern}: no such file or folder")
+        finished = [place for place in found if weights_of(place).is_file()]
+        if 0 < len(finished) < len(found):  # of a pattern
+            left = ", ".join(place.name for place in found if place not in finished)
+            console.say(f"left out, as their runs have not finished: {left}")
+            found = finished
         places += map(str, found)
     if not places:
         raise ConfigError("checkpoint: must name a run's directory or its checkpoints/selected.ckpt")

@@ -92,6 +92,11 @@ def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         raise RuntimeError(f"weights do not fit: missing {missing[:3]}, unexpected {unexpected[:3]}")
 
 
+def weights_of(path: Path) -> Path:
+    """The file of the selected weights of a run's directory, or the file that it is."""
+    return path / "checkpoints" / SELECTED if path.is_dir() else path
+
+
 def open_run(place: Path | str, device: torch.device | str = "cpu") -> Saved:
     """Load the network from a run's directory or a file of selected weights, on ``device``, for use in 32 bits.
 
@@ -99,8 +104,10 @@ def open_run(place: Path | str, device: torch.device | str = "cpu") -> Saved:
         ConfigError: there is none, another program wrote it, or it names code outside this project.
     """
     path = expanded(place, "checkpoint")
-    file = path / "checkpoints" / SELECTED if path.is_dir() else path
+    file = weights_of(path)
     if not file.is_file():
+        if path.is_dir():
+            raise ConfigError(f"checkpoint={place}: has no checkpoints/{SELECTED}, which a run has when it is finished")
         raise ConfigError(f"checkpoint={place}: no such file; name a run's directory or its checkpoints/{SELECTED}")
     try:
         content = load(file)
