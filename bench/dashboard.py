@@ -14,7 +14,7 @@ the exit code is 1.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,9 @@ from bench.config import need
 from bench.errors import ConfigError
 from bench.loggers import CELLS
 from bench.record import RunRecord
+from bench.report import predictions_of
 from bench.reporting import leaderboard, render
+from bench.reporting.predictions import Predictions
 from bench.status import cells_of, one_of, sweeps
 from bench.store import DEFAULT_RESULTS, Store
 
@@ -74,7 +76,7 @@ def dashboard(arguments: list[str]) -> None:
             raise ConfigError("entity: the API key has no default entity; name a user or team")
         view = workspace(entity, project, sweep, records)
         view.save()
-        page = report(entity, project, sweep, records)
+        page = report(entity, project, sweep, records, predictions_of(store, records))
         page.save()
     except ConfigError:
         raise
@@ -125,8 +127,14 @@ def workspace(entity: str, project: str, sweep: str, records: Sequence[RunRecord
     )
 
 
-def report(entity: str, project: str, sweep: str, records: Sequence[RunRecord]) -> Report:
-    """A report of the sweep, with the records' leaderboard."""
+def report(
+    entity: str,
+    project: str,
+    sweep: str,
+    records: Sequence[RunRecord],
+    predictions: Mapping[str, Predictions] | None = None,
+) -> Report:
+    """A report of the sweep, with the records' leaderboard; ``predictions`` by run id, for intervals and tests."""
     from wandb_workspaces.reports import v2
 
     runs = v2.Runset(
@@ -138,7 +146,7 @@ def report(entity: str, project: str, sweep: str, records: Sequence[RunRecord]) 
     )
     tables = [
         block
-        for table in leaderboard.tables(records)
+        for table in leaderboard.tables(records, predictions)
         for block in (v2.H2(f"{table.dataset} ({table.protocol})"), v2.MarkdownBlock(render.section(table)))
     ]
     return v2.Report(

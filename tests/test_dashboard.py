@@ -4,9 +4,11 @@ import json
 import time
 
 import pytest
+from cells import answers
 from common import record_of
 
 from bench import dashboard, loggers
+from bench.reporting import stats
 from bench.store import Store
 
 pytest.importorskip("wandb_workspaces")
@@ -91,11 +93,15 @@ def test_the_report_has_the_table_of_the_records(monkeypatch):
     answer = {"project": {"internalId": "1"}}
     monkeypatch.setattr("wandb_workspaces.reports.v2.interface._get_api", lambda: None)
     monkeypatch.setattr("wandb_workspaces.reports.v2.interface.execute_graphql", lambda *query: answer)
-    model = dashboard.report("team", "convbench", "s1", [record_of("lenet"), record_of("nin", val=0.95)])._to_model()
-    text = json.dumps(json.loads(model.spec.model_dump_json(by_alias=True)))
+    records = [record_of("lenet"), record_of("nin", val=0.95)]
+    predictions = {record.run_id: answers(0.9, seed=i) for i, record in enumerate(records)}
+    model = dashboard.report("team", "convbench", "s1", records, predictions)._to_model()
+    text = json.dumps(json.loads(model.spec.model_dump_json(by_alias=True)), ensure_ascii=False)
     assert "digits (stratified)" in text
     assert "| 1 | nin |" in text
-    assert "| 2 | lenet |" in text
+    assert "| 2 | lenet ≈ |" in text  # by a test of the predictions
+    low, high = (f"{100 * end:.1f}" for end in stats.interval(predictions[records[1].run_id].correct[None]))
+    assert f"{low}–{high}" in text
     assert all(name in text for name in (*dashboard.CURVES, *dashboard.COSTS, *loggers.CELLS))
 
 

@@ -139,8 +139,8 @@ def _machines(rows: Mapping[str, Sequence[RunRecord]]) -> tuple[dict[str, str], 
     """What each of the ``rows``, by number, was trained on, ``2 cores of AMD EPYC (AVX512), PyTorch 2.14.1,
     bf16-mixed``, and all of that in a line: the most frequent, and which rows are from elsewhere.
 
-    The line is OTHER_MACHINES if the latter are many. If one row is from several, it is that, too, and the rows are
-    not told apart; both are empty if it is not known.
+    The line is OTHER_MACHINES if the latter are many, or if a row is from several or from one that is not fully known:
+    such rows have no machine. Both are empty if it is not known at all.
     """
 
     def told(record: RunRecord) -> tuple[str, ...]:
@@ -156,18 +156,21 @@ def _machines(rows: Mapping[str, Sequence[RunRecord]]) -> tuple[dict[str, str], 
     vectors: dict[tuple[str, ...], set[str | None]] = defaultdict(set)  # instructions, which old records lack
     for record in records:
         vectors[told(record)].add(record.hardware.get("cpu_capability"))
-    if any(len(each - {None}) > 1 for each in vectors.values()):
-        return {}, OTHER_MACHINES
-    machines: dict[str, str] = {}
-    for number, group in rows.items():
-        first, *further = {told(record) for record in group}
-        if further:
-            return {}, OTHER_MACHINES
-        (known, *unknown) = vectors[first]
-        cores = first[0] if unknown or known is None else f"{first[0]} ({known})"
-        machines[number] = ", ".join([cores, *first[1:]])
-    (usual, _), *others = Counter(machines.values()).most_common()
-    if sum(n for _, n in others) > ODD_ONES:
+
+    def place(record: RunRecord) -> str | None:
+        """None if it may be one of several of that name."""
+        cores, *further = told(record)
+        own, there = record.hardware.get("cpu_capability"), vectors[told(record)]
+        several = len(there - {None}) > 1
+        if several and own is None:
+            return None
+        return ", ".join([f"{cores} ({own})" if several or None not in there else cores, *further])
+
+    places = {number: {place(record) for record in group} for number, group in rows.items()}
+    machines = {number: there.pop() or "" for number, there in places.items() if len(there) == 1}
+    machines = {number: machine for number, machine in machines.items() if machine}
+    (usual, _), *others = Counter(machines.values()).most_common() or [("", 0)]
+    if len(machines) < len(rows) or sum(n for _, n in others) > ODD_ONES:
         return machines, OTHER_MACHINES
     words = []
     for machine, n in others:

@@ -105,16 +105,30 @@ def told_apart(rows: Sequence[tuple[str, Settings]]) -> tuple[list[str], str]:
     for model, own in rows:
         keys = set(started_from(own))
         for key, value in own.items():
-            # rows without the key have made another choice, whose name says so
-            there = [(name, other) for name, other in rows if key in other or not key.startswith(CHOICES)]
+            there = [(name, other) for name, other in rows if key in other or _same_choice(key, own, other)]
             if key.startswith("model.") or key == "optimizer.lr":
                 keys |= {key for name, other in there if name == model and other.get(key) != value}
+            elif key.startswith(CHOICES) and any(key not in other for _, other in there):
+                keys.add(key)  # given beside those that the choice comes with
             elif (frequent := _frequent([other.get(key) for _, other in there])) != [value]:
                 keys.add(key)
                 if frequent:
                     usual[key] = frequent[0]
         told.append(line({key: value_of(own, key) for key in keys & own.keys()}))
     return told, line(usual)
+
+
+def _same_choice(key: str, one: Settings, other: Settings) -> bool:
+    """Whether the two have the same optimizer, schedule, normalisation or augmentation, whichever the key is of. If
+    not, their names say so, and one may have settings that the other cannot have.
+    """
+    choice, _, name = key.partition(".")
+    if choice not in ("augment", "optimizer", "scheduler"):
+        return True
+    if choice == "augment" and not name.startswith("normalize."):
+        return name.partition(".")[0] in other["augment"]
+    choice = "augment/normalize" if choice == "augment" else choice
+    return one.get(choice) == other.get(choice)
 
 
 def line(settings: Settings) -> str:

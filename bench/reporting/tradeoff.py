@@ -59,13 +59,14 @@ def cost_of(row: Row, name: str) -> float | None:
 
 def cost(table: Table) -> Figure | None:
     """Test top-1, with its interval or else the deviation over seeds, against each of COSTS, and the Pareto front; one
-    per machine against those that are MEASURED.
+    per machine against those that are MEASURED, without rows from several.
     """
     figure = Figure(figsize=(7, 6), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title_of(table), fontsize=10)
     panels = figure.subplots(2, 2, sharey=True)
     few, handles = len(table.rows) <= NAMED, {}
+    apart = any(row.machine for row in table.rows)
     look = looks([row.model for row in table.rows])
     for panel, (name, (label, _, scale)) in zip(panels.flatten(), COSTS.items(), strict=True):
         panel.set(xscale=scale, xlabel=label)
@@ -80,14 +81,16 @@ def cost(table: Table) -> Figure | None:
         panel.set_xlim(around([x for x, _ in points.values()], scale))
         if scale == "log":
             plain_log(panel.xaxis)
-        alike: dict[str, list[int]] = defaultdict(list)
+        alike: dict[str | None, list[int]] = defaultdict(list)
         for place in points:
-            alike[table.rows[place].machine if name in MEASURED else ""].append(place)
+            machine = table.rows[place].machine if apart and name in MEASURED else None
+            if machine != "":
+                alike[machine].append(place)
         fronts = [[places[i] for i in pareto([points[place] for place in places])] for places in alike.values()]
         for number, front in enumerate(fronts):
             steps = zip(*(points[place] for place in front), strict=True)
             panel.step(*steps, where="post", color=GREY, linestyle=FRONTS[number % len(FRONTS)], zorder=1)
-        if len(fronts) > 1:
+        if sum(map(len, alike.values())) < len(points) or len(fronts) > 1:
             panel.set_xlabel(f"{label}, a front per machine")
         bars = []
         for place, (x, y) in points.items():

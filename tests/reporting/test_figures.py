@@ -122,6 +122,25 @@ def test_fronts_of_time_and_memory_are_of_one_machine_each(make_record):
     assert drawn == [[[1, 2, 3, 4]]] * 2 + [[[1, 3], [2, 4]]] * 2
 
 
+def test_a_row_from_several_machines_is_on_no_front_of_time_and_memory(make_record):
+    records = [
+        make_record(
+            f"net{i}", seed, test=i / 10, params=i, macs=i, fit_seconds=float(i), peak_memory_bytes=i << 20,
+            hardware={"cpu": "AB"[i == 3 and seed], "cores": 2}, versions={"torch": "2.0"}, precision="32-true",
+            run_id=f"digits-net{i}-s{seed}-0123456789",
+        )
+        for i in range(1, 5) for seed in (0, 1)
+    ]  # fmt: skip
+    (table,) = leaderboard.tables(records)
+    panels = tradeoff.cost(table).axes
+    drawn = [
+        [sorted(map(float, line.get_xdata())) for line in panel.get_lines() if line.get_color() == drawing.GREY]
+        for panel in panels
+    ]
+    assert drawn == [[[1, 2, 3, 4]]] * 2 + [[[1, 2, 4]]] * 2
+    assert [panel.get_xlabel().endswith(", a front per machine") for panel in panels] == [False, False, True, True]
+
+
 def test_curves_are_mean_and_range_over_the_seeds_that_have_the_epoch(told):
     tables, _, _, runs = told
     figure = figures.learning(tables[0], runs)

@@ -129,7 +129,7 @@ def test_the_machine_is_told_or_that_there_are_several(make_record):
     assert table("A", "A").machine == "2 cores of A, 2 × X, PyTorch 2.0, bf16-mixed"
     assert f"; on {leaderboard.OTHER_MACHINES}" in render.caption(table("A", "B"))
     vectors = [{"cpu_capability": name} for name in ("AVX2", "AVX512")]
-    assert table("A", "A", own=vectors).machine == leaderboard.OTHER_MACHINES  # of one name
+    assert table("A", "A", own=vectors).machine == leaderboard.OTHER_MACHINES  # of one name, in a row
     assert table("A", "A", own=vectors[:1] * 2).machine == "2 cores of A (AVX2), 2 × X, PyTorch 2.0, bf16-mixed"
     assert table("A", "A", "A", own=[*vectors, {}]).machine == leaderboard.OTHER_MACHINES
     assert table("A", "A", own=[vectors[0], {}]).machine == "2 cores of A, 2 × X, PyTorch 2.0, bf16-mixed"
@@ -153,6 +153,20 @@ def test_rows_from_another_machine_are_told(make_record):
     assert machine("bf16", "32", "bf16") == f"{usual}; row 2 on {odd}, whose {leaderboard.COSTS}"
     assert machine("32", "bf16", "32", *["bf16"] * 2) == f"{usual}; rows 1, 3 on {odd}, whose {leaderboard.COSTS}"
     assert machine(*["32"] * 4, *["bf16"] * 5) == leaderboard.OTHER_MACHINES
+
+
+def test_a_row_of_several_machines_has_none_and_the_others_keep_theirs(make_record):
+    def record(model, seed, vectors):
+        hardware = {"cpu": "A", "cores": 2} | ({"cpu_capability": vectors} if vectors else {})
+        own = {"hardware": hardware, "versions": {"torch": "2.0"}, "precision": "bf16-mixed"}
+        config = {"model": {"name": model}, "seed": seed}
+        return make_record(model, seed, run_id=f"digits-{model}-s{seed}-0123456789", config=config, **own)
+
+    cells = [("alexnet", 0, "AVX2"), ("lenet", 0, "AVX2"), ("lenet", 1, "AVX512"), ("nin", 0, None)]
+    (table,) = leaderboard.tables([record(*cell) for cell in cells])
+    told = {row.model: row.machine for row in table.rows}
+    assert told == {"alexnet": "2 cores of A (AVX2), PyTorch 2.0, bf16-mixed", "lenet": "", "nin": ""}
+    assert table.machine == leaderboard.OTHER_MACHINES
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted"])

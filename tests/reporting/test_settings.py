@@ -1,5 +1,7 @@
 """Settings: what tells a table's rows apart."""
 
+import pytest
+
 from bench.reporting import leaderboard, render
 
 
@@ -52,6 +54,23 @@ def test_augmentations_are_told_as_they_are_asked_for(make_record):
     assert variants(config(), config(side=64)) == {"data.image_size=32", "data.image_size=64"}
 
 
+@pytest.mark.parametrize(
+    ("choice", "key"), [("optimizer", "eps"), ("scheduler", "final"), ("augment.normalize", "unit_variance")]
+)
+def test_a_setting_beside_those_of_a_choice_is_told(make_record, choice, key):
+    def record(seed, **more):
+        one = {"_target_": "x.One", **more}
+        kind, _, part = choice.partition(".")
+        config = {"model": {"name": "nin"}, "seed": seed, "augment": {}} | {kind: {part: one} if part else one}
+        return make_record("nin", seed, config=config)
+
+    for with_it in (1, 2):  # the fewer, or as many
+        (table,) = leaderboard.tables([record(0), record(1), *(record(i + 2, **{key: i}) for i in range(with_it))])
+        told = [f"{choice}.{key}={i}" for i in range(with_it)]
+        assert sorted(row.variant for row in table.rows) == ["", *told]
+        assert table.usual == ""
+
+
 def test_of_other_networks_a_row_tells_what_is_not_usual(make_record):
     def record(model, epochs, optimizer="AdamW", **more):
         own = {"_target_": f"torch.optim.{optimizer}", "lr": len(model), **more}
@@ -62,7 +81,7 @@ def test_of_other_networks_a_row_tells_what_is_not_usual(make_record):
     variants = {row.model: row.variant for row in table.rows}
     assert variants == {"lenet": "epochs=90 optimizer=sgd", "nin": "", "vgg16": ""}
     (table,) = leaderboard.tables([record("lenet", 90), others[0]])
-    assert {row.variant for row in table.rows} == {"epochs=90", "epochs=30"}
+    assert {row.variant for row in table.rows} == {"epochs=90", "epochs=30 optimizer.betas=[0.9,0.95]"}
 
 
 def test_a_usual_value_tells_of_itself_below_the_table(make_record):
