@@ -8,15 +8,15 @@
 
 train: images/s of training at 32×32 on random images: this project's Trainer with augmentation and metrics; a bare
 loop on batches made before; the reference stack, a plain LightningModule in 32 bits with torchmetrics and torchvision's
-transforms of PIL images in a DataLoader, with the best of 0, 1 and 2 workers; one large convolution, the machine's
-ceiling, in bf16 or 32 bits, whichever is faster (networks may pass it in 32 bits, where they take fewer
-multiplications than are counted). The faster the machine, the more images an epoch has. The quotients are medians over
-rounds. Each is a process of its own, and they take turns.
+transforms of PIL images in a DataLoader, with the best of 0, 1, 2, 4, 8 and 16 workers, as far as there are cores; one
+large convolution, the machine's ceiling, in bf16 or 32 bits, whichever is faster (networks may pass it in 32 bits,
+where they take fewer multiplications than are counted). The faster the machine, the more images an epoch has. The
+quotients are medians over rounds. Each is a process of its own, and they take turns.
 
 growth: images/s and peak memory of this project's training against the size of the batch, of the images and of the data
 set, of LeNet and NiN with batch norm; also as a figure.
 
-data: images/s of the input pipeline against torchvision's transforms in a DataLoader with 0, 1 and 2 workers; memory;
+data: images/s of the input pipeline against torchvision's transforms in a DataLoader with 0, 1, 2, … workers; memory;
 the time to build the cache of decoded images (on CIFAR-10, where paths.data has it as image files).
 
 models: images/s, forward and backward, of AlexNet, VGG and GoogLeNet in the papers' geometry against torchvision's of

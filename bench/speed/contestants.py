@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from bench import callbacks, config, machine
 from bench.assemble import build, make_model, make_trainer, prepare_machine
@@ -166,11 +166,19 @@ def flops_per_image(module: Classifier, batch: Batch) -> float:
     normalisation none, though here its window is a convolution; of convolutions with fewer multiplications those of
     PyTorch's.
     """
-    counted, counter = copy.deepcopy(module), FlopCounterMode(display=False)
+    own = {torch.ops.aten.convolution_backward: _backward_flops}
+    counted, counter = copy.deepcopy(module), FlopCounterMode(display=False, custom_mapping=own)
     reference.plain(counted.model)
     with counter:
         losses(counted, batch._replace(images=batch.images.float())).backward()
     return counter.get_total_flops() / len(batch.labels)
+
+
+def _backward_flops(grad_out, x, w, _bias, _stride, _padding, _dilation, transposed, _more, _groups, mask, **_) -> int:  # type: ignore[no-untyped-def]
+    """Of a convolution's backward pass, from the shapes: for the gradients of its input and weights, where they are
+    asked for, each as many as forward. PyTorch's own count forgets the groups in those of the weights.
+    """
+    return sum(mask[:2]) * conv_flop_count(x, w, grad_out, transposed)
 
 
 def convolution(line: Connection, device: str) -> None:

@@ -26,11 +26,11 @@ from bench.data.loader import BatchLoader
 from bench.data.normalize import ChannelNormalize
 from bench.data.pipeline import Pipeline
 from bench.data.statistics import pixel_statistics
+from bench.speed import reference
 from bench.speed.timing import interleaved, publish
 
 BATCH = 128
 ROUNDS = 5
-WORKERS = (0, 1, 2)
 OURS = "this pipeline"
 SMALL, SMALL_THEIRS = 50_000, 12_800
 """32×32 images of an epoch: ours, and of the others, which take as long for fewer."""
@@ -142,7 +142,7 @@ def theirs(name: str, samples: Samples) -> Contestants:
         f"{name}, {workers} worker{'s' * (workers != 1)}": DataLoader(
             samples, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0
         )
-        for workers in WORKERS
+        for workers in reference.workers()
     }
 
 

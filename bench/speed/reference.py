@@ -18,9 +18,18 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision import transforms
 
+from bench import machine
 from bench.models import Output
 from bench.models.kernels import Dropout, LocalResponseNorm, MaxPool2x2
 from bench.models.winograd import as_pytorchs
+
+WORKERS = (0, 1, 2, 4, 8, 16)
+"""Numbers of processes of a DataLoader that are tried, up to the number of cores."""
+
+
+def workers() -> list[int]:
+    """The WORKERS that have a core each."""
+    return [n for n in WORKERS if n <= machine.hardware()["cores"]]
 
 
 class PILImages(Dataset):

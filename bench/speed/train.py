@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from bench import console, machine
+from bench.speed import reference
 from bench.speed.contestants import Job, bare_loop, convolution, fit, machine_settings, plain_fit
 from bench.speed.timing import interleaved, publish
 from bench.speed.turns import Contestant, together
 
 ROUNDS = 5
-WORKERS = (0, 1, 2)
 OURS, BARE, CEILING = "ours", "bare loop", "ceiling"
 EPOCHS = {
     "lenet": 25_600, "alexnet_bn": 1_280, "nin_bn": 1_024, "vgg11_bn": 1_280, "googlenet_bn": 512,
@@ -77,7 +77,7 @@ def compare(settings: Sequence[str], images: int, device: torch.device) -> dict[
     everyone = {
         OURS: Contestant(fit, job),
         BARE: Contestant(bare_loop, job),
-        **{f"reference, {workers}": Contestant(plain_fit, job, workers) for workers in WORKERS},
+        **{f"reference, {workers}": Contestant(plain_fit, job, workers) for workers in reference.workers()},
         CEILING: Contestant(convolution, str(device)),
     }
     with together(everyone) as contestants:

@@ -7,10 +7,13 @@ import torch
 from omegaconf import OmegaConf
 
 from bench.data.decode import Decoder
+from bench.data.loader import Batch
+from bench.models.alexnet import AlexNet
 from bench.models.googlenet import GoogLeNet
 from bench.models.lenet import LeNet
 from bench.models.nin import NiN
-from bench.speed import reference, synthetic, train
+from bench.module import Classifier
+from bench.speed import contestants, reference, synthetic, train
 from bench.speed.__main__ import main
 from bench.speed.contestants import Job
 
@@ -41,6 +44,22 @@ def test_the_reference_has_pytorchs_layers_and_the_same_function(network):
     assert torch.allclose(before, after, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("network", "macs", "first"),
+    [(AlexNet(10, image_size=32), 177_453_056, 7_372_800), (LeNet(10, 3), 651_720, 352_800)],  # AlexNet has groups
+)
+def test_training_takes_three_times_the_operations_but_the_images_need_no_gradient(network, macs, first):
+    batch = Batch(torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64))
+    counted = contestants.flops_per_image(Classifier(network, 10, None, None), batch)
+    assert counted == 2 * (3 * macs - first)
+
+
+def test_a_dataloader_has_no_more_workers_than_there_are_cores(monkeypatch):
+    for cores, most in ((1, 1), (2, 2), (6, 4), (64, 16)):
+        monkeypatch.setattr(reference.machine, "hardware", lambda cores=cores: {"cores": cores})
+        assert max(reference.workers()) == most
+
+
 def test_a_quotient_is_the_median_of_the_rounds():
     assert train.quotient([2.0, 30.0, 4.0], [1.0, 10.0, 4.0]) == 2.0
 
@@ -55,7 +74,7 @@ def test_slow_machines_get_fewer_images_in_whole_batches(flops, images):
 @pytest.mark.slow
 def test_all_contestants_train_in_turns_and_a_table_is_written(forked, call, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "ROUNDS", 2)
-    monkeypatch.setattr(train, "WORKERS", (0,))
+    monkeypatch.setattr(reference, "WORKERS", (0,))
     monkeypatch.setattr(train, "EPOCHS", {"lenet": 256})
     code, out, err = call(main, "train", "trainer.accelerator=cpu", f"paths.results={tmp_path}")
     assert (code, err) == (0, "")
