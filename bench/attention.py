@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,13 +51,23 @@ class Attention:
     features: tuple[Feature, ...]
 
 
+class Capped(nn.ReLU):
+    """ReLU6 as a ReLU, which is what captum knows how to rectify the backward signal of."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.clamp(max=6))
+
+
 class Logits(nn.Module):
     """A copy of a network that returns only its logits and whose ReLUs are not in place."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        for layer in self.model.modules():
+        for layer in list(self.model.modules()):
+            for name, inner in layer.named_children():
+                if isinstance(inner, nn.ReLU6):
+                    setattr(layer, name, Capped())
             if isinstance(layer, nn.ReLU):
                 layer.inplace = False
 
@@ -113,9 +124,13 @@ def grad_cam(network: nn.Module, images: Tensor, target: int) -> np.ndarray:
     return large[0, 0].detach().cpu().numpy()
 
 
-def outputs(network: nn.Module, images: Tensor) -> list[tuple[str, nn.Module, Tensor]]:
-    """Name, module and result of each call that returns maps larger than 1×1, in the order in which they return."""
-    found: list[tuple[str, nn.Module, Tensor]] = []
+Call = tuple[str, nn.Module, Tensor]
+"""Name, module and result (N, C, h, w) of a call."""
+
+
+def outputs(network: nn.Module, images: Tensor) -> list[Call]:
+    """The calls that return maps larger than 1×1, in the order in which they return."""
+    found: list[Call] = []
 
     def note(name: str, layer: nn.Module, result: object) -> None:
         if isinstance(result, Tensor) and result.ndim == 4 and min(result.shape[-2:]) > 1:
@@ -141,17 +156,18 @@ def last_maps(network: nn.Module, images: Tensor) -> nn.Module:
 
 def features(network: nn.Module, images: Tensor) -> tuple[Feature, ...]:
     """The strongest maps after the last ReLU (or else convolution) of each resolution, first to last, and what their
-    largest values come from: projected back to the image by a deconvnet, Zeiler, Fergus 2014, section 2.1.
+    largest values come from: projected back to the image by a deconvnet, Zeiler, Fergus 2014, section 2.1. If a block
+    joins that ReLU's maps with those of other branches, as GoogLeNet's do, they are all looked at.
 
     A deconvnet's unpooling and filtering are the gradients of pooling and convolution; it rectifies the backward signal
     in place of ReLU's gradient. Batch norm and local response normalisation, which the paper's network did not have
-    after convolutions, use their gradients.
+    after convolutions, use their gradients; so do other activations, and a network without ReLU shows plain gradients.
     """
     calls = outputs(network, images)
     kinds = nn.ReLU if any(isinstance(layer, nn.ReLU) for _, layer, _ in calls) else nn.Conv2d
-    last = {result.shape[-1]: (name, layer, result[0]) for name, layer, result in calls if isinstance(layer, kinds)}
+    last = {call[2].shape[-1]: call for call in calls if isinstance(call[1], kinds)}
     found = []
-    for name, layer, maps in last.values():
+    for name, layer, (maps,) in (_joined(call, calls) for call in last.values()):
         peaks = maps.flatten(1).max(dim=1)
         for channel in peaks.values.argsort(descending=True)[:STRONGEST].tolist():
             where = divmod(int(peaks.indices[channel]), maps.shape[-1])
@@ -161,6 +177,21 @@ def features(network: nn.Module, images: Tensor) -> tuple[Feature, ...]:
             projection = back[0].permute(1, 2, 0).detach().cpu().numpy()
             found.append(Feature(name.removeprefix("model."), channel, maps[channel].cpu().numpy(), projection))
     return tuple(found)
+
+
+def _joined(call: Call, calls: Sequence[Call]) -> Call:
+    """The call of the smallest module around a layer that returns the layer's maps among others, else the layer's."""
+    name, _, maps = call
+    strongest = maps[:, [int(maps.amax(dim=(0, 2, 3)).argmax())]]  # (1, 1, h, w)
+    around = [
+        (outer, module, result)
+        for outer, module, result in calls
+        if name.startswith(f"{outer}.")
+        and result.shape[1] > maps.shape[1]
+        and result.shape[2:] == maps.shape[2:]
+        and (result == strongest).all(dim=3).all(dim=2).any()
+    ]
+    return max(around, key=lambda outer: len(outer[0]), default=call)
 
 
 def first_filters(model: nn.Module) -> np.ndarray:

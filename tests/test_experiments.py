@@ -1,5 +1,7 @@
 """Recipes: each composes, takes real steps on images of its size, and has the published schedule."""
 
+import shlex
+
 import numpy as np
 import pytest
 import torch
@@ -128,6 +130,28 @@ def test_a_recipe_is_of_the_network_and_the_data_that_it_is_called_after(name):
     data, _, model = name.partition("/")
     assert (cfg.data.name, cfg.model.name) == (data, model)
     assert f"experiment={name}" in (config.CONF / "experiment" / f"{name}.yaml").read_text()
+
+
+def commands(name):
+    """The arguments of each ``bench`` command in the head of a recipe."""
+    text = (config.CONF / "experiment" / f"{name}.yaml").read_text().replace("\\\n#", "")
+    return [shlex.split(line[1:], comments=True)[1:] for line in text.splitlines() if line.startswith("#   bench ")]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_commands_of_a_recipes_head_compose(name):
+    assert commands(name)
+    for arguments in commands(name):
+        assert cli.composed([one for one in arguments if one != "-m" and "," not in one]).model.net
+
+
+def test_vgg_11_begins_as_published_with_images_whose_mean_alone_is_subtracted():
+    _, arguments = commands("paper/vgg16")
+    cfg = cli.composed(arguments)
+    assert (cfg.model.name, cfg.model.net.init, cfg.trainer.clip_norm) == ("vgg11", "paper", None)
+    assert (cfg.augment.normalize._target_, cfg.augment.normalize.unit_variance) == (
+        "bench.data.normalize.ChannelNormalize", False,
+    )  # fmt: skip
 
 
 def test_a_setting_beside_a_recipe_takes_its_place():

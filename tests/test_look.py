@@ -13,6 +13,7 @@ pytest.importorskip("matplotlib")
 
 from bench import attention, inference, look
 from bench.attention import Logits
+from bench.models.googlenet import GoogLeNet
 from bench.models.layers import Output
 from bench.reporting import looks
 from bench.saved import open_run
@@ -114,6 +115,42 @@ def test_every_network_can_be_looked_into(runs, noise, model):
     assert len(set(sides)) > 1
     assert all(feature.projection.shape == (32, 32, 3) for feature in made.features)
     assert any(layer.inplace for layer in saved.model.modules() if isinstance(layer, nn.ReLU))  # it is not changed
+
+
+def test_of_a_block_the_strongest_maps_of_all_branches_are_shown():
+    torch.manual_seed(0)
+    network, x = Logits(GoogLeNet(10, image_size=32, batch_norm=True)), images()
+    calls = {name: result[0] for name, _, result in attention.outputs(network, x)}
+    found: dict[str, list[int]] = {}
+    for feature in attention.features(network, x):
+        found.setdefault(feature.layer, []).append(feature.channel)
+    blocks = [name for name in found if "inception" in name]
+    assert [name[-2:] for name in blocks] == ["3b", "4e", "5b"]
+    for block in blocks:
+        peaks = calls[f"model.{block}"].amax(dim=(1, 2))
+        assert len(peaks) in (480, 832, 1024)
+        assert found[block] == peaks.argsort(descending=True)[:4].tolist()
+
+
+def test_relu6_is_rectified_as_relu_is():
+    first, second = nn.Conv2d(1, 3, 3, bias=False), nn.Conv2d(3, 2, 3, bias=False)
+
+    def features(activation):
+        found = attention.features(Logits(nn.Sequential(first, activation(), second, activation(), Last())), x)
+        return [(feature.channel, feature.activation, feature.projection) for feature in found]
+
+    class Last(nn.Module):
+        def forward(self, x):
+            return Output(x.mean(dim=(2, 3)))
+
+    torch.manual_seed(0)
+    x = images(12, 1)
+    assert first(x).max() < 6
+    for six, relu in zip(features(nn.ReLU6), features(nn.ReLU), strict=True):
+        for one, other in zip(six, relu, strict=True):
+            assert np.array_equal(one, other)
+    large = Logits(nn.Sequential(nn.ReLU6(), Last()))
+    assert large(torch.full((1, 2, 4, 4), 7.0)).tolist() == [[6.0, 6.0]]
 
 
 def test_a_network_without_relu_has_its_convolutions_shown(runs):
