@@ -59,6 +59,7 @@ def build(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device) ->
         if resolved["trainer"]["channels_last"]:
             model = model.to(memory_format=torch.channels_last)
         if (mode := machine.compile_mode(resolved["trainer"]["compile"], device)) is not None:
+            torch.compiler.reset()  # a function has few variants, and those of this process's earlier cells count
             model.compile(mode=mode)  # in place: parameters keep their names
         module = Classifier(
             model,

@@ -27,6 +27,16 @@ from bench.store import write_atomically
 Row = dict[str, float]
 
 
+class Guard(L.Callback):
+    """Ends the training before an epoch is written if ``check`` raises."""
+
+    def __init__(self, check: Callable[[], None]):
+        self.check = check
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.check()
+
+
 class Meter(L.Callback):
     """Images per second, seconds and peak memory of the training, over all its attempts.
 

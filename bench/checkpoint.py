@@ -99,7 +99,7 @@ class Checkpoints(Checkpoint):
     removed only once it refers to others, so the two match whenever the process ends.
 
     A signal noted by ``interrupts`` ends the training with Interrupted once the state is saved. What ``use`` returns is
-    saved with the selected weights: all that is needed to use them.
+    saved with the selected weights: all that is needed to use them. ``check`` may raise before anything is written.
     """
 
     def __init__(
@@ -108,9 +108,10 @@ class Checkpoints(Checkpoint):
         minutes: float,
         interrupts: Interrupts,
         use: Callable[[], dict[str, Any]] = dict,
+        check: Callable[[], None] = lambda: None,
     ):
         self.folder, self.minutes, self.interrupts = folder, minutes, interrupts
-        self.use = use
+        self.use, self.check = use, check
         self.best_epoch: int | None = None
         self.best_top1 = -1.0
         self._random: dict[str, Any] | None = None
@@ -170,6 +171,7 @@ class Checkpoints(Checkpoint):
 
     def finish(self) -> Path:
         """Rename the selected weights to ``selected.ckpt``; returns the path."""
+        self.check()
         target = self.folder / SELECTED
         if self.best_epoch is not None and (file := self._selected(self.best_epoch)).exists():
             file.replace(target)
@@ -181,6 +183,7 @@ class Checkpoints(Checkpoint):
         return self.folder / f"selected-{epoch}.ckpt"
 
     def _save(self, trainer: L.Trainer) -> None:
+        self.check()
         trainer.save_checkpoint(self.folder / LAST)
         self._saved = time.monotonic()
 

@@ -114,6 +114,11 @@ class Claim:
                     os.utime(self.file)
 
 
+def owner_of(folder: Path) -> Owner | None:
+    """Who holds the claim on a folder, dead or alive; None if there is no claim."""
+    return _parse(_text(folder / CLAIM))
+
+
 def holder(folder: Path) -> str | None:
     """A line about the live process working on a folder; None if there is none."""
     file = folder / CLAIM

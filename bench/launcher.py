@@ -114,8 +114,12 @@ class CellLauncher(Launcher):
 
 def cell_of(master: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The configuration of a cell of the sweep that Hydra has composed ``master`` for."""
-    where = [override for override in master.hydra.overrides.hydra if override.startswith("hydra.searchpath=")]
-    return compose(master.hydra.job.config_name, [*where, *overrides])
+    return compose(master.hydra.job.config_name, [*searchpath(master), *overrides])
+
+
+def searchpath(master: DictConfig) -> list[str]:
+    """The settings that say where else configurations are."""
+    return [override for override in master.hydra.overrides.hydra if override.startswith("hydra.searchpath=")]
 
 
 RULES: dict[str, Rule] = {

@@ -211,16 +211,23 @@ def versions() -> dict[str, str]:
     return own | {name: importlib.metadata.version(name) for name in packages}
 
 
+CODE = ("bench", "conf", "hydra_plugins")
+"""What a run is made of."""
+
+
 @functools.cache
 def git_sha() -> str | None:
-    """Commit of the checkout the package runs from, with suffix ``-dirty`` if it has changes; None outside one."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    """Commit of the checkout the package runs from, with suffix ``-dirty`` if it has changes or new files among CODE;
+    None outside one.
+    """
+    git = ["git", "-C", str(Path(__file__).parents[1])]
     try:
         tracked = subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False)
         if tracked.returncode != 0:
             return None
         sha = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+        changed = [["status", "--porcelain", "-uno"], ["ls-files", "--others", "--exclude-standard", *CODE]]
+        dirty = any(subprocess.run([*git, *each], capture_output=True, check=True).stdout.strip() for each in changed)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return sha + ("-dirty" if status.stdout.strip() else "")
+    return sha + "-dirty" * dirty

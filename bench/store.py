@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from bench.claim import CLAIM, PROBE, Claim, ClaimedError, holder
+from bench.claim import CLAIM, PROBE, Claim, ClaimedError, holder, owner_of
 from bench.errors import ConfigError
 from bench.record import RUN_ID, RunRecord
 
@@ -36,6 +36,24 @@ class DoneError(StoreError):
 
 class BusyError(StoreError):
     """Another process is working on it."""
+
+
+class LostError(BusyError):
+    """Another process has taken the cell over from this one."""
+
+    def __init__(self, run_id: str):
+        super().__init__(f"{run_id}: presumed dead meanwhile; another process is working on it")
+
+
+def still_ours(folder: Path, run_id: str) -> Callable[[], None]:
+    """A function that raises LostError if another process has claimed the cell's directory since this call."""
+    owner = owner_of(folder)
+
+    def check() -> None:
+        if owner_of(folder) != owner:
+            raise LostError(run_id)
+
+    return check
 
 
 @dataclass(frozen=True)
@@ -177,6 +195,8 @@ class Store:
         try:
             if path == self.path(run_id) and self.ok(run_id):  # published after we looked, before we had the claim
                 raise BusyError(f"{run_id}: another process has just finished it")
+            if (path / RECORD).exists() and _read(path / RECORD) is None:  # perhaps of another version of this project
+                self._put_aside(path)
             kept = {path / CLAIM}
             if work.checkpoint is not None and work.checkpoint.stat().st_mtime >= since:
                 kept |= set(path.iterdir()) - {path / RECORD, path / ERROR}
@@ -189,6 +209,16 @@ class Store:
             work.claim.release()
             raise
         return work
+
+    def _put_aside(self, path: Path) -> None:
+        """Move what belongs to a record that cannot be read to ``.<run_id>.unreadable``."""
+        aside = path.with_name(f".{path.name.removeprefix('.')}.unreadable")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        for entry in set(path.iterdir()) - {path / CLAIM}:
+            if not entry.name.startswith(PROBE):
+                entry.rename(aside / entry.name)
+        warnings.warn(f"{path}: moved to {aside.name}", stacklevel=4)
 
     def discard(self, work: Workspace) -> None:
         """Give up an attempt that did nothing: remove its directory, unless there is an earlier attempt to resume, and
@@ -211,7 +241,7 @@ class Store:
             BusyError: the claim was lost to another process, which is now working on the cell.
         """
         if not work.claim.held():
-            raise BusyError(f"{record.run_id}: presumed dead meanwhile; another process is working on it")
+            raise LostError(record.run_id)
         write_atomically(work.path / RECORD, record.to_json())
         if record.status == "ok":
             (work.path / LAST).unlink(missing_ok=True)

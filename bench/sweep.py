@@ -103,11 +103,17 @@ def plan(master: DictConfig) -> dict[str, dict[str, Any]]:
     grid = [f"{key}={value}" for key, value in (master.hydra.sweeper.get("params") or {}).items()]
     overrides = OverridesParser.create().parse_overrides([*grid, *master.hydra.overrides.task])
     (cells,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    where = [
+        f"--config-dir={source.path}"
+        for source in master.hydra.runtime.config_sources
+        if source.provider == "command-line"
+    ]
+    where += launcher.searchpath(master)
     planned = {}
     for cell in cells:
         values = check(launcher.cell_of(master, cell))
         if (results := values["paths"]["results"]) != master.paths.results:
             raise ConfigError(f"paths.results={results}: a sweep has one folder, not one for each cell")
-        about = {"overrides": list(cell), "epochs": values["trainer"]["max_epochs"], "force": values["force"]}
+        about = {"overrides": [*where, *cell], "epochs": values["trainer"]["max_epochs"], "force": values["force"]}
         planned[run_id(values)] = about
     return planned

@@ -29,7 +29,7 @@ from bench.record import Metrics, RunRecord, Status, protocol, run_id
 from bench.reporting import predictions
 from bench.reporting.predictions import MISTAKES, Predictions
 from bench.status import state_of
-from bench.store import ERROR, LAST, BusyError, DoneError, Store, write_atomically
+from bench.store import ERROR, LAST, BusyError, DoneError, Store, still_ours, write_atomically
 
 
 def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback] = ()) -> RunRecord:
@@ -146,6 +146,7 @@ def train(
     Raises:
         ConfigError: a constructor rejects its arguments, or the device or the data are missing.
         FloatingPointError: a loss is not finite.
+        LostError: another process has taken over.
         CheckpointError: the state to resume from cannot be loaded.
         Interrupted: a signal stopped the run.
     """
@@ -163,7 +164,8 @@ def train(
     shown = resolved["progress"] if rank == 0 else "none"
     bar, on_row = callbacks.progress(shown, resolved["model"]["name"], resolved["trainer"]["max_epochs"])
     minutes = resolved["trainer"]["checkpoint_minutes"]
-    checkpoints = Checkpoints(work / "checkpoints", minutes, interrupts, lambda: saved.use(resolved, data))
+    check = still_ours(work, about["run_id"])
+    checkpoints = Checkpoints(work / "checkpoints", minutes, interrupts, lambda: saved.use(resolved, data), check)
     with loggers.finishing(), callbacks.quiet():
         logger = make_logger(cfg, resolved, work, sweep) if rank == 0 else None
         meter = callbacks.Meter(peak)  # whose clock starts: after the logger, which may have a server to wait for
@@ -173,7 +175,7 @@ def train(
         loggers.watch(logger, resolved, module.model, steps)
         decay = resolved["trainer"]["ema"]
         average = [] if decay is None else [MovingAverage(decay)]
-        watching = [meter, *bar, *average, table, checkpoints, *watchers]
+        watching = [callbacks.Guard(check), meter, *bar, *average, table, checkpoints, *watchers]
         trainer = make_trainer(resolved, device, data, logger, watching, processes)
         last = work / LAST
         with interrupts.deferring():

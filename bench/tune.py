@@ -27,6 +27,7 @@ import shlex
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
@@ -136,7 +137,10 @@ def distribution(override: Override) -> BaseDistribution:
         if not (values := sorted(sweep.range())):
             raise ValueError("the range is empty")
         kind = IntDistribution if all(isinstance(value, int) for value in values) else FloatDistribution
-        return kind(values[0], values[-1], step=abs(sweep.step))
+        # in decimals: Hydra adds up a last value of 0.8999999999999999, which Optuna would leave out
+        start, step = Decimal(str(sweep.start)), Decimal(str(sweep.step))
+        low, high = sorted((start, start + (len(values) - 1) * step))
+        return kind(type(values[0])(low), type(values[0])(high), step=abs(sweep.step))
     if not isinstance(sweep, ChoiceSweep):
         raise ValueError("cannot be searched; list the options")
     return CategoricalDistribution(list(dict.fromkeys(override.sweep_string_iterator())))

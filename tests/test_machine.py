@@ -151,6 +151,31 @@ def test_the_commit_is_that_of_the_checkout():
     assert machine.git_sha().removesuffix("-dirty") == head.stdout.strip()
 
 
+def test_new_files_of_code_make_a_checkout_another_than_its_commit(tmp_path, monkeypatch):
+    def git(*arguments):
+        who = ["-c", "user.name=x", "-c", "user.email=x@y"]
+        return subprocess.run(["git", "-C", str(tmp_path), *who, *arguments], capture_output=True, check=True)
+
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench/machine.py").write_text("")
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "x")
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "bench/machine.py"))
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/new").write_text("")
+    clean = machine.git_sha.__wrapped__()
+    assert clean == git("rev-parse", "HEAD").stdout.decode().strip()
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/mine.yaml").write_text("")
+    assert machine.git_sha.__wrapped__() == f"{clean}-dirty"
+    git("add", "conf")
+    git("commit", "-qm", "y")
+    assert not machine.git_sha.__wrapped__().endswith("-dirty")
+    (tmp_path / "bench/machine.py").write_text("changed")
+    assert machine.git_sha.__wrapped__().endswith("-dirty")
+
+
 def test_memory_is_measured_where_the_mark_cannot_be_reset(monkeypatch):
     def denied(*_):
         raise PermissionError

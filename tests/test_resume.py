@@ -19,7 +19,7 @@ from bench import checkpoint, train
 from bench.checkpoint import Checkpoints
 from bench.interrupt import Interrupted
 from bench.module import Classifier
-from bench.store import LAST, Store
+from bench.store import LAST, BusyError, Store
 
 # AlexNet draws dropout, the crops of each epoch are drawn anew, and checkpoints are made within epochs, too
 CELL = (
@@ -223,3 +223,25 @@ def test_a_full_disk_is_told_as_such():
 
     with pytest.raises(OSError, match="No space left on device"):
         checkpoint._save({"weights": torch.zeros(3)}, Full())  # PyTorch: "unexpected pos"
+
+
+@pytest.mark.parametrize(("batch", "minutes"), [(5, 60), (2, 0.0001)])
+def test_a_run_that_another_process_has_taken_over_ends_before_it_writes(
+    composed, noise, tmp_path, monkeypatch, batch, minutes
+):
+    cfg = composed(*CELL, noise, "progress=none", f"trainer.checkpoint_minutes={minutes}")
+    written = {}
+
+    def there():
+        return {file: file.read_bytes() for file in (tmp_path / "results/runs").rglob("*") if file.is_file()}
+
+    def take_over():
+        (claim,) = (tmp_path / "results").glob("runs/*/claim.json")
+        claim.write_text(claim.read_text().replace('"id": "', '"id": "another'))
+        written.update(there())
+
+    stop_at(monkeypatch, 1, batch, take_over)
+    with pytest.raises(BusyError, match="presumed dead meanwhile; another process is working on it"):
+        train.run(cfg)
+    assert {"last.ckpt", "metrics.csv", "selected-1.ckpt"} < {file.name for file in written}
+    assert there() == written

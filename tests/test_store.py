@@ -144,6 +144,22 @@ def test_a_cell_that_was_given_up_for_dead_and_taken_over_is_not_written_twice(t
     assert store.load_all() == [record]
 
 
+def test_what_belongs_to_a_record_of_another_version_is_put_aside_and_not_lost(tmp_path, make_record):
+    store, record = Store(tmp_path), make_record()
+    folder = publish(store, record)
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints/selected.ckpt").write_bytes(b"weights")
+    text = record.to_json().replace('"schema_version": 2', '"schema_version": 3')
+    (folder / "record.json").write_text(text)
+    with pytest.warns(UserWarning, match="schema_version=3|moved to"):
+        work = store.workspace(record.run_id)
+    assert files(work.path) == ["claim.json"]
+    aside = tmp_path / f"runs/.{record.run_id}.unreadable"
+    assert files(aside) == ["checkpoints", "checkpoints/selected.ckpt", "metrics.csv", "record.json"]
+    assert (aside / "record.json").read_text() == text
+    assert store.load_all() == []
+
+
 @pytest.mark.parametrize("moment", ["old put aside", "new put in place"])
 def test_a_replacement_that_was_cut_off_is_finished(tmp_path, make_record, moment):
     store, old = Store(tmp_path), make_record(test=0.8)

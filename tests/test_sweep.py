@@ -1,5 +1,6 @@
 import csv
 import json
+import shlex
 
 import pytest
 from common import NOISE, SHORT, files, one_line
@@ -98,7 +99,7 @@ def test_a_cluster_that_is_not_there_is_told_and_leaves_no_sweep(bench, tmp_path
     assert not list((tmp_path / "results/sweeps").iterdir())
 
 
-def test_cells_are_composed_of_ones_own_configurations_too(bench, tmp_path):
+def test_cells_are_composed_of_ones_own_configurations_too(bench, tmp_path, monkeypatch):
     (tmp_path / "conf/model").mkdir(parents=True)
     own = (CONF / "model/lenet.yaml").read_text().replace("name: lenet", "name: mine")
     (tmp_path / "conf/model/mine.yaml").write_text(own)
@@ -106,6 +107,17 @@ def test_cells_are_composed_of_ones_own_configurations_too(bench, tmp_path):
     code, out, err = bench("-m", where, "model=mine,lenet", *SHORT, "progress=none")
     assert code == 0, out + err
     assert {record.model for record in Store(tmp_path / "results").load_all()} == {"mine", "lenet"}
+
+    def broken(*_):
+        raise RuntimeError("broken since")
+
+    with monkeypatch.context() as once:
+        once.setattr(train, "build", broken)
+        code, out, _ = bench("-m", where, "model=mine,lenet", "seed=1", *SHORT, "progress=none")
+    assert code == 1
+    again = next(line for line in out.splitlines() if "again: bench" in line and "model=mine" in line)
+    code, out, err = bench(*shlex.split(again)[2:])
+    assert code == 0, out + err
 
 
 def test_a_wrong_cell_is_refused_before_any_cell_runs(bench, tmp_path):
@@ -206,7 +218,7 @@ def test_a_torn_record_is_trained_anew(bench, tmp_path):
     assert bench(*sweep)[0] == 0
     (record,) = (tmp_path / "results/runs").glob("*/record.json")
     record.write_text(record.read_text().replace('"schema_version": 2', '"schema_version": 0'))
-    with pytest.warns(UserWarning, match="schema_version=0"):
+    with pytest.warns(UserWarning, match="schema_version=0|moved to"):
         code, out, _ = bench(*sweep)
     assert code == 0
     assert "1 of 1 cells ok" in out

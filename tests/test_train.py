@@ -1,4 +1,5 @@
 import csv
+import itertools
 import json
 import math
 import shutil
@@ -73,6 +74,26 @@ def test_a_compiled_network_learns_the_same_and_its_weights_keep_their_names(com
     file = tmp_path / "results/runs" / compiled.run_id / "checkpoints/selected.ckpt"
     weights = torch.load(file, weights_only=True)["state_dict"]
     assert "model.features.0.weight" in weights
+
+
+def test_each_cell_of_a_process_compiles_all_of_its_network(composed, monkeypatch):
+    graphs, compiling = [], torch.nn.Module.compile
+
+    def counting(graph, inputs):
+        graphs[-1] += 1
+        return graph
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode: compiling(self, backend=counting))
+    for model in ("vgg11", "vgg11_bn", "vgg13", "vgg13_bn"):  # whose code is the same
+        cfg = composed(f"model={model}", *QUIET, "trainer.compile=default")
+        _, module = train.build(cfg, train.config.check(cfg), torch.device("cpu"))
+        graphs.append(0)
+        for images, training in itertools.product((2, 3), (True, False)):
+            module.model.train(training)
+            with torch.set_grad_enabled(training):
+                module.model(torch.zeros(images, 3, 32, 32))
+    assert graphs[0] >= 2
+    assert len(set(graphs)) == 1
 
 
 def test_test_metrics_are_those_of_the_predictions(composed, tmp_path):

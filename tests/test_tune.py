@@ -27,6 +27,9 @@ from bench import tune
         ("a=range(16,65,16)", IntDistribution(16, 64, step=16)),
         ("a=range(5,1,-2)", IntDistribution(3, 5, step=2)),
         ("a=range(0.1,0.5,0.1)", FloatDistribution(0.1, 0.4, step=0.1)),
+        ("a=range(0,1,0.3)", FloatDistribution(0, 0.9, step=0.3)),
+        ("a=range(1,0,-0.3)", FloatDistribution(0.1, 1.0, step=0.3)),
+        ("a=range(0.2,0.9,0.3)", FloatDistribution(0.2, 0.8, step=0.3)),
         ("+a.b=1,2", CategoricalDistribution(["1", "2"])),
     ],
 )

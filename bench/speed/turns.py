@@ -7,13 +7,13 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from bench import machine
 
-START = "spawn"  # without any thread, lock or allocator of this process
+START: Literal["spawn", "forkserver"] = "spawn"  # without any thread, lock or allocator of this process
 
 
 class Done(NamedTuple):
