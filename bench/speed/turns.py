@@ -7,13 +7,13 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from bench import machine
 
-START: Literal["spawn", "forkserver"] = "spawn"  # without any thread, lock or allocator of this process
+CONTEXT = multiprocessing.get_context("spawn")  # no thread, lock or allocator of this process
 
 
 class Done(NamedTuple):
@@ -58,10 +58,9 @@ class Contestant:
     """
 
     def __init__(self, work: Callable[..., None], *arguments: Any):
-        context = multiprocessing.get_context(START)
-        self.line, theirs = context.Pipe()
+        self.line, theirs = CONTEXT.Pipe()
         self.last = Done(0, 0, {})
-        self.process = context.Process(target=_run, args=(theirs, work, arguments))
+        self.process = CONTEXT.Process(target=_run, args=(theirs, work, arguments))
         self.process.start()
         theirs.close()
 

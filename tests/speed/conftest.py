@@ -1,7 +1,7 @@
 """What the tests of measurements share."""
 
-import processes  # the server imports what it says there
 import pytest
+from processes import CONTEXT
 
 from bench.speed import turns
 
@@ -9,4 +9,4 @@ from bench.speed import turns
 @pytest.fixture
 def forked(monkeypatch):
     """Contestants are forked, in a fraction of a second; those started anew import PyTorch for seconds."""
-    monkeypatch.setattr(turns, "START", processes.CONTEXT.get_start_method())
+    monkeypatch.setattr(turns, "CONTEXT", CONTEXT)
