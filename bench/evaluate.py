@@ -4,10 +4,11 @@
                    [paths.data=…] [trainer.accelerator=auto]
 
 checkpoint: a run's directory or its checkpoints/selected.ckpt, several separated by commas or matched by a pattern,
-checkpoint='results/local/runs/cifar10-nin-*'; several networks are also evaluated together, with their softmax
-averaged. split: val or test, the images that the run held out. images: FOLDER/<class>/* instead. crops: 1 (as in the
-run's own test), 2 (mirrored), 5, 10 (Krizhevsky et al. 2012) or 144 (Szegedy et al. 2015), several separated by
-commas. paths.data: the folder of the data sets, if not where the run found them.
+checkpoint='results/local/runs/cifar10-nin-*', of which those that have not finished are left out; several networks are
+also evaluated together, with their softmax averaged. split: val or test, the images that the run held out. images:
+FOLDER/<class>/* instead. crops: 1 (as in the run's own test), 2 (mirrored), 5, 10 (Krizhevsky et al. 2012) or 144
+(Szegedy et al. 2015), several separated by commas. paths.data: the folder of the data sets, if not where the run found
+them.
 
 Prints one row per network and number of crops: top-1 with its 95 % interval (Wilson's, over images), top-5, expected
 calibration error (ECE), forward passes and multiply-accumulates (MACs) per image. Networks trained on different data
