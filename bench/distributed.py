@@ -14,7 +14,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,6 @@ from bench.interrupt import SIGNALS, Interrupted, Interrupts
 from bench.record import RunRecord
 from bench.store import write_atomically
 
-OUTCOME = "outcome.json"
-
 
 class ProcessError(Exception):
     """One of the processes failed or was lost; the message is one line that says why."""
@@ -42,7 +41,12 @@ def rank() -> int:
 
 
 def train(
-    resolved: Mapping[str, Any], about: Mapping[str, Any], work: Path, sweep: str | None, interrupts: Interrupts
+    resolved: Mapping[str, Any],
+    about: Mapping[str, Any],
+    work: Path,
+    check: Callable[[], None],
+    sweep: str | None,
+    interrupts: Interrupts,
 ) -> RunRecord:
     """``bench.train.train`` in ``trainer.devices`` processes; returns the result of the first one.
 
@@ -57,9 +61,10 @@ def train(
         raise ConfigError(f"trainer.devices={processes}: this machine has {there} GPU{'s' * (there != 1)}")
     context = multiprocessing.get_context("spawn")
     stop = context.Value("i", 0)  # the signal that asks them to stop; they ignore signals of their own
-    (work / OUTCOME).unlink(missing_ok=True)
     threads = max(1, torch.get_num_threads() // processes)  # they share this process's threads
-    arguments = (os.getpid(), threads, _free_port(), dict(resolved), dict(about), work, sweep, stop)
+    place = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # not ``work``, which others may take over
+    outcome = Path(place.name) / "outcome.json"
+    arguments = (os.getpid(), threads, _free_port(), outcome, dict(resolved), dict(about), work, check, sweep, stop)
     group = None
     try:
         with interrupts.deferring():
@@ -70,30 +75,29 @@ def train(
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
             while not group.join(timeout=0.5, grace_period=2):
                 stop.value = interrupts.pending or 0
-                if "refused" in _outcome(work):  # by the first process; the others would wait for it
+                if "refused" in _told(outcome):  # by the first process; the others would wait for it
                     break
     except (ProcessRaisedException, ProcessExitedException) as error:
         if interrupts.pending is not None:
             raise Interrupted(interrupts.pending) from error
         if isinstance(error, ProcessRaisedException):
-            raise ProcessError(_outcome(work).get("failed") or str(error).strip().splitlines()[-1]) from error
+            raise ProcessError(_told(outcome).get("failed") or str(error).strip().splitlines()[-1]) from error
         how = signal.Signals(-error.exit_code).name if error.exit_code < 0 else f"exit code {error.exit_code}"
         raise ProcessError(f"process {error.error_index + 1} of {processes} was lost: {how}") from error
     finally:
         for process in group.processes if group is not None else ():
             process.kill()
-        outcome = _outcome(work)
-        (work / OUTCOME).unlink(missing_ok=True)
-    if "interrupted" in outcome:
-        raise Interrupted(outcome["interrupted"])
-    if "refused" in outcome:
-        raise ConfigError(outcome["refused"])
-    return RunRecord.from_json(outcome["record"])
+        told = _told(outcome)
+        place.cleanup()
+    if "interrupted" in told:
+        raise Interrupted(told["interrupted"])
+    if "refused" in told:
+        raise ConfigError(told["refused"])
+    return RunRecord.from_json(told["record"])
 
 
-def _outcome(work: Path) -> dict[str, Any]:
+def _told(file: Path) -> dict[str, Any]:
     """The outcome left by the first process, or by the first to fail; empty until then."""
-    file = work / OUTCOME
     return json.loads(file.read_text()) if file.exists() else {}
 
 
@@ -122,13 +126,15 @@ def _process(
     parent: int,
     threads: int,
     port: int,
+    file: Path,
     resolved: dict[str, Any],
     about: dict[str, Any],
     work: Path,
+    check: Callable[[], None],
     sweep: str | None,
     stop: Any,
 ) -> None:
-    """The main function of each process. The first one writes its outcome to a file; if any fails, the first to do so
+    """The main function of each process. The first one writes its outcome to ``file``; if any fails, the first to do so
     writes its error there.
     """
     if sys.platform == "linux":
@@ -145,18 +151,18 @@ def _process(
     outcome: dict[str, Any]
     try:
         with _FromParent(stop) as interrupts:
-            record = train.train(OmegaConf.create(resolved), resolved, about, work, sweep, interrupts)
+            record = train.train(OmegaConf.create(resolved), resolved, about, work, check, sweep, interrupts)
         outcome = {"record": record.to_json()}
     except Interrupted as stopped:
         outcome = {"interrupted": stopped.signum}
     except ConfigError as error:
         outcome = {"refused": str(error)}
     except Exception as error:
-        if not _outcome(work):
-            write_atomically(work / OUTCOME, json.dumps({"failed": train.reason_of(error)}))
+        if not _told(file):
+            write_atomically(file, json.dumps({"failed": train.reason_of(error)}))
         raise
     if rank == 0:
-        write_atomically(work / OUTCOME, json.dumps(outcome))
+        write_atomically(file, json.dumps(outcome))
 
 
 def part() -> None:

@@ -169,6 +169,7 @@ def opened(own: dict[str, list[str]]) -> list[Saved]:
         path = expanded(pattern, "checkpoint")
         try:
             found = [path] if path.exists() else sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+            found = [place for place in found if hidden(place) <= hidden(path)]
         except ValueError as error:
             raise ConfigError(f"checkpoint={pattern}: {error}") from error
         if not found:
@@ -188,6 +189,11 @@ def opened(own: dict[str, list[str]]) -> list[Saved]:
         if network.run_id in (before.run_id for before in networks[:i]):
             raise ConfigError(f"checkpoint={places[i]}: is named twice")
     return networks
+
+
+def hidden(path: Path) -> int:
+    """How many of its parts are hidden: in runs/, what no record belongs to yet or any more."""
+    return sum(part.startswith(".") for part in path.parts)
 
 
 def check_alike(networks: Sequence[Saved], by_protocol: bool) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from bench.claim import CLAIM, PROBE, Claim, ClaimedError, holder, owner_of
+from bench.claim import CLAIM, PROBE, Claim, ClaimedError, Owner, holder, owner_of
 from bench.errors import ConfigError
 from bench.record import RUN_ID, RunRecord
 
@@ -45,15 +45,10 @@ class LostError(BusyError):
         super().__init__(f"{run_id}: presumed dead meanwhile; another process is working on it")
 
 
-def still_ours(folder: Path, run_id: str) -> Callable[[], None]:
-    """A function that raises LostError if another process has claimed the cell's directory since this call."""
-    owner = owner_of(folder)
-
-    def check() -> None:
-        if owner_of(folder) != owner:
-            raise LostError(run_id)
-
-    return check
+def check_ours(run_id: str, folder: Path, owner: Owner) -> None:
+    """Raise LostError unless the cell's directory is still claimed by this process, or the one that started it."""
+    if owner_of(folder) != owner:
+        raise LostError(run_id)
 
 
 @dataclass(frozen=True)
@@ -195,7 +190,8 @@ class Store:
         try:
             if path == self.path(run_id) and self.ok(run_id):  # published after we looked, before we had the claim
                 raise BusyError(f"{run_id}: another process has just finished it")
-            if (path / RECORD).exists() and _read(path / RECORD) is None:  # perhaps of another version of this project
+            # a record perhaps of another version of this project; while it is there, so may be what belongs to it
+            if (path / RECORD).exists() and _read(path / RECORD) is None:
                 self._put_aside(path)
             kept = {path / CLAIM}
             if work.checkpoint is not None and work.checkpoint.stat().st_mtime >= since:
@@ -211,11 +207,10 @@ class Store:
         return work
 
     def _put_aside(self, path: Path) -> None:
-        """Move what belongs to a record that cannot be read to ``.<run_id>.unreadable``."""
-        aside = path.with_name(f".{path.name.removeprefix('.')}.unreadable")
-        shutil.rmtree(aside, ignore_errors=True)
+        """Move what belongs to a record that cannot be read to a new folder ``.<run_id>.unreadable-…``."""
+        aside = path.with_name(f".{path.name.removeprefix('.')}.unreadable-{uuid.uuid4().hex[:8]}")
         aside.mkdir()
-        for entry in set(path.iterdir()) - {path / CLAIM}:
+        for entry in [*(set(path.iterdir()) - {path / CLAIM, path / RECORD}), path / RECORD]:  # last: see above
             if not entry.name.startswith(PROBE):
                 entry.rename(aside / entry.name)
         warnings.warn(f"{path}: moved to {aside.name}", stacklevel=4)
@@ -224,7 +219,7 @@ class Store:
         """Give up an attempt that did nothing: remove its directory, unless there is an earlier attempt to resume, and
         the parent folders created for it.
         """
-        if work.checkpoint is None:
+        if work.checkpoint is None and work.claim.held():
             # including the claim, so that nobody else starts here meanwhile; others may be reading it right now
             shutil.rmtree(work.path, ignore_errors=True)
         work.claim.release()
@@ -240,8 +235,7 @@ class Store:
         Raises:
             BusyError: the claim was lost to another process, which is now working on the cell.
         """
-        if not work.claim.held():
-            raise LostError(record.run_id)
+        check_ours(record.run_id, work.path, work.claim.owner)
         write_atomically(work.path / RECORD, record.to_json())
         if record.status == "ok":
             (work.path / LAST).unlink(missing_ok=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import functools
 import math
 import signal
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from bench.record import Metrics, RunRecord, Status, protocol, run_id
 from bench.reporting import predictions
 from bench.reporting.predictions import MISTAKES, Predictions
 from bench.status import state_of
-from bench.store import ERROR, LAST, BusyError, DoneError, Store, still_ours, write_atomically
+from bench.store import ERROR, LAST, BusyError, DoneError, LostError, Store, check_ours, write_atomically
 
 
 def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback] = ()) -> RunRecord:
@@ -55,7 +57,10 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
     if work.checkpoint is not None:
         console.say(f"{name}: resumes from its last checkpoint")
 
+    check = functools.partial(check_ours, name, work.path, work.claim.owner)
+
     def not_ok(status: Status, reason: str) -> RunRecord:
+        check()
         with interrupts.deferring():
             write_atomically(work.path / ERROR, traceback.format_exc())
             record = RunRecord(status=status, error=_first_line(reason), **about)
@@ -65,9 +70,9 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
     with Interrupts() as interrupts:
         try:
             if resolved["trainer"]["devices"] == 1:
-                record = train(cfg, resolved, about, work.path, sweep, interrupts, watchers)
+                record = train(cfg, resolved, about, work.path, check, sweep, interrupts, watchers)
             else:
-                record = distributed.train(resolved, about, work.path, sweep, interrupts)
+                record = distributed.train(resolved, about, work.path, check, sweep, interrupts)
             with interrupts.deferring():
                 store.publish(record, work)
         except BusyError:
@@ -82,10 +87,12 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
         except Exception as error:
             return not_ok("failed", reason_of(error))
         except Interrupted as stop:
-            not_ok("interrupted", str(stop))
+            with contextlib.suppress(LostError):
+                not_ok("interrupted", str(stop))
             raise
         except KeyboardInterrupt as stop:
-            not_ok("interrupted", "stopped by Ctrl-C")
+            with contextlib.suppress(LostError):
+                not_ok("interrupted", "stopped by Ctrl-C")
             raise Interrupted(signal.SIGINT) from stop
         else:
             if interrupts.pending is not None:  # this cell is already done
@@ -134,11 +141,13 @@ def train(
     resolved: Mapping[str, Any],
     about: Mapping[str, Any],
     work: Path,
+    check: Callable[[], None],
     sweep: str | None,
     interrupts: Interrupts,
     watchers: Sequence[L.Callback] = (),
 ) -> RunRecord:
     """Fit, select on validation data, test once; returns the record. ``about``: its fields from :func:`describe`.
+    ``check`` raises LostError if ``work`` is no longer ours to write to.
 
     Writes ``config.yaml``, ``metrics.csv``, ``predictions.npz`` and ``checkpoints/selected.ckpt`` into ``work``. With
     several processes, all of them fit and only the first does the rest; the others' records have no results.
@@ -159,12 +168,12 @@ def train(
     if rank > 0:  # its own dropout, also after Lightning resets the seed; the weights come from the first process
         L.seed_everything(int(np.random.SeedSequence([resolved["seed"], rank]).generate_state(1)[0]), verbose=False)
     if rank == 0:
+        check()
         write_atomically(work / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(resolved))))
 
     shown = resolved["progress"] if rank == 0 else "none"
     bar, on_row = callbacks.progress(shown, resolved["model"]["name"], resolved["trainer"]["max_epochs"])
     minutes = resolved["trainer"]["checkpoint_minutes"]
-    check = still_ours(work, about["run_id"])
     checkpoints = Checkpoints(work / "checkpoints", minutes, interrupts, lambda: saved.use(resolved, data), check)
     with loggers.finishing(), callbacks.quiet():
         logger = make_logger(cfg, resolved, work, sweep) if rank == 0 else None
@@ -188,6 +197,7 @@ def train(
             trainer = make_trainer(resolved, device, data, logger, [*bar], processes=1)
         selected_epoch = saved.load_weights(module.model, checkpoints.finish())
         test = trainer.test(module, datamodule=data, verbose=False)[0]
+        check()
         save_predictions(work, module, data)
         record = RunRecord(
             status="ok",

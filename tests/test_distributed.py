@@ -84,11 +84,26 @@ def test_a_process_that_is_lost_fails_the_cell_and_the_next_try_goes_on(tmp_path
     (record,) = Store(root).load_all()
     assert record.status == "failed"
     assert record.error.endswith("of 2 was lost: SIGKILL")
-    assert not (Store(root).path(record.run_id) / "outcome.json").exists()
     assert finish(start(*settings, f"paths.results={root}", log=log)) == 0, log.read_text()
     assert "resumes from its last checkpoint" in log.read_text()
     (record,) = Store(root).load_all()
     assert record.metrics == reference.metrics
+
+
+@pytest.mark.slow
+def test_a_run_that_another_process_has_taken_over_leaves_its_folder_alone(tmp_path):
+    settings = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=200", f"paths.results={tmp_path}")
+    process = start(*CELL, *settings, log=tmp_path / "log")
+    wait_for(lambda: any(tmp_path.glob("runs/*/checkpoints/last.ckpt")))
+    (claim,) = tmp_path.glob("runs/*/claim.json")
+    others = claim.read_text().replace('"id": "', '"id": "another')
+    claim.write_text(others)
+    assert finish(process) == 1
+    assert "LostError: " in (tmp_path / "log").read_text()
+    assert claim.read_text() == others
+    assert sorted(path.name for path in claim.parent.iterdir()) == [
+        "checkpoints", "claim.json", "config.yaml", "metrics.csv",
+    ]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -129,7 +144,6 @@ def test_a_process_that_fails_tells_why_in_a_line(tmp_path):
     (record,) = Store(tmp_path).load_all()
     assert record.error.startswith("FloatingPointError: the training loss is")
     assert "Traceback" in (Store(tmp_path).path(record.run_id) / "error.txt").read_text()
-    assert not (Store(tmp_path).path(record.run_id) / "outcome.json").exists()
 
 
 @pytest.mark.slow

@@ -95,8 +95,9 @@ def test_images_that_cannot_be_read_count_where_the_run_skipped_them_and_stop_it
 
 def test_runs_of_a_pattern_that_have_not_finished_are_left_out_and_named(command, runs, tmp_path):
     (tmp_path / "lenet-s0").symlink_to(runs("model=lenet"))
+    (tmp_path / ".lenet-s0.again").symlink_to(runs("model=lenet"))
     (tmp_path / "lenet-s1/checkpoints").mkdir(parents=True)
-    code, out, err = command(f"checkpoint={tmp_path}/lenet-*")
+    code, out, err = command(f"checkpoint={tmp_path}/*")
     assert (code, err) == (0, "")
     assert "left out, as their runs have not finished: lenet-s1\n" in out
     code, _, err = command(f"checkpoint={tmp_path}/lenet-s1*")

@@ -62,11 +62,11 @@ def test_a_sweep_outlives_a_machine_of_the_cluster(cluster, tmp_path):
         "trainer.max_epochs=30",  # seconds, in which a machine can be lost
     )  # fmt: skip
 
-    def in_their_midst():
+    def both_nodes_train():
         claimed = [claim.parent for claim in tmp_path.glob("runs/*/claim.json")]
         return len(claimed) == 2 and all((run / "metrics.csv").exists() for run in claimed)
 
-    wait_for(in_their_midst)  # on both nodes
+    wait_for(both_nodes_train)
     kill()
     code, out = end(process)
     assert code == 0, out

@@ -225,11 +225,12 @@ def test_a_full_disk_is_told_as_such():
         checkpoint._save({"weights": torch.zeros(3)}, Full())  # PyTorch: "unexpected pos"
 
 
-@pytest.mark.parametrize(("batch", "minutes"), [(5, 60), (2, 0.0001)])
+@pytest.mark.parametrize("moment", ["building", "batch", "epoch", "testing", "failing"])
 def test_a_run_that_another_process_has_taken_over_ends_before_it_writes(
-    composed, noise, tmp_path, monkeypatch, batch, minutes
+    composed, noise, tmp_path, monkeypatch, moment
 ):
-    cfg = composed(*CELL, noise, "progress=none", f"trainer.checkpoint_minutes={minutes}")
+    minutes = 0.0001 if moment == "batch" else 60
+    cfg = composed(*CELL, noise, "progress=none", "trainer.max_epochs=2", f"trainer.checkpoint_minutes={minutes}")
     written = {}
 
     def there():
@@ -240,8 +241,21 @@ def test_a_run_that_another_process_has_taken_over_ends_before_it_writes(
         claim.write_text(claim.read_text().replace('"id": "', '"id": "another'))
         written.update(there())
 
-    stop_at(monkeypatch, 1, batch, take_over)
+    def fail():
+        take_over()
+        raise RuntimeError("fails, too")
+
+    def after(told):
+        return lambda *arguments: (told(*arguments), take_over())[0]
+
+    if moment == "building":
+        monkeypatch.setattr(train, "build", after(train.build))
+    elif moment == "testing":
+        monkeypatch.setattr(Classifier, "on_test_start", lambda self: take_over(), raising=False)
+    else:
+        stop_at(monkeypatch, 1, 5 if moment == "epoch" else 2, fail if moment == "failing" else take_over)
     with pytest.raises(BusyError, match="presumed dead meanwhile; another process is working on it"):
         train.run(cfg)
-    assert {"last.ckpt", "metrics.csv", "selected-1.ckpt"} < {file.name for file in written}
+    if moment not in ("building", "testing"):
+        assert {"last.ckpt", "metrics.csv", "selected-1.ckpt"} < {file.name for file in written}
     assert there() == written

@@ -76,9 +76,9 @@ def test_a_sweep_whose_one_cell_runs_out_of_time_ends_ok(tmp_path):
 @pytest.mark.slow
 def test_a_killed_cell_is_tried_again_and_failed_when_killed_once_more(tmp_path):
     process = begin(tmp_path)
-    first, other = trainer_of(tmp_path, 0), trainer_of(tmp_path, 1)
+    first = trainer_of(tmp_path, 0)
     os.kill(first, signal.SIGKILL)
-    os.kill(other, signal.SIGKILL)
+    os.kill(trainer_of(tmp_path, 1), signal.SIGKILL)
     os.kill(trainer_of(tmp_path, 0, first), signal.SIGKILL)
     code, out = end(process)
     assert code == 1, out

@@ -2,6 +2,7 @@ import math
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from common import files
@@ -154,10 +155,35 @@ def test_what_belongs_to_a_record_of_another_version_is_put_aside_and_not_lost(t
     with pytest.warns(UserWarning, match="schema_version=3|moved to"):
         work = store.workspace(record.run_id)
     assert files(work.path) == ["claim.json"]
-    aside = tmp_path / f"runs/.{record.run_id}.unreadable"
+    (aside,) = tmp_path.glob(f"runs/.{record.run_id}.unreadable-*")
     assert files(aside) == ["checkpoints", "checkpoints/selected.ckpt", "metrics.csv", "record.json"]
     assert (aside / "record.json").read_text() == text
     assert store.load_all() == []
+    work.claim.release()
+
+
+def test_what_is_put_aside_when_the_process_is_killed_is_put_aside_by_the_next(tmp_path, make_record, monkeypatch):
+    store, record = Store(tmp_path), make_record()
+    folder = publish(store, record)
+    for i in range(5):
+        (folder / f"part{i}").write_text("")
+    (folder / "record.json").write_text("torn")
+    rename, renamed = Path.rename, []
+
+    def cut_off(self, target):
+        if len(renamed) == 3:
+            raise KeyboardInterrupt
+        renamed.append(self.name)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", cut_off)
+    with pytest.warns(UserWarning, match="skipped"), pytest.raises(KeyboardInterrupt):
+        store.workspace(record.run_id)
+    monkeypatch.undo()
+    with pytest.warns(UserWarning, match="skipped|moved to"):
+        store.workspace(record.run_id)
+    kept = [file.name for file in tmp_path.glob(f"runs/.{record.run_id}.unreadable-*/*")]
+    assert sorted(kept) == ["metrics.csv", *(f"part{i}" for i in range(5)), "record.json"]
 
 
 @pytest.mark.parametrize("moment", ["old put aside", "new put in place"])

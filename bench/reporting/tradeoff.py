@@ -66,7 +66,7 @@ def cost(table: Table) -> Figure | None:
     figure.suptitle(title_of(table), fontsize=10)
     panels = figure.subplots(2, 2, sharey=True)
     few, handles = len(table.rows) <= NAMED, {}
-    apart = any(row.machine for row in table.rows)
+    apart = bool(table.machine)  # else nothing is known of machines
     look = looks([row.model for row in table.rows])
     for panel, (name, (label, _, scale)) in zip(panels.flatten(), COSTS.items(), strict=True):
         panel.set(xscale=scale, xlabel=label)
