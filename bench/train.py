@@ -62,7 +62,8 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
     def not_ok(status: Status, reason: str) -> RunRecord:
         check()
         with interrupts.deferring():
-            write_atomically(work.path / ERROR, traceback.format_exc())
+            if status == "failed":
+                write_atomically(work.path / ERROR, traceback.format_exc())
             record = RunRecord(status=status, error=_first_line(reason), **about)
             store.publish(record, work)
         return record

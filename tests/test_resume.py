@@ -115,6 +115,7 @@ def test_a_signal_saves_within_the_epoch_and_the_run_goes_on_from_there(
     (record,) = Store(tmp_path / "results").load_all()
     name = "Ctrl-C" if signum == signal.SIGINT else signum.name
     assert (record.status, record.error) == ("interrupted", f"stopped by {name}")
+    assert not list((tmp_path / "results").rglob("error.txt"))
     saved = torch.load(Store(tmp_path / "results").path(record.run_id) / LAST, weights_only=True)
     assert (saved["epoch"], saved["global_step"]) == (1, 9)
     train.run(cfg)
