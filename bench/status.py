@@ -110,20 +110,20 @@ def _rows(run: Path) -> list[dict[str, str]]:
 def remaining(cells: Sequence[CellState]) -> float | None:
     """Estimated seconds until the rest is done, at the current parallelism; None before there is anything to go by.
 
-    A waiting cell is assumed to take as long as those of its network and data set, or else the mean of all.
+    A waiting cell is assumed to take as long as those of its network and data set; other networks tell nothing, as they
+    may take a hundredth of the time.
     """
     took: dict[str, list[float]] = {}
     for cell in cells:
         if cell.record is not None and cell.record.fit_seconds is not None:
             took.setdefault(_kind(cell.run_id), []).append(cell.record.fit_seconds)
-    known = [seconds for several in took.values() for seconds in several]
     left = 0.0
     for cell in cells:
         if cell.state in ("running", "cut off", "waiting"):
             seconds = cell.seconds_left()
-            if seconds is None and not known:
+            if seconds is None and _kind(cell.run_id) not in took:
                 return None
-            left += statistics.mean(took.get(_kind(cell.run_id), known)) if seconds is None else seconds
+            left += statistics.mean(took[_kind(cell.run_id)]) if seconds is None else seconds
     return left / max(1, sum(cell.state == "running" for cell in cells))
 
 

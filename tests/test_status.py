@@ -84,6 +84,15 @@ def test_nothing_is_foretold_before_anything_is_known(tmp_path):
     assert status.summary(cells) == "1 waiting"
 
 
+def test_nothing_is_foretold_of_a_network_by_another(make_record):
+    lenet = [status.CellState(f"digits-lenet-s{i}-0123456789", "done", make_record(seed=i), [], 4) for i in (0, 1)]
+    waiting = [
+        status.CellState(f"digits-{model}-s2-0123456789", "waiting", None, [], 4) for model in ("lenet", "vgg16")
+    ]
+    assert status.remaining([*lenet, waiting[0]]) == pytest.approx(2.0)
+    assert status.remaining([*lenet, *waiting]) is None
+
+
 def test_a_record_from_before_the_sweep_that_is_not_ok_does_not_count(tmp_path, make_record):
     store, record = Store(tmp_path), make_record(status="failed", error="earlier")
     store.publish(record, store.workspace(record.run_id))
