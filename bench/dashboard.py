@@ -132,7 +132,7 @@ def report(
     project: str,
     sweep: str,
     records: Sequence[RunRecord],
-    predictions: Mapping[str, Predictions] | None = None,
+    predictions: Mapping[str, Predictions],
 ) -> Report:
     """A report of the sweep, with the records' leaderboard; ``predictions`` by run id, for intervals and tests."""
     from wandb_workspaces.reports import v2

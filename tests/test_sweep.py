@@ -4,15 +4,10 @@ import shlex
 
 import pytest
 from common import NOISE, SHORT, files, one_line
-from hydra import compose
-from omegaconf import OmegaConf
 
-from bench import sweep, train
+from bench import train
 from bench.config import CONF
-from bench.explain import options
 from bench.store import Store
-
-FAMILY = [name for name in options("model") if "/" not in name and not name.endswith("_torchvision")]
 
 
 def test_a_sweep_trains_every_combination_and_tells_what_is_left(bench, tmp_path):
@@ -252,61 +247,3 @@ def test_a_sweep_whose_plan_is_gone_is_no_success(bench, tmp_path, monkeypatch):
     code, _, err = bench("-m", "model=lenet", "seed=0", *SHORT, "progress=none")
     assert code == 1
     assert "plan.json is gone" in err
-
-
-# ---- named sweeps
-
-
-@pytest.fixture
-def planned(bench, tmp_path, monkeypatch):
-    """The run ids of the cells of a call with ``-m``, none of which is run; and its exit code, output and errors."""
-
-    def refuse(*_):
-        raise RuntimeError("not in this test")
-
-    def call(*arguments):
-        monkeypatch.setattr(train, "build", refuse)
-        answer = bench("-m", *arguments, "progress=none")
-        plans = sorted((tmp_path / "results/sweeps").glob("*/plan.json"))
-        return (json.loads(plans[-1].read_text())["cells"] if plans else []), answer
-
-    return call
-
-
-@pytest.mark.parametrize("name", options("sweep"))
-def test_every_named_sweep_is_composed_of_cells_that_differ(name, composed):
-    assert composed(f"+sweep={name}") == composed()  # it chooses cells, and leaves each as it is
-    master = compose("config", [f"+sweep={name}", "data=digits"], return_hydra_config=True)
-    cells = sweep.plan(master)
-    seeds = {cell.rpartition("-s")[2][0] for cell in cells}
-    assert len(set(cells)) == len(cells)
-    assert seeds == {"0", "1", "2"}
-    sizes = {"five": 15, "family": 3 * len(FAMILY), "ablation_aux": 12, "ablation_bn": 24, "optimizers": 30}
-    assert len(cells) == sizes[name]
-
-
-def test_the_family_is_every_network_but_torchvisions_forms_and_those_of_timm():
-    family = OmegaConf.load(CONF / "sweep/family.yaml").hydra.sweeper.params.model.split(",")
-    assert sorted(family) == FAMILY
-
-
-def test_a_named_sweep_is_narrowed_by_settings(planned):
-    cells, (code, out, _) = planned("+sweep=five", "model=lenet,nin", "seed=7", "trainer.max_epochs=1")
-    assert [cell.rpartition("-")[0] for cell in cells] == ["digits-lenet-s7", "digits-nin-s7"]
-    assert code == 1
-    assert "2 cells, records in" in out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["+sweep=five"], "+sweep=five: a sweep needs -m: bench -m …"),
-        (["-m", "+sweep=nope"], "sweep=nope: no such option; choose one of ablation_aux, ablation_bn, family, five"),
-        (["-m", "sweep=five"], "sweep: must be added as +sweep=…; available: ablation_aux"),
-    ],
-)
-def test_a_mistake_with_a_named_sweep_is_told_in_a_line(bench, tmp_path, arguments, said):
-    code, _, err = bench(*arguments)
-    assert code == 2
-    assert said in one_line(err)
-    assert files(tmp_path) == []

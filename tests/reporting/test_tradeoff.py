@@ -1,0 +1,127 @@
+"""The figure of accuracy against cost: its points, fronts and labels."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("matplotlib")
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from bench.reporting import drawing, leaderboard, tradeoff
+
+
+def fronts_of(panel):
+    """The costs of the points on each of its fronts."""
+    return sorted(
+        sorted(map(float, line.get_xdata())) for line in panel.get_lines() if line.get_color() == drawing.GREY
+    )
+
+
+@given(st.lists(st.tuples(st.integers(0, 6).map(float), st.integers(0, 6).map(float)), max_size=12))
+def test_the_pareto_front_is_what_nothing_beats(points):
+    front = tradeoff.pareto(points)
+    kept = {points[i] for i in front}
+    beaten = {
+        (x, y) for x, y in points if any(a <= x and b >= y and (a < x or b > y) for a, b in points)
+    }  # fmt: skip
+    assert kept == set(points) - beaten
+    assert [points[i] for i in front] == sorted(kept)
+
+
+def test_costs_and_accuracies_are_those_of_the_rows(told):
+    (table,) = told[0]
+    figure = tradeoff.cost(table)
+    for panel, name in zip(figure.axes, tradeoff.COSTS, strict=True):
+        drawn = {}
+        for bars in panel.containers:
+            line, _, (segments,) = bars.lines
+            (segment,) = segments.get_segments()
+            drawn[float(line.get_xdata()[0]), float(line.get_ydata()[0])] = segment[:, 1].tolist()
+        wanted = {}
+        for row in table.rows:
+            value = row.stats[name].mean if name in row.stats else getattr(row, name)
+            place = value * tradeoff.COSTS[name][1], 100 * row.stats["test_top1"].mean
+            mean = place[1]
+            wanted[place] = [min(mean, 100 * row.interval.low), max(mean, 100 * row.interval.high)]
+        assert np.array(sorted(drawn)) == pytest.approx(np.array(sorted(wanted)))
+        for place, ends in drawn.items():
+            (near,) = [value for key, value in wanted.items() if np.allclose(key, place)]
+            assert ends == pytest.approx(near)
+        assert {text.get_text() for text in panel.texts} == {row.name for row in table.rows}
+
+
+def test_without_intervals_the_bar_is_the_deviation_over_seeds(told):
+    table = leaderboard.tables(told[1])[0]
+    row = table.rows[0]
+    assert tradeoff.spread(row) == (100 * row.stats["test_top1"].std,) * 2
+
+
+def test_of_many_rows_the_front_has_names_and_a_key_all(make_record):
+    records = [make_record(f"net{i}", test=i / 20, params=1000 + i % 3) for i in range(1, 15)]
+    (table,) = leaderboard.tables(records)
+    figure = tradeoff.cost(table)
+    panel = figure.axes[0]
+    front = tradeoff.pareto([(row.params, row.stats["test_top1"].mean) for row in table.rows])
+    assert {text.get_text() for text in panel.texts} == {table.rows[i].model for i in front}
+    (key,) = figure.legends
+    assert [text.get_text() for text in key.get_texts()] == [row.model for row in table.rows]
+
+
+def test_fronts_of_time_and_memory_are_of_one_machine_each(make_record):
+    about = {"hardware": {"cpu": "A", "cores": 2}, "versions": {"torch": "2.0"}}
+    records = [
+        make_record(
+            f"net{i}", test=i / 10, params=i, macs=i, fit_seconds=float(i), peak_memory_bytes=i << 20,
+            precision="32-true" if i % 2 else "bf16-mixed", **about,
+        )
+        for i in range(1, 5)
+    ]  # fmt: skip
+    (table,) = leaderboard.tables(records)
+    fronts = [fronts_of(panel) for panel in tradeoff.cost(table).axes]
+    assert fronts == [[[1, 2, 3, 4]]] * 2 + [[[1, 3], [2, 4]]] * 2
+
+
+@pytest.mark.parametrize("all_rows", [False, True])
+def test_a_row_from_several_machines_is_on_no_front_of_time_and_memory(make_record, all_rows):
+    records = [
+        make_record(
+            f"net{i}", seed, test=i / 10, params=i, macs=i, fit_seconds=float(i), peak_memory_bytes=i << 20,
+            hardware={"cpu": "AB"[seed and (all_rows or i == 3)], "cores": 2}, versions={"torch": "2.0"},
+            precision="32-true", run_id=f"digits-net{i}-s{seed}-0123456789",
+        )
+        for i in range(1, 5) for seed in (0, 1)
+    ]  # fmt: skip
+    (table,) = leaderboard.tables(records)
+    panels = tradeoff.cost(table).axes
+    assert [fronts_of(panel) for panel in panels] == [[[1, 2, 3, 4]]] * 2 + (
+        [[], []] if all_rows else [[[1, 2, 4]]] * 2
+    )
+    assert [panel.get_xlabel().endswith(", a front per machine") for panel in panels] == [False, False, True, True]
+
+
+def test_a_label_far_from_its_point_has_a_line_to_it():
+    figure = drawing.Figure(figsize=(2, 2))
+    FigureCanvasAgg(figure)
+    panel = figure.subplots()
+    panel.set(xlim=(0, 2), ylim=(0, 2))
+    names = [f"a network's name {i}" for i in range(4)]
+    tradeoff.place_labels(panel, [(1, 0.9, 1.1)], dict.fromkeys(names, (1, 1)))
+    far = {text.get_text(): abs(text.xyann[1]) > tradeoff.NEAR for text in panel.texts}
+    assert set(far) == set(names)
+    assert set(far.values()) == {True, False}
+    assert {text.get_text(): text.arrow_patch is not None for text in panel.texts} == far
+
+
+@pytest.mark.parametrize("values", [[9.4e9, 14e9], [5.727e6, 5.734e6], [968e3], [62e3, 9.75e6]])
+def test_a_logarithmic_axis_has_ticks_on_both_sides_of_the_values_none_of_them_twice(values):
+    axes = drawing.Figure().subplots()
+    low, high = tradeoff.around(values, "log")
+    axes.set(yscale="log", ylim=(low, high))
+    drawing.plain_log(axes.yaxis)
+    there = [value for value in axes.get_yticks() if low <= value <= high]
+    assert there[0] <= max(values)
+    assert there[-1] >= min(values)
+    labels = axes.yaxis.get_major_formatter().format_ticks(there)
+    assert len(set(labels)) == len(labels) >= 2
