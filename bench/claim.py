@@ -98,7 +98,7 @@ class Claim:
 
     def held(self) -> bool:
         """Whether it is still ours: others may take over from a machine that slept or lost access to the folder."""
-        return (owner := _parse(_text(self.file))) is not None and owner.id == self.owner.id
+        return owner_of(self.file.parent) == self.owner
 
     def release(self) -> None:
         """Release the folder."""

@@ -167,8 +167,8 @@ def _machines(rows: Mapping[str, Sequence[RunRecord]]) -> tuple[dict[str, str], 
         return ", ".join([f"{cores} ({own})" if several or None not in there else cores, *further])
 
     places = {number: {place(record) for record in group} for number, group in rows.items()}
-    machines = {number: there.pop() or "" for number, there in places.items() if len(there) == 1}
-    machines = {number: machine for number, machine in machines.items() if machine}
+    alone = {number: there.pop() for number, there in places.items() if len(there) == 1}
+    machines = {number: machine for number, machine in alone.items() if machine is not None}
     (usual, _), *others = Counter(machines.values()).most_common() or [("", 0)]
     if len(machines) < len(rows) or sum(n for _, n in others) > ODD_ONES:
         return machines, OTHER_MACHINES
