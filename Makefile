@@ -19,10 +19,12 @@ TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxproc
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\nmake bench takes DATA=%s MODELS=%s SEEDS=%s\nRESULTS=%s and ARGS, more settings: make bench ARGS="trainer.max_epochs=2 optimizer=sgd"\n' '$(DATA)' '$(MODELS)' '$(SEEDS)' '$(RESULTS)'
+	@printf 'make sweep takes SWEEP=%s LAUNCHER=%s DATA, RESULTS and ARGS, such as ARGS=seed=0\n' '$(SWEEP)' '$(LAUNCHER)'
 
 setup: $(READY) ## make .venv with everything in it
 
 $(READY): pyproject.toml constraints.txt
+	@echo "installing PyTorch and the rest in .venv: some minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

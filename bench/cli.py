@@ -69,12 +69,17 @@ def mistakes() -> Iterator[None]:
     try:
         yield
     except MISTAKES as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(_line(error)) from error
     except InstantiationException as error:
         if not isinstance(error.__cause__, MISTAKES):
             raise
         place = re.search(r"full_key: (\S+)", str(error))
-        raise ConfigError(f"{place[1]}: {error.__cause__}" if place else str(error.__cause__)) from error
+        raise ConfigError(f"{place[1]}: {_line(error.__cause__)}" if place else _line(error.__cause__)) from error
+
+
+def _line(error: BaseException) -> str:
+    """Its message, without the line breaks of Hydra's."""
+    return " ".join(line.strip() for line in str(error).splitlines())
 
 
 def from_hydra(error: BaseException) -> bool:

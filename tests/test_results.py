@@ -122,12 +122,3 @@ def test_the_readme_shows_the_speed_that_was_published():
 def test_the_readme_tells_how_long_the_runs_took():
     hours = sum(record.fit_seconds for record in Store(RESULTS / "cifar10").load_all()) / 3600
     assert f"trained the CIFAR-10 table in {hours:.1f} hours" in (ROOT / "README.md").read_text()
-
-
-@pytest.mark.skipif(not STORES, reason="an installed package comes without")
-@pytest.mark.parametrize("page", ["README.md", "results/README.md"])
-def test_links_lead_to_files_that_are_there(page):
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / page).read_text())
-    assert links
-    for link in links:
-        assert (ROOT / page).parent.joinpath(link).exists(), link

@@ -64,6 +64,20 @@ def test_a_checkpoint_that_would_call_something_else_is_refused(checkpoint, targ
         open_run(file)
 
 
+def test_a_network_of_a_package_that_is_trusted_is_loaded(checkpoint, tmp_path, monkeypatch):
+    content, file = checkpoint
+    (tmp_path / "team").mkdir()
+    (tmp_path / "team/nets.py").write_text("from bench.models.lenet import LeNet\n\nclass Mine(LeNet):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    content["use"]["config"]["model"]["net"]["_target_"] = "team.nets.Mine"
+    torch.save(content, file)
+    monkeypatch.setenv("BENCH_TRUST", "teams, other")
+    with pytest.raises(ConfigError, match=r"wants to call team.nets.Mine, .*; BENCH_TRUST=team in the environment"):
+        open_run(file)
+    monkeypatch.setenv("BENCH_TRUST", "other, team")
+    assert type(open_run(file).model).__name__ == "Mine"
+
+
 def test_what_is_no_checkpoint_is_named(checkpoint, tmp_path):
     content, file = checkpoint
     with pytest.raises(ConfigError, match=r"no-such: no such file; name a run's directory"):

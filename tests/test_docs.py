@@ -1,0 +1,57 @@
+"""The manual: links lead somewhere, commands compose."""
+
+import re
+import shlex
+from collections import Counter
+
+import pytest
+
+import bench
+from bench import cli, config
+
+ROOT = config.PACKAGE.parent
+PAGES = [page for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "results/README.md") if page.exists()]
+BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LIKE_BENCH = ("bench", "bench-data", "bench-profile")
+"""Commands whose arguments are settings of a run, except OWN."""
+OWN = ("out", "format", "batches")
+
+pytestmark = pytest.mark.skipif(not PAGES, reason="an installed package comes without")
+
+
+def anchors(page):
+    """The headings of a page, as links name them; those that are there again with a number."""
+    seen = Counter()
+    for heading in re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE):
+        name = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        yield f"{name}-{seen[name]}" if seen[name] else name
+        seen[name] += 1
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings_that_are_there(page):
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+        path, _, anchor = link.partition("#")
+        to = page.parent / path if path else page
+        assert to.exists(), link
+        assert not anchor or anchor in anchors(to), link
+
+
+def commands():
+    """The settings of each command that takes those of a run, without flags; of a sweep, the first cell's."""
+    for page in PAGES:
+        for line in "\n".join(BLOCK.findall(page.read_text())).splitlines():
+            program, *arguments = shlex.split(line, comments=True) or [""]
+            if program in LIKE_BENCH and "--config-dir" not in line:
+                settings = [one for one in arguments if "=" in one and one.partition("=")[0] not in OWN]
+                yield [one if "[" in one else one.partition(",")[0] for one in settings]
+
+
+@pytest.mark.parametrize("settings", list(commands()), ids=" ".join)
+def test_commands_compose(settings):
+    assert cli.composed(settings).model.net
+
+
+def test_one_can_cite_the_version_there_is():
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"version: {bench.__version__}" in citation.splitlines()
