@@ -206,9 +206,14 @@ def _hardware() -> dict[str, Any]:
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that affect results."""
-    packages = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy", "scikit-learn")
-    own = {"python": platform.python_version(), "convbench": bench.__version__}
-    return own | {name: importlib.metadata.version(name) for name in packages}
+    packages = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy", "pillow", "scikit-learn")
+    found = {"python": platform.python_version(), "convbench": bench.__version__}
+    found |= {name: importlib.metadata.version(name) for name in packages}
+    if importlib.util.find_spec("timm"):
+        found["timm"] = importlib.metadata.version("timm")
+    if torch.version.cuda and torch.cuda.is_available():
+        found |= {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}
+    return found
 
 
 CODE = ("bench", "conf", "hydra_plugins")

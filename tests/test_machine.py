@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import PIL
 import pytest
 import torch
 
@@ -141,6 +142,8 @@ def test_the_machine_is_described():
     if (kernel := Path("/proc/cpuinfo")).exists():
         assert hardware["cpu_avx512_bf16"] == ("avx512_bf16" in kernel.read_text())
     assert versions["torch"] == torch.__version__.split("+")[0]
+    assert versions["pillow"] == PIL.__version__
+    assert ("cudnn" in versions) == torch.cuda.is_available()
 
 
 def test_the_commit_is_that_of_the_checkout():

@@ -144,7 +144,9 @@ def _machines(rows: Mapping[str, Sequence[RunRecord]]) -> tuple[dict[str, str], 
     """
 
     def told(record: RunRecord) -> tuple[str, ...]:
-        gpus = Counter(record.hardware.get("gpus") or ())
+        # those that the run has used: the first of those it saw
+        used = record.config["trainer"]["devices"] if "cuda" in (record.device or "") else 0
+        gpus = Counter((record.hardware.get("gpus") or [])[:used])
         threads = record.hardware.get("threads", record.hardware.get("cores"))
         cores = f"{threads} core{'s' * (threads != 1)} of {record.hardware.get('cpu')}"
         named = [f"{n} × {name}" for name, n in gpus.items()]

@@ -119,8 +119,9 @@ def test_the_machine_is_told_or_that_there_are_several(make_record):
     def table(*cpus, **more):
         versions = {"torch": "2.0"}
         records = [
-            make_record("lenet", i, hardware={"cpu": cpu, "cores": 2, "gpus": ["X", "X"]} | own, versions=versions,
-                        run_id=f"digits-lenet-s{i}-0123456789", precision="bf16-mixed")
+            make_record("lenet", i, hardware={"cpu": cpu, "cores": 2, "gpus": ["X", "X", "Y"]} | own, versions=versions,
+                        run_id=f"digits-lenet-s{i}-0123456789", precision="bf16-mixed", device="2 × cuda",
+                        config={"model": {"name": "lenet"}, "seed": i, "trainer": {"devices": 2}})
             for i, (cpu, own) in enumerate(zip(cpus, more.get("own", [{}] * len(cpus)), strict=True))
         ]  # fmt: skip
         (made,) = leaderboard.tables(records)
@@ -134,6 +135,15 @@ def test_the_machine_is_told_or_that_there_are_several(make_record):
     assert table("A", "A", "A", own=[*vectors, {}]).machine == leaderboard.OTHER_MACHINES
     assert table("A", "A", own=[vectors[0], {}]).machine == "2 cores of A, 2 × X, PyTorch 2.0, bf16-mixed"
     assert "; on 2 cores of A, 2 × X, PyTorch 2.0, bf16-mixed" in render.caption(table("A"))
+
+
+@pytest.mark.parametrize(("device", "devices", "told"), [("cuda", 1, ", 1 × X"), ("cpu", 1, ""), ("2 × cpu", 2, "")])
+def test_gpus_that_a_run_has_not_used_are_not_told(make_record, device, devices, told):
+    hardware = {"cpu": "A", "cores": 2, "gpus": ["X", "X"]}
+    config = {"model": {"name": "lenet"}, "seed": 0, "trainer": {"devices": devices}}
+    record = make_record(hardware=hardware, versions={"torch": "2.0"}, device=device, precision="32", config=config)
+    (table,) = leaderboard.tables([record])
+    assert table.machine == f"2 cores of A{told}, PyTorch 2.0, 32"
 
 
 def test_rows_from_another_machine_are_told(make_record):
