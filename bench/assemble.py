@@ -146,6 +146,7 @@ def make_data(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device
         device=device,
         storage=settings["device"],
         dtype=torch.bfloat16 if bf16 else torch.float32,
+        memory_format=torch.channels_last if resolved["trainer"]["channels_last"] else torch.contiguous_format,
         batch_size=settings["batch_size"] // resolved["trainer"]["devices"],  # the processes share a batch
         **{key: settings[key] for key in ("image_size", "train_image_size", "num_classes", "val_size")},
     )

@@ -39,9 +39,11 @@ def _half_cosine(done: float) -> float:
 
 
 def one_cycle(optimizer: Optimizer, total_steps: int, warmup: float = 0.4) -> LRScheduler:
-    """Half a cosine up from lr/25 over the ``warmup`` fraction of the steps, then down to 0 (Smith, Topin 2018)."""
+    """Half a cosine up from lr/25 over the ``warmup`` fraction of the steps, then down to 0: the rates of Smith, Topin
+    2018, who have straight lines, and momentum that falls and rises.
+    """
     check_value("scheduler.warmup", warmup, SHARE)
-    peak = max(1, round(warmup * total_steps))
+    peak = round(warmup * total_steps)
 
     def factor(step: int) -> float:
         if step < peak:
@@ -54,7 +56,7 @@ def one_cycle(optimizer: Optimizer, total_steps: int, warmup: float = 0.4) -> LR
 def cosine(optimizer: Optimizer, total_steps: int, warmup: float = 0.05) -> LRScheduler:
     """Linear warmup over the ``warmup`` fraction of the steps, half a cosine down to 0 (Loshchilov, Hutter 2017)."""
     check_value("scheduler.warmup", warmup, SHARE)
-    first = max(1, round(warmup * total_steps))
+    first = round(warmup * total_steps)
 
     def factor(step: int) -> float:
         if step < first:

@@ -27,6 +27,13 @@ def rates(schedule, total_steps: int, lr: float = LR, **arguments) -> list[float
     return [*seen, optimizer.param_groups[0]["lr"]]
 
 
+@pytest.mark.parametrize("schedule", [optim.one_cycle, optim.cosine])
+def test_without_a_warm_up_the_first_step_has_the_peak_rate_and_the_next_less(schedule):
+    first, second, *_ = rates(schedule, 100, warmup=0.0)
+    assert first == LR
+    assert second == pytest.approx(LR * 0.5 * (1 + math.cos(math.pi / 100)))
+
+
 class Net(nn.Module):
     def __init__(self):
         super().__init__()

@@ -107,3 +107,13 @@ def test_augmented_training_leaves_evaluation_alone(composed):
     ours, theirs = (next(iter(part.train_dataloader())) for part in (data, plain))
     assert torch.equal(ours.labels, theirs.labels)
     assert not torch.equal(ours.images, theirs.images)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_images_and_weights_have_the_memory_format_asked_for(composed, last):
+    cfg = composed("model=nin", "data.in_channels=3", f"trainer.channels_last={str(last).lower()}", *QUIET)
+    data, module = train.build(cfg, train.config.check(cfg), torch.device("cpu"))
+    images = next(iter(data.train_dataloader())).images
+    weights = [p for p in module.parameters() if p.ndim == 4 and p.shape[-1] > 1]
+    for tensor in (images, *weights):
+        assert tensor.is_contiguous(memory_format=torch.channels_last) == last

@@ -15,7 +15,7 @@ from bench.data.pipeline import Pipeline
 
 
 class Batch(NamedTuple):
-    """``images``: (B, C, S, S) floating point, channels_last, normalised. ``labels``: (B,) int64. ``targets``: for
+    """``images``: (B, C, S, S) floating point, normalised. ``labels``: (B,) int64. ``targets``: for
     mixed images, (B, num_classes) float32, the share of each class; ``labels`` are then the classes with the larger
     share. ``weight``: weight of the batch's mean loss when processes average theirs; 1 unless their shares differ.
     """
@@ -110,7 +110,7 @@ class BatchLoader:
             without transforms.
         mix: mixes samples, which then have ``targets`` over ``num_classes``; needs a seed.
         device: where batches are created.
-        dtype: of the images.
+        dtype, memory_format: of the images.
         shard: this process's share.
     """
 
@@ -128,11 +128,12 @@ class BatchLoader:
         num_classes: int = 0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        memory_format: torch.memory_format = torch.channels_last,
         shard: Shard | None = None,
     ):
         self.pixels, self.labels, self.index = pixels, labels, torch.from_numpy(index)
         self.pipeline, self.mix, self.num_classes = pipeline, mix, num_classes
-        self.device, self.dtype = torch.device(device), dtype
+        self.device, self.dtype, self.memory_format = torch.device(device), dtype, memory_format
         self.cuts = (shard or Shard()).batches(len(index), batch_size)
         self.sampler = None if shuffle_seed is None else EpochOrder(len(index), shuffle_seed)
         assert mix is None or shuffle_seed is not None, "mixing needs a seed"
@@ -177,7 +178,8 @@ class BatchLoader:
             targets = torch.lerp(other, one, share[:, None])
             labels = torch.where(share >= 0.5, labels, others)
         # (B, S, S, C) in memory is channels_last (B, C, S, S)
-        return Batch(images.to(self.dtype).contiguous().permute(0, 3, 1, 2), labels, targets)
+        images = images.to(self.dtype).contiguous().permute(0, 3, 1, 2)
+        return Batch(images.contiguous(memory_format=self.memory_format), labels, targets)
 
     def _samples(self, rows: Tensor, tables: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Augmented images (B, S, S, C) and labels (B,), on the device, of the split's samples ``rows``."""

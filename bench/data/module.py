@@ -57,8 +57,10 @@ class ImageData(L.LightningDataModule):
         storage: str = "auto",
         train_image_size: int | None = None,
         dtype: torch.dtype = torch.float32,
+        memory_format: torch.memory_format = torch.channels_last,
     ):
         super().__init__()
+        self.memory_format = memory_format
         self.device, self.dtype = torch.empty(0, device=device).device, dtype  # with its index, like tensors' devices
         mixes = [one for one in augment if isinstance(one, Mix)]
         transforms = [one for one in augment if isinstance(one, Transform)]
@@ -110,6 +112,7 @@ class ImageData(L.LightningDataModule):
             num_classes=self.num_classes,
             device=device,
             dtype=dtype or self.dtype,
+            memory_format=self.memory_format,
             shard=shard,
         )
 

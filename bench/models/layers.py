@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,7 +48,24 @@ class FitTo(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # not called if it changes nothing: its gradient costs a copy and is not deterministic on GPUs
-        return x if x.shape[-2:] == (self.side, self.side) else F.adaptive_avg_pool2d(x, self.side)
+        if x.shape[-2:] == (self.side, self.side):
+            return x
+        if x.is_cuda and torch.are_deterministic_algorithms_enabled():
+            return self.by_products(x)
+        return F.adaptive_avg_pool2d(x, self.side)
+
+    def by_products(self, x: Tensor) -> Tensor:
+        """The same as products with matrices of shares, whose gradient is deterministic."""
+        rows, columns = (self._shares(size).to(x) for size in x.shape[-2:])
+        return rows @ x @ columns.T
+
+    def _shares(self, size: int) -> Tensor:
+        """(side, size): each row averages the positions that adaptive pooling does."""
+        shares = torch.zeros(self.side, size)
+        for i in range(self.side):
+            begin, end = i * size // self.side, -(-(i + 1) * size // self.side)
+            shares[i, begin:end] = 1 / (end - begin)
+        return shares
 
     def extra_repr(self) -> str:
         return f"{self.side}"

@@ -36,8 +36,8 @@ class ZFNet(nn.Module):
     below: a 3×3 first convolution, strides only in pooling, layers 6 and 7 1024 wide, from 4×4 maps.
 
     Deviations: contrast normalisation, for which the paper gives no constants, is AlexNet's (k=2, n=5, α=1e-4, β=0.75);
-    Kaiming initialisation instead of the paper's constant scale of 1e-2; first layer filters are not rescaled
-    to an RMS of 0.1 in training.
+    Kaiming initialisation instead of the paper's constant scale of 1e-2; filters are not scaled
+    down to an RMS of 0.1 in training (section 3).
 
     Raises:
         ValueError: ``image_size`` is below 8, where nothing is left for the last pooling.

@@ -60,10 +60,9 @@ class Predictions:
 def save(run: Path, made: Predictions) -> Predictions:
     """Write ``predictions.npz`` into a run's directory; returns what :func:`load` reads there.
 
-    Logits become float16, clipped to its range.
+    Logits become float16 where that moves them by less than a fiftieth, which those below 64 are.
     """
-    limit = np.finfo(np.float16).max
-    logits = made.logits.clip(-limit, limit).astype(np.float16)
+    logits = made.logits.astype(np.float16 if np.abs(made.logits).max() < 64 else np.float32)
     content = io.BytesIO()
     np.savez_compressed(
         content,

@@ -92,6 +92,7 @@ def fit(line: Connection, job: Job) -> None:
 
 def plain_fit(line: Connection, job: Job, workers: int) -> None:
     """The reference stack, by a Trainer as it comes."""
+    machine.fit_threads()  # as the others': it is not the quota of CPUs that they are compared by
     cfg, resolved = job.configured()
     device = machine.device(resolved["trainer"]["accelerator"])
     turns = Turns(line, device)

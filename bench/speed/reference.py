@@ -6,6 +6,7 @@ time, torchvision's transforms, a ``DataLoader``; the optimizer as PyTorch makes
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import lightning as L
@@ -28,8 +29,8 @@ WORKERS = (0, 1, 2, 4, 8, 16)
 
 
 def workers() -> list[int]:
-    """The WORKERS that have a core each."""
-    return [n for n in WORKERS if n <= machine.hardware()["cores"]]
+    """The WORKERS that have a core each, within the quota of CPUs."""
+    return [n for n in WORKERS if n <= min(machine.hardware()["cores"], machine.cpu_quota() or math.inf)]
 
 
 class PILImages(Dataset):

@@ -162,6 +162,16 @@ def test_batches_are_channels_last_and_of_the_dtype_asked_for(transforms, mix, d
         assert labels.dtype == torch.int64
 
 
+def test_batches_are_contiguous_if_asked_for():
+    one, other = (
+        make(shuffle_seed=0, memory_format=memory) for memory in (torch.channels_last, torch.contiguous_format)
+    )
+    for (images, *_), (same, *_) in zip(one, other, strict=True):
+        assert same.is_contiguous()
+        assert not same.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(images, same)
+
+
 def test_a_dtype_only_rounds_what_32_bits_would_be():
     one, other = (
         epoch(make(transforms=AUGMENT, shuffle_seed=0, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16)

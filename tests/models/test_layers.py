@@ -6,7 +6,7 @@ from networks import random
 from torch import nn
 
 from bench.config import PRETRAINED_FROM
-from bench.models.layers import SMALL_BELOW, conv, geometry, init_kaiming
+from bench.models.layers import SMALL_BELOW, FitTo, conv, geometry, init_kaiming
 from bench.models.winograd import Conv2d
 
 
@@ -36,3 +36,26 @@ def test_init_draws_weights_by_fan_in_and_classifiers_with_a_std_of_a_hundredth(
     assert net[1].weight.std().item() == pytest.approx((2 / 300) ** 0.5, rel=0.05)
     assert net[2].weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert all(layer.bias.eq(0).all() for layer in net)
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (4, 6), (2, 9), (3, 1)])
+@pytest.mark.parametrize("side", [2, 3, 7])
+def test_pooling_by_products_is_pytorchs_average(side, shape):
+    x = random(2, 3, *shape).requires_grad_()
+    ours, theirs = FitTo(side).by_products(x), nn.functional.adaptive_avg_pool2d(x, side)
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    weights = random(2, 3, side, side)
+    one, other = (torch.autograd.grad((made * weights).sum(), x)[0] for made in (ours, theirs))
+    assert torch.allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_pooling_is_deterministic_on_a_gpu_if_asked_for(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    x = random(2, 3, 7, 7).cuda().requires_grad_()
+    torch.use_deterministic_algorithms(True)
+    try:
+        FitTo(3)(x).sum().backward()  # raises where there is no such algorithm
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert x.grad is not None

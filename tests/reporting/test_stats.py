@@ -195,4 +195,23 @@ def test_the_interval_of_a_difference_is_that_of_the_paired_samples():
     gain = (first.astype(int) - second)[0]
     half = 1.96 * gain.std() / np.sqrt(2000)  # what the normal approximation says of paired samples
     assert [low, high] == pytest.approx([gain.mean() - half, gain.mean() + half], abs=0.002)
-    assert stats.difference(first, first) == (0, 0)
+    low, high = stats.difference(first, first)
+    assert 0 < high == -low < 2 / 2000  # none differ of so many, of which one or two might have
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.sampled_from([61, 540, 10_000]))
+def test_the_interval_of_single_seeds_has_no_difference_in_it_unless_the_test_tells_them_apart(one, other, n):
+    first, second = np.zeros((2, 1, n), bool)
+    first[0, :one], second[0, one : one + other] = True, True
+    low, high = stats.difference(first, second)
+    assert low <= (one - other) / n <= high
+    assert low < high
+    assert low <= 0 <= high or stats.compare(first, second) < 0.05 + 1e-9
+
+
+def test_a_few_answers_that_all_seeds_share_are_no_proof():
+    one, other = np.ones((2, 3, 60), bool)
+    other[:, 0] = False  # the same sample, to each of three seeds
+    assert stats.paired_test(one, other) > 0.2
+    one[:, 1:], other[:, 1:] = True, False
+    assert stats.paired_test(one, other) < 1e-6

@@ -57,7 +57,10 @@ def test_training_takes_three_times_the_operations_but_the_images_need_no_gradie
 def test_a_dataloader_has_no_more_workers_than_there_are_cores(monkeypatch):
     for cores, most in ((1, 1), (2, 2), (6, 4), (64, 16)):
         monkeypatch.setattr(reference.machine, "hardware", lambda cores=cores: {"cores": cores})
+        monkeypatch.setattr(reference.machine, "cpu_quota", lambda: None)
         assert max(reference.workers()) == most
+    monkeypatch.setattr(reference.machine, "cpu_quota", lambda: 2.5)
+    assert max(reference.workers()) == 2
 
 
 def test_a_quotient_is_the_median_of_the_rounds():
