@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from common import NOISE, SHORT
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch.nn import functional as F
 
@@ -265,7 +266,23 @@ def test_auxiliary_heads_are_trained_and_logged_but_not_kept(composed, noise, tm
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("scheduler", ["one_cycle", "cosine", "step", "constant"])
-def test_every_optimizer_and_scheduler_trains(composed, optimizer, scheduler):
-    record = train.run(composed("model=lenet", *QUIET, f"optimizer={optimizer}", f"scheduler={scheduler}"))
+def test_every_optimizer_and_scheduler_trains_at_its_rates_and_weights_alone_decay(composed, optimizer, scheduler):
+    cfg = composed("model=lenet", *QUIET, f"optimizer={optimizer}", f"scheduler={scheduler}")
+    seen = []
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, trainer, *_):
+            (used,) = trainer.optimizers
+            seen.append([(group["lr"], group["weight_decay"]) for group in used.param_groups])
+
+    record = train.run(cfg, watchers=[Watch()])
     assert record.status == "ok", record.error
     assert math.isfinite(record.metrics["train"]["loss"])
+    alone = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=cfg.optimizer.lr)
+    schedule = instantiate(cfg.scheduler)(alone, len(seen))
+    for groups in seen:
+        rate = pytest.approx(alone.param_groups[0]["lr"])
+        assert groups == [(rate, cfg.optimizer.weight_decay), (rate, 0.0)]
+        alone.step()
+        schedule.step()
+    assert len(seen) > 2
