@@ -59,6 +59,16 @@ def test_a_meter_goes_on_from_an_earlier_try(clock):
     assert (second.seconds(), second.rates, second.peak_bytes()) == (42.0, [5.0], 2000)
 
 
+def test_an_epoch_that_is_resumed_is_measured_from_there(clock):
+    module = SimpleNamespace(device=torch.device("cpu"), log=lambda name, value: None)
+    meter = callbacks.Meter(Peak(0))
+    clock[0] += 1000  # images are decoded, the checkpoint is read
+    meter.on_train_start(Trainer(), module)  # Lightning does not start the epoch again
+    clock[0] += 2
+    meter.on_train_batch_end(Trainer(is_last_batch=True), module, None, SimpleNamespace(labels=torch.zeros(6)), 0)
+    assert meter.rates == [3.0]
+
+
 def test_there_is_no_throughput_before_the_first_epoch_has_ended():
     assert callbacks.Meter(Peak(0)).median() is None
 

@@ -264,6 +264,28 @@ def test_auxiliary_heads_are_trained_and_logged_but_not_kept(composed, noise, tm
     assert sum(value.numel() for value in weights.values()) == record.params
 
 
+@pytest.mark.parametrize(("precision", "products"), [("auto", "high"), ("32-true", "highest")])
+def test_products_may_be_tf32_in_training_unless_32_bits_are_asked_for_and_never_in_the_test(
+    composed, precision, products, monkeypatch
+):
+    seen = {}
+
+    def watch(name):
+        plain = getattr(Classifier, name)
+
+        def step(self, *args):
+            seen[name] = torch.get_float32_matmul_precision()
+            return plain(self, *args)
+
+        monkeypatch.setattr(Classifier, name, step)
+
+    watch("training_step")
+    watch("test_step")
+    record = train.run(composed("model=lenet", *QUIET, f"trainer.precision={precision}"))
+    assert record.status == "ok", record.error
+    assert seen == {"training_step": products, "test_step": "highest"}
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("scheduler", ["one_cycle", "cosine", "step", "constant"])
 def test_every_optimizer_and_scheduler_trains_at_its_rates_and_weights_alone_decay(composed, optimizer, scheduler):
