@@ -79,7 +79,7 @@ def mistakes() -> Iterator[None]:
 
 def _line(error: BaseException) -> str:
     """Its message, without the line breaks of Hydra's."""
-    return " ".join(line.strip() for line in str(error).splitlines())
+    return " ".join(str(error).split())
 
 
 def from_hydra(error: BaseException) -> bool:

@@ -209,7 +209,7 @@ def versions() -> dict[str, str]:
     packages = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy", "pillow", "scikit-learn")
     found = {"python": platform.python_version(), "convbench": bench.__version__}
     found |= {name: importlib.metadata.version(name) for name in packages}
-    if importlib.util.find_spec("timm"):
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # an extra
         found["timm"] = importlib.metadata.version("timm")
     if torch.version.cuda and torch.cuda.is_available():
         found |= {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,12 +135,12 @@ def open_run(place: Path | str, device: torch.device | str = "cpu") -> Saved:
 
 
 TRUSTED = "BENCH_TRUST"
-"""Environment variable: packages, separated by commas, whose code a checkpoint may name."""
+"""Environment variable: packages, separated by commas, whose networks and sources a checkpoint may name."""
 
 
 def check_targets(node: Any, place: Path | str) -> None:
     """Reject a configuration that would call anything but this project's networks, normalisations and sources, or what
-    is in the TRUSTED packages: a checkpoint may come from a stranger.
+    the TRUSTED packages define: a checkpoint may come from a stranger.
 
     Raises:
         ConfigError: it names something else, or what is not there.
@@ -153,18 +153,24 @@ def check_targets(node: Any, place: Path | str) -> None:
     if "_target_" in node:
         target = str(node["_target_"])
         package = target.partition(".")[0]
-        trusted = package in os.environ.get(TRUSTED, "").replace(" ", "").split(",")
-        if not trusted and (package != "bench" or not _harmless(hydra.utils.get_object(target))):
+        trusted = [name for name in os.environ.get(TRUSTED, "").replace(" ", "").split(",") if name]
+        if package not in ("bench", *trusted) or not _harmless(hydra.utils.get_object(target), trusted):
             raise ConfigError(
                 f"checkpoint={place}: wants to call {target}, not a network or data source of this project; not loaded"
-                + (f"; {TRUSTED}={package} in the environment allows it" if package != "bench" else "")
+                + (f"; {TRUSTED}={package} in the environment allows networks of it" if package != "bench" else "")
             )
     for value in node.values():
         check_targets(value, place)
 
 
-def _harmless(target: Any) -> bool:
-    """Whether it is a network, normalisation or source of this project, which a configuration may create."""
+def _harmless(target: Any, trusted: Sequence[str]) -> bool:
+    """Whether it is a network, normalisation or source of this project, or one that is defined in a trusted package;
+    what those import from elsewhere is not.
+    """
+    module = str(getattr(target, "__module__", ""))
+    of_trusted = module.partition(".")[0] in trusted
     if not isinstance(target, type):
-        return any(target is getattr(sources, name) for name in sources.__all__)
-    return issubclass(target, nn.Module | Normalize) and target.__module__.startswith(("bench.models.", "bench.data."))
+        return of_trusted or any(target is getattr(sources, name) for name in sources.__all__)
+    return issubclass(target, nn.Module | Normalize) and (
+        of_trusted or module.startswith(("bench.models.", "bench.data."))
+    )

@@ -33,6 +33,8 @@ def test_links_lead_to_files_and_headings_that_are_there(page):
     for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
         path, _, anchor = link.partition("#")
         to = page.parent / path if path else page
+        if "results/" in path and not (ROOT / "results").exists():
+            continue  # a source distribution comes without
         assert to.exists(), link
         assert not anchor or anchor in anchors(to), link
 

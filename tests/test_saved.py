@@ -67,7 +67,9 @@ def test_a_checkpoint_that_would_call_something_else_is_refused(checkpoint, targ
 def test_a_network_of_a_package_that_is_trusted_is_loaded(checkpoint, tmp_path, monkeypatch):
     content, file = checkpoint
     (tmp_path / "team").mkdir()
-    (tmp_path / "team/nets.py").write_text("from bench.models.lenet import LeNet\n\nclass Mine(LeNet):\n    pass\n")
+    (tmp_path / "team/nets.py").write_text(
+        "import os, torch\nfrom bench.models.lenet import LeNet\n\nclass Mine(LeNet):\n    pass\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     content["use"]["config"]["model"]["net"]["_target_"] = "team.nets.Mine"
     torch.save(content, file)
@@ -76,6 +78,11 @@ def test_a_network_of_a_package_that_is_trusted_is_loaded(checkpoint, tmp_path, 
         open_run(file)
     monkeypatch.setenv("BENCH_TRUST", "other, team")
     assert type(open_run(file).model).__name__ == "Mine"
+    for name in ("os.system", "torch.load"):  # imported there, not defined
+        content["use"]["config"]["model"]["net"]["_target_"] = f"team.nets.{name}"
+        torch.save(content, file)
+        with pytest.raises(ConfigError, match=f"wants to call team.nets.{name}"):
+            open_run(file)
 
 
 def test_what_is_no_checkpoint_is_named(checkpoint, tmp_path):

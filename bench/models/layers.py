@@ -51,21 +51,20 @@ class FitTo(nn.Module):
         if x.shape[-2:] == (self.side, self.side):
             return x
         if x.is_cuda and torch.are_deterministic_algorithms_enabled():
-            return self.by_products(x)
+            return self.pooled_by_matrices(x)
         return F.adaptive_avg_pool2d(x, self.side)
 
-    def by_products(self, x: Tensor) -> Tensor:
-        """The same as products with matrices of shares, whose gradient is deterministic."""
-        rows, columns = (self._shares(size).to(x) for size in x.shape[-2:])
+    def pooled_by_matrices(self, x: Tensor) -> Tensor:
+        """The same by two matrix products, whose gradient is deterministic."""
+        rows, columns = (self._shares(size, x) for size in x.shape[-2:])
         return rows @ x @ columns.T
 
-    def _shares(self, size: int) -> Tensor:
-        """(side, size): each row averages the positions that adaptive pooling does."""
-        shares = torch.zeros(self.side, size)
-        for i in range(self.side):
-            begin, end = i * size // self.side, -(-(i + 1) * size // self.side)
-            shares[i, begin:end] = 1 / (end - begin)
-        return shares
+    def _shares(self, size: int, like: Tensor) -> Tensor:
+        """(side, size): each row averages the positions that adaptive pooling does; made where ``like`` is."""
+        bins, places = (torch.arange(n, device=like.device) for n in (self.side, size))
+        begin, end = bins * size // self.side, -(-(bins + 1) * size // self.side)
+        within = (places >= begin[:, None]) & (places < end[:, None])
+        return (within / (end - begin)[:, None]).to(like.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.side}"

@@ -62,7 +62,7 @@ def save(run: Path, made: Predictions) -> Predictions:
 
     Logits become float16 where that moves them by less than a fiftieth, which those below 64 are.
     """
-    logits = made.logits.astype(np.float16 if np.abs(made.logits).max() < 64 else np.float32)
+    logits = made.logits.astype(np.float16 if np.abs(made.logits).max(initial=0) < 64 else np.float32)
     content = io.BytesIO()
     np.savez_compressed(
         content,

@@ -125,8 +125,9 @@ def section(table: Table) -> str:
 
 EFFECTS = ("model", "change", "n", "test top-1 before", "test top-1 after", "difference", "95 % interval", "p")
 EFFECTS_NOTE = (
-    "Test top-1 in %; differences in percentage points. Intervals are Student's, over seeds and images, and not "
-    "corrected for multiple comparisons. p: probability of a difference at least this large if there were none, "
+    "Test top-1 in %; differences in percentage points. Intervals are Student's, over seeds and images, between single "
+    "runs at least as wide as the exact test's, and not corrected for multiple comparisons. p: probability of a "
+    "difference at least this large if there were none, "
     "Holm-corrected for the number of rows; from the same Student's t or, between single runs (n = 1), from McNemar's "
     "exact test, which, like the interval, covers these two trained networks only, not other seeds; against several "
     "runs, a single one is taken to vary as they do. Settings: each row is compared with the best row of its network, "

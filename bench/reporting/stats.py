@@ -77,7 +77,7 @@ def interval(correct: np.ndarray) -> Interval:
 def difference(first: np.ndarray, second: np.ndarray) -> Interval:
     """The interval of the first mean accuracy minus the second, (s, n) and (t, n) on the same samples, by Student's t,
     see :func:`_estimate`; between single seeds never narrower than that of :func:`mcnemar`, so that it has 0 in it
-    unless the test tells the two apart.
+    unless that test, uncorrected, tells the two apart.
     """
     mean, variance, freedom = _estimate([first, second])
     half = _quantile(freedom) * math.sqrt(variance)
@@ -116,10 +116,11 @@ def _estimate(groups: Sequence[np.ndarray]) -> _Estimate:
     single seed is taken to vary as the other group's seeds do; without others the variance covers samples alone.
     Degrees of freedom after Satterthwaite 1946: the variance between a few seeds is uncertain, that over samples is
     not. Of equal recipes up to 7 % are told apart at a level of 5 %, up to an eighth if one seed is compared with two.
-    A difference's variance has half a sample more on either side (Agresti, Min 2005), as few may differ, or none.
+    The variance of a difference, not its mean, is that with half a sample added to each cell of the 2×2 table (Agresti,
+    Min 2005), so that it is not 0 where few samples differ, or none.
     """
     over_samples = groups[0].mean(axis=0) - (groups[1].mean(axis=0) if len(groups) > 1 else 0.0)  # (n,)
-    added = len(groups) - 1  # of two samples, one a half's square on either side
+    added = len(groups) - 1  # to the sum of squares: of two samples more, a half each is +1 and -1
     n = len(over_samples) + 2 * added
     variance = float((over_samples**2).sum() + added - over_samples.sum() ** 2 / n) / n**2
     doubt = 0.0

@@ -91,8 +91,8 @@ def fit(line: Connection, job: Job) -> None:
 
 
 def plain_fit(line: Connection, job: Job, workers: int) -> None:
-    """The reference stack, by a Trainer as it comes."""
-    machine.fit_threads()  # as the others': it is not the quota of CPUs that they are compared by
+    """The reference stack, by a Trainer as it comes, with the threads that the quota of CPUs allows."""
+    machine.fit_threads()  # like the others, so that a quota of CPUs does not decide
     cfg, resolved = job.configured()
     device = machine.device(resolved["trainer"]["accelerator"])
     turns = Turns(line, device)

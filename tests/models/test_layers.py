@@ -40,9 +40,9 @@ def test_init_draws_weights_by_fan_in_and_classifiers_with_a_std_of_a_hundredth(
 
 @pytest.mark.parametrize("shape", [(7, 7), (4, 6), (2, 9), (3, 1)])
 @pytest.mark.parametrize("side", [2, 3, 7])
-def test_pooling_by_products_is_pytorchs_average(side, shape):
+def test_pooling_by_matrices_is_pytorchs_average(side, shape):
     x = random(2, 3, *shape).requires_grad_()
-    ours, theirs = FitTo(side).by_products(x), nn.functional.adaptive_avg_pool2d(x, side)
+    ours, theirs = FitTo(side).pooled_by_matrices(x), nn.functional.adaptive_avg_pool2d(x, side)
     assert torch.allclose(ours, theirs, atol=1e-6)
     weights = random(2, 3, side, side)
     one, other = (torch.autograd.grad((made * weights).sum(), x)[0] for made in (ours, theirs))
