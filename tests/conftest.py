@@ -46,6 +46,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
     def call(main: Callable[[], None], *arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["command", *arguments])
+        capsys.readouterr()  # what was printed before, by a run that others share and that is made here first
         code = 0
         try:
             main()
