@@ -12,6 +12,7 @@ import numpy as np
 
 from bench.record import RunRecord
 from bench.reporting import stats
+from bench.reporting.machines import machines_of
 from bench.reporting.predictions import Predictions, same_samples
 from bench.reporting.settings import form, line, settings_of, started_from, told_apart
 from bench.reporting.stats import LEVEL, Interval, Stat
@@ -107,7 +108,7 @@ def _table(dataset: str, protocol: str, records: Sequence[RunRecord], prediction
         names = tuple(record.run_id for record in group)
         rows.append(Row(rank, number, model, variant, name, len(group), group[0].params, group[0].macs, numbers, names))
     tests = None if ranked_by == "val_top1" else math.comb(len(rows), 2)
-    machines, told = _machines({row.number: group for row, (*_, group) in zip(rows, measured, strict=True)})
+    machines, told = machines_of({row.number: group for row, (*_, group) in zip(rows, measured, strict=True)})
     rows = [replace(row, machine=machines.get(row.number, "")) for row in rows]
     return Table(dataset, protocol, ranked_by, tuple(_tested(rows, predictions, tests)), usual, told)
 
@@ -127,58 +128,6 @@ def _name(model: str, number: str, told: str) -> str:
 def _letters(i: int) -> str:
     """a, b, …, z, aa, ab, …"""
     return (_letters(i // 26 - 1) if i >= 26 else "") + chr(ord("a") + i % 26)
-
-
-COSTS = "images/s, fit s and peak MiB are not comparable"
-OTHER_MACHINES = f"different machines, numbers of cores, versions or precisions: {COSTS}"
-ODD_ONES = 3
-"""Maximum rows whose machine is told beside that of the others."""
-
-
-def _machines(rows: Mapping[str, Sequence[RunRecord]]) -> tuple[dict[str, str], str]:
-    """What each of the ``rows``, by number, was trained on, ``2 cores of AMD EPYC (AVX512), PyTorch 2.14.1,
-    bf16-mixed``, and all of that in a line: the most frequent, and which rows are from elsewhere.
-
-    The line is OTHER_MACHINES if the latter are many, or if a row is from several or from one that is not fully known:
-    such rows have no machine. Both are empty if it is not known at all.
-    """
-
-    def told(record: RunRecord) -> tuple[str, ...]:
-        # those that the run has used: the first of those it saw
-        used = record.config["trainer"]["devices"] if "cuda" in (record.device or "") else 0
-        gpus = Counter((record.hardware.get("gpus") or [])[:used])
-        threads = record.hardware.get("threads", record.hardware.get("cores"))
-        cores = f"{threads} core{'s' * (threads != 1)} of {record.hardware.get('cpu')}"
-        named = [f"{n} × {name}" for name, n in gpus.items()]
-        return (cores, *named, f"PyTorch {record.versions.get('torch')}", str(record.precision))
-
-    records = [record for group in rows.values() for record in group]
-    if not all("cpu" in record.hardware and "torch" in record.versions for record in records):
-        return {}, ""
-    vectors: dict[tuple[str, ...], set[str | None]] = defaultdict(set)  # instructions, which old records lack
-    for record in records:
-        vectors[told(record)].add(record.hardware.get("cpu_capability"))
-
-    def place(record: RunRecord) -> str | None:
-        """None if it may be one of several of that name."""
-        cores, *further = told(record)
-        own, there = record.hardware.get("cpu_capability"), vectors[told(record)]
-        several = len(there - {None}) > 1
-        if several and own is None:
-            return None
-        return ", ".join([f"{cores} ({own})" if several or None not in there else cores, *further])
-
-    places = {number: {place(record) for record in group} for number, group in rows.items()}
-    alone = {number: there.pop() for number, there in places.items() if len(there) == 1}
-    machines = {number: machine for number, machine in alone.items() if machine is not None}
-    (usual, _), *others = Counter(machines.values()).most_common() or [("", 0)]
-    if len(machines) < len(rows) or sum(n for _, n in others) > ODD_ONES:
-        return machines, OTHER_MACHINES
-    words = []
-    for machine, n in others:
-        numbers = [number for number, own in machines.items() if own == machine]
-        words.append(f"row{'s' * (n > 1)} {', '.join(numbers)} on {machine}")
-    return machines, "; ".join([usual, *words]) + (f", whose {COSTS}" if others else "")
 
 
 def _tested(rows: Sequence[Row], predictions: Mapping[str, Predictions], tests: int | None) -> list[Row]:

@@ -25,7 +25,7 @@ HARDEST, TILE = 16, 48
 class Predictions:
     """The predictions of one run for its test samples.
 
-    ``logits`` (n, K) float32, ``predicted`` (n,) the class of the largest one before rounding to 16 bits in the file,
+    ``logits`` (n, K) float32, ``predicted`` (n,) the class of the largest one before any rounding in the file,
     ``labels`` (n,), ``ids`` (n,) the samples' names, ``classes`` (K,) the class names.
     """
 
