@@ -64,7 +64,7 @@ def train(
     threads = max(1, torch.get_num_threads() // processes)  # they share this process's threads
     place = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # not ``work``, which others may take over
     outcome = Path(place.name) / "outcome.json"
-    arguments = (os.getpid(), threads, _free_port(), outcome, dict(resolved), dict(about), work, check, sweep, stop)
+    arguments = (os.getpid(), threads, free_port(), outcome, dict(resolved), dict(about), work, check, sweep, stop)
     group = None
     try:
         with interrupts.deferring():
@@ -172,7 +172,8 @@ def part() -> None:
     torch.distributed.destroy_process_group()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -1,42 +1,75 @@
-"""Cells in processes of their own, which tests may kill.
+"""Cells and commands in processes of their own, which tests may kill.
 
 They are forked from a server that has imported PyTorch and run nothing, so one starts in a fraction of a second.
 """
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
+import sys
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["bench.train", "bench.cli"])
 
 
-def start(*settings: str, log: Path | None = None) -> BaseProcess:
-    """Begin a cell; its exit code is 0 for an ok record, 1 for another, and that of a stop by a signal."""
-    process = CONTEXT.Process(target=_cell, args=(settings, log))
+def start(*settings: str, log: Path | None = None, spawns: bool = False) -> BaseProcess:
+    """Begin a cell; its exit code is 0 for an ok record, 1 for another, and that of a stop by a signal.
+
+    The processes of ``trainer=ddp`` are forked from the cell's; with ``spawns`` they start from nothing, as they do
+    outside of tests, and import PyTorch for seconds.
+    """
+    process = CONTEXT.Process(target=_cell, args=(settings, log, spawns))
     process.start()
     return process
 
 
-def finish(process: BaseProcess, seconds: float = 120) -> int | None:
+def call(main: Callable[[], None], *arguments: str, log: Path) -> BaseProcess:
+    """Begin a command in a process group of its own; what it prints is appended to ``log``."""
+    process = CONTEXT.Process(target=_command, args=(main, arguments, log))
+    process.start()
+    return process
+
+
+def finish(process: BaseProcess, seconds: float = 300) -> int | None:
     """Its exit code, once it has ended."""
     process.join(seconds)
-    assert process.exitcode is not None, "the cell does not end"
+    assert process.exitcode is not None, "the process does not end"
     return process.exitcode
 
 
-def _cell(settings: tuple[str, ...], log: Path | None) -> None:
+def _command(main: Callable[[], None], arguments: tuple[str, ...], log: Path) -> None:
+    os.setsid()
+    _print_to(log)
+    sys.argv = ["command", *arguments]
+    main()
+
+
+def _print_to(log: Path | None) -> None:
     output = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    from bench import cli, config, train
+
+
+def _cell(settings: tuple[str, ...], log: Path | None, spawns: bool) -> None:
+    _print_to(log)
+    import torch.multiprocessing
+
+    from bench import cli, config, distributed, train
     from bench.interrupt import Interrupted
     from bench.record import run_id
     from bench.store import Store
 
+    if not spawns:
+        distributed.multiprocessing = SimpleNamespace(
+            get_context=lambda method: multiprocessing.get_context("fork"),
+            spawn=functools.partial(torch.multiprocessing.start_processes, start_method="fork"),
+        )
     try:
         cfg = cli.composed([*settings, "progress=lines"])
         if Store(cfg.paths.results).ok(run_id(config.resolved(cfg))) is not None:

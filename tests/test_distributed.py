@@ -3,6 +3,8 @@
 import csv
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import psutil
@@ -20,10 +22,10 @@ from bench.store import Store
 CELL = ("model=lenet", *SHORT, "trainer.precision=32-true", "trainer.max_epochs=3")
 
 
-def run(root, *settings):
+def run(root, *settings, spawns=False):
     """The record, rows, predictions and weights of a cell that is trained in a process of its own."""
     log = root.with_suffix(".log")
-    assert finish(start(*CELL, *settings, f"paths.results={root}", log=log)) == 0, log.read_text()
+    assert finish(start(*CELL, *settings, f"paths.results={root}", log=log, spawns=spawns)) == 0, log.read_text()
     (record,) = Store(root).load_all()
     folder = Store(root).path(record.run_id)
     with (folder / "metrics.csv").open() as file:
@@ -128,7 +130,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(bench):
 
 
 def test_more_processes_than_gpus_are_refused(bench, tmp_path, monkeypatch):
-    machine.hardware()  # kept from here on: it would ask the GPU that is not there for its name
+    machine.hardware(), machine.versions()  # kept from here on: they would ask the GPU that is not there
     monkeypatch.setattr(machine, "device", lambda accelerator: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     code, _, err = bench("trainer=ddp")
@@ -156,16 +158,21 @@ def test_a_place_that_cannot_be_used_is_refused_and_nothing_written(tmp_path):
 
 
 @pytest.mark.slow
-def test_ddp_works_inside_a_sweep(bench, tmp_path):
-    sweep = ("-m", "model=lenet", "seed=0,1", "trainer=ddp", *SHORT, "progress=none")
-    code, out, err = bench(*sweep)
-    assert code == 0, out + err
-    assert {record.device for record in Store(tmp_path / "results").load_all()} == {"2 × cpu"}
+def test_a_sweep_from_the_command_line_starts_processes_that_do_not_run_it_again(tmp_path):
+    sweep = ("-m", "model=lenet", "trainer=ddp", *SHORT, "progress=none", f"paths.results={tmp_path}")
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", *sweep], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 1 cells ok" in done.stdout
+    assert len(list(tmp_path.glob("sweeps/*"))) == 1
+    (record,) = Store(tmp_path).load_all()
+    assert record.device == "2 × cpu"
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_train_as_one_does(tmp_path):
     alone, *_ = run(tmp_path / "alone", "trainer.accelerator=gpu")
-    both, *_ = run(tmp_path / "both", "trainer=ddp", "trainer.accelerator=gpu")
+    both, *_ = run(tmp_path / "both", "trainer=ddp", "trainer.accelerator=gpu", spawns=True)
     assert both.device == "2 × cuda"
     assert both.metrics["test"]["loss"] == pytest.approx(alone.metrics["test"]["loss"], rel=1e-2)

@@ -4,16 +4,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from dataclasses import asdict
 
 import pytest
 from common import SHORT, one_line
-from processes import finish, start
+from processes import call, finish, start
 
 from bench import claim, launcher, queues, train
+from bench.__main__ import main as bench_main
 from bench.interrupt import Interrupted
 from bench.launcher import Cell, Ended, work_through
 from bench.record import run_id
@@ -206,11 +206,11 @@ def test_failures_are_summed_up_with_the_traceback_and_the_command(bench, tmp_pa
 
 @pytest.mark.slow
 def test_two_sweeps_at_once_write_each_cell_once_and_both_end_well(tmp_path):
-    command = [sys.executable, "-m", "bench", "-m", "model=lenet", "seed=0,1,2", *SHORT, "trainer.max_epochs=10"]
-    command += ["progress=none", f"paths.results={tmp_path}"]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
-    outputs = [process.communicate(timeout=300)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
+    sweep = ("-m", "model=lenet", "seed=0,1,2", *SHORT, "trainer.max_epochs=10", "progress=none")
+    logs = [tmp_path / "one.log", tmp_path / "other.log"]
+    both = [call(bench_main, *sweep, f"paths.results={tmp_path}", log=log) for log in logs]
+    assert [finish(process) for process in both] == [0, 0]
+    outputs = [log.read_text() for log in logs]
     assert all("3 of 3 cells ok" in out for out in outputs)
     assert len(Store(tmp_path).load_all()) == 3
     trained = [line for out in outputs for line in out.splitlines() if "working on it" in line]
@@ -223,10 +223,10 @@ def test_two_sweeps_at_once_write_each_cell_once_and_both_end_well(tmp_path):
 def test_on_a_full_disk_a_cell_fails_with_the_reason_and_goes_on_when_there_is_room(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("no mounts here")
-    settings = ("model=alexnet", *SHORT, "trainer.max_epochs=2", f"paths.results={disk}")  # a checkpoint takes 69 MB
+    settings = ("model=lenet", *SHORT, "trainer.max_epochs=2", f"paths.results={disk}")  # a checkpoint takes 760 kB
     log = tmp_path / "log"
     try:
         assert finish(start(*settings, log=log)) == 1
@@ -234,7 +234,7 @@ def test_on_a_full_disk_a_cell_fails_with_the_reason_and_goes_on_when_there_is_r
         assert record.status == "failed"
         assert "No space left on device" in record.error
         assert not list(disk.glob("runs/*/checkpoints/.*"))
-        subprocess.run(["mount", "-o", "remount,size=400m", str(disk)], check=True)
+        subprocess.run(["mount", "-o", "remount,size=40m", str(disk)], check=True)
         assert finish(start(*settings, log=log)) == 0, log.read_text()
     finally:
         subprocess.run(["umount", str(disk)], check=True)

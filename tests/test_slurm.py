@@ -7,13 +7,13 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 from common import SHORT, one_line
+from processes import call, finish
 
+from bench.__main__ import main as bench_main
 from bench.interrupt import SIGNALS
 from bench.launcher import Cell
 from bench.queues import say_stopping
@@ -28,16 +28,14 @@ CELLS = ("model=lenet", "seed=0,1", *SHORT, "trainer.max_epochs=40", "progress=n
 
 
 def begin(results):
-    command = [sys.executable, "-m", "bench", *LOCAL, *CELLS, "sweep.retries=1", f"paths.results={results}"]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    log = results / "sweep.log"
+    log.write_text("")
+    return call(bench_main, *LOCAL, *CELLS, "sweep.retries=1", f"paths.results={results}", log=log)
 
 
-def end(process):
+def end(process, results):
     """Its exit code and output."""
-    out, _ = process.communicate(timeout=300)
-    return process.returncode, out
+    return finish(process), (results / "sweep.log").read_text()
 
 
 def trainer_of(results, seed, *others):
@@ -60,34 +58,25 @@ def logs(results):
 
 
 @pytest.mark.slow
-def test_a_sweep_whose_one_cell_runs_out_of_time_ends_ok(tmp_path):
+def test_a_cell_out_of_time_is_queued_again_a_killed_one_tried_again_and_failed_when_killed_once_more(tmp_path):
     process = begin(tmp_path)
-    os.kill(trainer_of(tmp_path, 1), signal.SIGUSR2)
-    code, out = end(process)
-    assert code == 0, out
-    left = [line.rsplit("; ", 1)[1][:6] for line in out.splitlines() if " left" in line]
-    assert left in (["1 left", "0 left"], ["0 left", "0 left"])  # two may end at once
-    assert "2 of 2 cells ok" in out
-    assert "Requeued job" in logs(tmp_path)
-    assert logs(tmp_path).count("resumes from its last checkpoint") == 1
-    assert {(r.seed, r.status, r.epochs) for r in Store(tmp_path).load_all()} == {(0, "ok", 40), (1, "ok", 40)}
-
-
-@pytest.mark.slow
-def test_a_killed_cell_is_tried_again_and_failed_when_killed_once_more(tmp_path):
-    process = begin(tmp_path)
+    late = trainer_of(tmp_path, 1)
+    os.kill(late, signal.SIGUSR2)
     first = trainer_of(tmp_path, 0)
     os.kill(first, signal.SIGKILL)
-    os.kill(trainer_of(tmp_path, 1), signal.SIGKILL)
+    os.kill(trainer_of(tmp_path, 1, late), signal.SIGKILL)
     os.kill(trainer_of(tmp_path, 0, first), signal.SIGKILL)
-    code, out = end(process)
+    code, out = end(process, tmp_path)
     assert code == 1, out
+    assert "Requeued job" in logs(tmp_path)
     assert out.count("try 2 of 2") == 2
     assert "1 of 2 cells ok" in out
     records = {record.seed: record for record in Store(tmp_path).load_all()}
     assert [records[seed].status for seed in (0, 1)] == ["failed", "ok"]
     assert "left no result" in records[0].error
     assert records[0].error in out
+    assert records[1].epochs == 40
+    assert "resumes from its last checkpoint" in logs(tmp_path)
 
 
 @pytest.mark.slow
@@ -96,12 +85,12 @@ def test_ctrl_c_saves_all_cells_and_the_same_command_goes_on(tmp_path):
     trainer_of(tmp_path, 0)
     trainer_of(tmp_path, 1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all that run in it
-    code, out = end(process)
+    code, out = end(process, tmp_path)
     assert code == 130, out
     assert "0 of 2 cells ok" in out
     assert out.count("interrupted: stopped by SIGTERM") == 2
     assert [record.status for record in Store(tmp_path).load_all()] == ["interrupted", "interrupted"]
-    code, out = end(begin(tmp_path))
+    code, out = end(begin(tmp_path), tmp_path)
     assert code == 0, out
     assert "2 of 2 cells ok" in out
     assert logs(tmp_path).count("resumes from its last checkpoint") == 2

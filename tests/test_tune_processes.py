@@ -4,11 +4,10 @@ import contextlib
 import functools
 import os
 import signal
-import sys
 
 import pytest
 from common import wait_for
-from processes import CONTEXT, finish
+from processes import call, finish
 
 pytest.importorskip("optuna")
 
@@ -20,18 +19,10 @@ from bench.store import Store
 
 
 def start(root, *arguments):
-    """Begin a search in a process of its own; its output goes to a file a process."""
-    process = CONTEXT.Process(target=_search, args=((*arguments, f"paths.results={root / 'results'}"), root))
-    process.start()
-    return process
-
-
-def _search(arguments, root):
-    output = os.open(root / f"{os.getpid()}.txt", os.O_WRONLY | os.O_CREAT)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.argv = ["bench-tune", *arguments]
-    tune.main()
+    """Begin a search in a process of its own, and the file of what it prints."""
+    log = root / f"{len(list(root.glob('*.txt')))}.txt"
+    log.touch()
+    return call(tune.main, *arguments, f"paths.results={root / 'results'}", log=log), log
 
 
 def in_the_middle(finished, there):
@@ -58,12 +49,13 @@ def trials_once(root, condition):
 def test_a_search_is_killed_twice_and_loses_no_trial(tmp_path):
     cell, seen = (*CELL, "trainer.max_epochs=2", "trials=6"), {}
     for finished in (1, 3):
-        process = start(tmp_path, *cell)
+        process, _ = start(tmp_path, *cell)
         trials_once(tmp_path, functools.partial(in_the_middle, finished))
         process.kill()
         process.join()
         seen |= {trial.number: trial.params for trial in trials(tmp_path)}
-    assert finish(start(tmp_path, *cell)) == 0
+    process, _ = start(tmp_path, *cell)
+    assert finish(process) == 0
     there = trials(tmp_path)
     assert [trial.state.is_finished() for trial in there] == [True] * 6
     assert {number: there[number].params for number in seen} == seen
@@ -73,12 +65,14 @@ def test_a_search_is_killed_twice_and_loses_no_trial(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_share_a_study_and_run_no_trial_twice(tmp_path):
-    processes = [start(tmp_path, *CELL, "trials=6") for _ in range(2)]
-    assert [finish(process) for process in processes] == [0, 0]
+    both = [start(tmp_path, *CELL, "trials=6") for _ in range(2)]
+    assert [finish(process) for process, _ in both] == [0, 0]
     assert states(tmp_path) == ["COMPLETE"] * 6
     assert len({trial.params["optimizer.lr"] for trial in trials(tmp_path)}) == 6
-    logs = [(tmp_path / f"{process.pid}.txt").read_text() for process in processes]
-    told = [[line.split()[1] for line in log.splitlines() if line.startswith("trial ") and ":" in line] for log in logs]
+    told = [
+        [line.split()[1] for line in log.read_text().splitlines() if line.startswith("trial ") and ":" in line]
+        for _, log in both
+    ]
     assert all(told)
     assert sorted(int(number) for part in told for number in part) == [1, 2, 3, 4, 5, 6]
 
@@ -86,12 +80,11 @@ def test_two_processes_share_a_study_and_run_no_trial_twice(tmp_path):
 @pytest.mark.slow
 def test_a_trial_is_taken_over_from_a_process_that_dies_by_one_that_waits(tmp_path):
     cell = (*CELL, "trainer.max_epochs=8", "trials=1", "prune=none")
-    first = start(tmp_path, *cell)
+    first, _ = start(tmp_path, *cell)
     (before,) = trials_once(tmp_path, lambda there: there and there[0].intermediate_values)
     os.kill(first.pid, signal.SIGSTOP)  # alive, but it does not get on
-    second = start(tmp_path, *cell)
-    log = tmp_path / f"{second.pid}.txt"
-    wait_for(lambda: log.exists() and "running elsewhere" in log.read_text())
+    second, log = start(tmp_path, *cell)
+    wait_for(lambda: "running elsewhere" in log.read_text())
     first.kill()
     assert finish(second) == 0
     (after,) = trials(tmp_path)

@@ -2,15 +2,15 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
+from processes import CONTEXT, finish
 
+from bench import distributed
 from bench.data.augment import ColorJitter, CutMix, HorizontalFlip, RandomCrop
 from bench.data.dataset import Dataset
 from bench.data.decode import Decoder
@@ -84,35 +84,28 @@ def test_a_resumed_training_sees_the_batches_of_one_that_went_through(tmp_path):
     assert train[1] + train[2] == train[0]
 
 
-SCRIPT = """
-import json, sys
-import torch.distributed as dist
-sys.path.insert(0, sys.argv[1])
-from test_training import Watcher, make, trainer
-
-if __name__ == "__main__":
+def one_of_two(rank: int, port: int, folder: Path) -> None:
+    """Train and test as one process of two, and write what it has seen."""
+    place = {"LOCAL_RANK": rank, "NODE_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in place.items()}
     watcher, data = Watcher(), make()
     run = trainer(2, devices=2, strategy="ddp", num_sanity_val_steps=0)
     run.fit(watcher, datamodule=data)
     run.test(watcher, data, verbose=False)
-    seen = [None, None]
-    dist.all_gather_object(seen, watcher.seen)
-    if run.global_rank == 0:
-        print(json.dumps(seen))
-    dist.barrier()
-    dist.destroy_process_group()
-"""
+    (folder / str(rank)).write_text(json.dumps(watcher.seen))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated", "ignore:.*does not have many workers")
 def test_two_processes_see_every_sample_once_an_epoch_in_training_and_in_evaluation(tmp_path):
-    (tmp_path / "two.py").write_text(SCRIPT)
-    command = [sys.executable, "-W", "ignore", str(tmp_path / "two.py"), str(Path(__file__).parent)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    ranks = json.loads(done.stdout.splitlines()[-1])
+    port = distributed.free_port()
+    both = [CONTEXT.Process(target=one_of_two, args=(rank, port, tmp_path)) for rank in (0, 1)]
+    for process in both:
+        process.start()
+    assert [finish(process) for process in both] == [0, 0]
+    ranks = [json.loads((tmp_path / str(rank)).read_text()) for rank in (0, 1)]
     alone = Watcher()
     run = trainer(2, num_sanity_val_steps=0)
     run.fit(alone, datamodule=make(batch_size=32))
