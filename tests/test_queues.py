@@ -1,8 +1,6 @@
 """Sweeps on Ray, on clusters that this machine plays."""
 
-import datetime
 import importlib.util
-import itertools
 import os
 import signal
 import subprocess
@@ -10,27 +8,32 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from common import SHORT, one_line, wait_for
+from processes import call, finish
 
-from bench.store import RECORD, Store
+from bench import queues
+from bench.__main__ import main
+from bench.errors import ConfigError
+from bench.launcher import Cell
+from bench.queues import RayTasks
+from bench.store import Store
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray")
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
 SWEEP = ("-m", "hydra/launcher=ray", "model=lenet", *SHORT[:-1], "progress=none")
 
 
-def begin(*arguments):
+def begin(results, *arguments):
     """Start ``bench`` in a process of its own."""
-    command = [sys.executable, "-m", "bench", *SWEEP, *arguments]
-    return subprocess.Popen(
-        command, env=os.environ | QUIET, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    log = results / "sweep.log"
+    log.write_text("")
+    return call(main, *SWEEP, *arguments, f"paths.results={results}", log=log)
 
 
-def end(process):
+def end(process, results):
     """Its exit code and output."""
-    out, _ = process.communicate(timeout=400)
-    return process.returncode, out
+    return finish(process, 400), (results / "sweep.log").read_text()
 
 
 @pytest.fixture
@@ -58,7 +61,7 @@ def cluster():
 def test_a_sweep_outlives_a_machine_of_the_cluster(cluster, tmp_path):
     address, kill = cluster
     process = begin(
-        "seed=0,1,2,3", f"hydra.launcher.address='{address}'", "sweep.retries=2", f"paths.results={tmp_path}",
+        tmp_path, "seed=0,1,2", f"hydra.launcher.address='{address}'", "sweep.retries=2",
         "trainer.max_epochs=30",  # seconds, in which a machine can be lost
     )  # fmt: skip
 
@@ -68,49 +71,86 @@ def test_a_sweep_outlives_a_machine_of_the_cluster(cluster, tmp_path):
 
     wait_for(both_nodes_train)
     kill()
-    code, out = end(process)
+    code, out = end(process, tmp_path)
     assert code == 0, out
     assert "worker lost" in out
-    assert "4 of 4 cells ok" in out
-    assert sorted(record.seed for record in Store(tmp_path).load_all()) == [0, 1, 2, 3]
+    assert "3 of 3 cells ok" in out
+    assert sorted(record.seed for record in Store(tmp_path).load_all()) == [0, 1, 2]
 
 
 @needs_ray
 @pytest.mark.slow
-def test_cells_that_run_together_have_a_gpu_each(tmp_path):
-    code, out = end(
-        begin("seed=0,1,2,3", "hydra.launcher.num_gpus=4", "hydra.launcher.num_cpus=4", f"paths.results={tmp_path}")
-    )
-    assert code == 0, out
-    times = []
-    for record in Store(tmp_path).load_all():
-        gpu = record.hardware["visible_gpus"]
-        assert gpu in {"0", "1", "2", "3"}
-        ended = (Store(tmp_path).path(record.run_id) / RECORD).stat().st_mtime
-        times.append((datetime.datetime.fromisoformat(record.created_at).timestamp(), ended, gpu))
-    together = [(one[2], other[2]) for one, other in itertools.combinations(times, 2)
-                if one[0] < other[1] - 1 and other[0] < one[1] - 1]  # fmt: skip
-    assert len(together) >= 3  # else nothing was shown
-    assert all(one != other for one, other in together)
-
-
-@needs_ray
-@pytest.mark.slow
-def test_ctrl_c_stops_the_cells_which_save_and_the_sweep_goes_on_later(tmp_path):
-    settings = ("seed=0,1", "trainer.max_epochs=40", "hydra.launcher.num_cpus=2", f"paths.results={tmp_path}")
-    process = begin(*settings)
-    wait_for(lambda: any(tmp_path.glob("runs/*/checkpoints/last.ckpt")))
-    process.send_signal(signal.SIGINT)
-    code, out = end(process)
+def test_cells_have_a_gpu_each_and_ctrl_c_stops_them_so_that_they_go_on_later(tmp_path):
+    settings = ("seed=0,1", "trainer.max_epochs=60", "hydra.launcher.num_gpus=2", "hydra.launcher.num_cpus=2")
+    process = begin(tmp_path, *settings)
+    wait_for(lambda: len(list(tmp_path.glob("runs/*/checkpoints/last.ckpt"))) == 2)
+    os.kill(process.pid, signal.SIGINT)
+    code, out = end(process, tmp_path)
     assert code == 130, out
-    assert "interrupted: stopped by Ctrl-C" in out
+    assert out.count("interrupted: stopped by Ctrl-C") == 2
     assert out.rstrip().endswith("stopped; the same command resumes from there")
     assert not list(tmp_path.glob("runs/*/claim.json"))
-    stopped = list(tmp_path.glob("runs/*/checkpoints/last.ckpt"))
-    assert stopped
-    code, out = end(begin(*settings))
+    rows = {file: file.read_text() for file in tmp_path.glob("runs/*/metrics.csv")}
+    code, out = end(begin(tmp_path, *settings), tmp_path)
     assert code == 0, out
     assert "2 of 2 cells ok" in out
+    assert all(file.read_text().startswith(before) for file, before in rows.items())  # with the seconds they took
+    records = Store(tmp_path).load_all()
+    assert {record.epochs for record in records} == {60}
+    assert sorted(record.hardware["visible_gpus"] for record in records) == ["0", "1"]
+
+
+def test_a_cell_of_a_queue_has_its_threads_environment_and_folder(tmp_path, monkeypatch):
+    def execute(config, sweep):
+        return "ok", f"{config['progress']} {sweep} {torch.get_num_threads()} {os.environ['WANDB_MODE']} {Path.cwd()}"
+
+    monkeypatch.setattr(queues, "execute", execute)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.chdir("/")
+    before = torch.get_num_threads()
+    try:
+        ended = queues.at_work({"progress": "bars"}, "mine", str(tmp_path), 3, {"WANDB_MODE": "offline"})
+    finally:
+        torch.set_num_threads(before)
+    assert ended == ("ok", f"none mine 3 offline {tmp_path}")
+
+
+@needs_ray
+def test_cells_that_no_machine_can_run_are_refused(tmp_path, monkeypatch):
+    import ray
+
+    def cluster(*machines):
+        monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": has} for has in machines])
+
+    monkeypatch.setattr(ray, "init", lambda *_, **__: None)
+    config = {"trainer": {"accelerator": "auto", "devices": 2}}
+    cluster({"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0})
+    with pytest.raises(ConfigError, match=r"^one: no machine has 8 CPUs and 2 GPUs$"):
+        RayTasks([Cell("one", config)], "sweep", tmp_path)
+    cluster({"CPU": 8.0, "GPU": 2.0}, {"CPU": 4.0})
+    RayTasks([Cell("one", config)], "sweep", tmp_path)
+    cluster({"memory": 1.0})
+    with pytest.raises(ConfigError, match="no processors"):
+        RayTasks([Cell("one", config)], "sweep", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("machines", "cells", "threads"),
+    [
+        ([{"CPU": 8}], 2, 4),
+        ([{"CPU": 8}], 20, 1),
+        ([{"CPU": 8}, {"CPU": 2}], 1, 2),  # of the smallest
+        ([{"CPU": 16, "GPU": 4}, {"CPU": 64}], 20, 4),  # of the machines with GPUs
+    ],
+)
+@needs_ray
+def test_cells_share_the_processors(tmp_path, monkeypatch, machines, cells, threads):
+    import ray
+
+    monkeypatch.setattr(ray, "init", lambda *_, **__: None)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": has} for has in machines])
+    config = {"trainer": {"accelerator": "auto", "devices": 1}}
+    assert RayTasks([Cell(str(i), config) for i in range(cells)], "sweep", tmp_path).cpus == threads
 
 
 def test_a_missing_package_is_told_before_anything_is_written(bench, monkeypatch, tmp_path):
