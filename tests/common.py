@@ -1,10 +1,13 @@
 """What several test files use."""
 
 import io
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from rich.console import Console
 
 from bench.record import RunRecord
@@ -15,7 +18,20 @@ SHORT = ("trainer.max_epochs=1", "data.source.test_size=1500", "data.val_size=10
 """One short epoch of a cell on digits: 197 images to train on, 100 to validate, 1,500 to test."""
 NOISE = ("data=folder", "data.name=noise", "data.image_size=32", "data.batch_size=16", "trainer.accelerator=cpu",
          "trainer.max_epochs=1")  # fmt: skip
-"""A shorter one, of six steps, for large networks that need not learn; the fixture ``noise`` has the images."""
+"""A shorter one, of two steps, for large networks that need not learn; the fixture ``noise`` has the images."""
+KINDS = (("a", 0), ("b", 60))
+"""Of noise: labels and their darkest values."""
+
+
+def images_of_noise(root: Path, train: int, val: int, test: int) -> str:
+    """Write a folder of images of two kinds of noise, so many of each kind; returns its setting."""
+    rng = np.random.default_rng(0)
+    for (split, n), (label, base) in itertools.product({"train": train, "val": val, "test": test}.items(), KINDS):
+        folder = root / "noise" / split / label
+        folder.mkdir(parents=True)
+        for i in range(n):
+            Image.fromarray(rng.integers(base, base + 196, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return f"paths.data={root}"
 
 
 def files(folder: Path) -> list[str]:

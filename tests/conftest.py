@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
-import numpy as np
 import pytest
-from common import SHORT, record_of
+from common import SHORT, images_of_noise, record_of
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
-from PIL import Image
 
 from bench import config
 from bench.record import RunRecord
@@ -114,16 +111,8 @@ def warnings_stay_errors() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def noise(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The setting of a folder with images of noise of two kinds: 96 to train on, 32 to validate, 32 to test."""
-    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    for (split, n), (label, base) in itertools.product(
-        {"train": 48, "val": 16, "test": 16}.items(), (("a", 0), ("b", 60))
-    ):
-        folder = root / "noise" / split / label
-        folder.mkdir(parents=True)
-        for i in range(n):
-            Image.fromarray(rng.integers(base, base + 196, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    return f"paths.data={root}"
+    """The setting of a folder with images of noise of two kinds: 32 to train on, 16 to validate, 16 to test."""
+    return images_of_noise(tmp_path_factory.mktemp("images"), 16, 8, 8)
 
 
 @pytest.fixture(scope="session")

@@ -26,9 +26,9 @@ def side_of(name):
     return {"cifar10": 32, "flowers102": 64}.get(name.partition("/")[0], 112)
 
 
-def on_random_images(tmp_path, name, *settings):
+def on_random_images(tmp_path, name, *settings, side=None):
     """The recipe on six smaller images, in batches of two."""
-    side = side_of(name)
+    side = side or side_of(name)
     own = ["data.num_classes=10", "data.batch_size=2", "trainer.max_epochs=1", "data.val_size=null"]
     own += ["trainer.check_val_every_n_epoch=1"]
     cfg = cli.composed(
@@ -76,7 +76,7 @@ def test_each_takes_steps(tmp_path, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("model", PADDLE)
 def test_the_demos_recipe_takes_steps_with_each_of_its_networks(tmp_path, model):
-    cfg = on_random_images(tmp_path, "paper/paddle_flowers", f"model={model}")
+    cfg = on_random_images(tmp_path, "paper/paddle_flowers", f"model={model}", side=64)
     assert cfg.model.name == model
     losses, moved = steps(cfg)
     assert np.isfinite(losses).all()

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from common import NOISE
+from common import NOISE, images_of_noise
 from processes import finish, start
 
 from bench import checkpoint, train
@@ -21,9 +21,9 @@ from bench.interrupt import Interrupted
 from bench.module import Classifier
 from bench.store import LAST, BusyError, Store
 
-# AlexNet draws dropout, the crops of each epoch are drawn anew, and checkpoints are made within epochs, too
+# NiN draws dropout, the crops of each epoch are drawn anew, and checkpoints are made within epochs, too
 CELL = (
-    *NOISE, "model=alexnet", "data.image_size=16", "augment=[crop,cutout]", "augment.cutout.length=4",
+    *NOISE, "model=nin", "data.image_size=8", "augment=[crop,cutout]", "augment.cutout.length=4",
     "trainer.max_epochs=4", "trainer.checkpoint_minutes=0.003",
 )  # fmt: skip
 MEASURED = ("seconds", "train_images_per_s")
@@ -48,6 +48,12 @@ def assert_same(one, other):
         assert mine.keys() == theirs.keys()
         for key, value in mine.items():
             assert np.array_equal(np.asarray(value), np.asarray(theirs[key])), key
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
+    """Images for six steps an epoch."""
+    return images_of_noise(tmp_path_factory.mktemp("images"), 48, 16, 16)
 
 
 @pytest.fixture(scope="module")
