@@ -7,7 +7,7 @@ import shutil
 import lightning as L
 import pytest
 import torch
-from common import SHORT
+from common import NOISE, SHORT
 from hydra.utils import instantiate
 
 from bench import train
@@ -26,9 +26,9 @@ def test_the_norm_to_clip_to_reaches_the_module(composed, norm):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_network_learns_the_same_and_its_weights_keep_their_names(composed, tmp_path, monkeypatch):
+def test_a_compiled_network_learns_the_same_and_its_weights_keep_their_names(composed, noise, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
-    settings = ["model=lenet", *QUIET, "trainer.precision=32-true"]
+    settings = ["model=lenet", *NOISE, noise, "progress=none", "trainer.precision=32-true"]
     plain, compiled = (train.run(composed(*settings, f"trainer.compile={mode}")) for mode in ("none", "default"))
     assert (tmp_path / "compiled").is_dir()
     assert compiled.status == "ok", compiled.error
@@ -49,8 +49,8 @@ def test_each_cell_of_a_process_compiles_all_of_its_network(composed, monkeypatc
         return graph
 
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode: compiling(self, backend=counting))
-    for model in ("vgg11", "vgg11_bn", "vgg13", "vgg13_bn"):  # whose code is the same
-        cfg = composed(f"model={model}", *QUIET, "trainer.compile=default")
+    for seed in range(4):
+        cfg = composed("model=lenet", f"seed={seed}", *QUIET, "trainer.compile=default")
         _, module = train.build(cfg, train.config.check(cfg), torch.device("cpu"))
         graphs.append(0)
         for images, training in itertools.product((2, 3), (True, False)):
@@ -81,6 +81,22 @@ def test_products_may_be_tf32_in_training_unless_32_bits_are_asked_for_and_never
     record = train.run(composed("model=lenet", *QUIET, f"trainer.precision={precision}"))
     assert record.status == "ok", record.error
     assert seen == {"training_step": products, "test_step": "highest"}
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_deterministic_operations_are_used_if_asked_for(composed, asked):
+    seen = []
+
+    class Watch(L.Callback):
+        def on_train_batch_start(self, *_):
+            seen.append(torch.are_deterministic_algorithms_enabled())
+
+    try:
+        record = train.run(composed("model=lenet", *QUIET, f"trainer.deterministic={asked}"), watchers=[Watch()])
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert record.status == "ok", record.error
+    assert set(seen) == {asked}
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

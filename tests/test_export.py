@@ -31,22 +31,26 @@ def as_tensor(images, side):
 @pytest.mark.parametrize(
     "settings",
     [
-        ("model=lenet", "augment/normalize=zca", "data.decode_size=33"),
+        ("model=lenet", "augment/normalize=zca", "data.image_size=20", "data.decode_size=21"),
         ("model=alexnet", "augment/normalize=pixel_mean", "data.decode_size=40"),
         ("model=googlenet_bn",),
     ],
     ids=lambda settings: settings[0],
 )
-def test_both_files_answer_as_the_network_does(runs, noise, call, tmp_path, monkeypatch, settings):
-    monkeypatch.setattr(export, "ROUNDS", 1)
+def test_both_files_answer_as_the_network_does(runs, noise, call, monkeypatch, settings):
+    for name, smaller in {"ROUNDS": 1, "TURN_IMAGES": 2, "BATCHES": (1, 2)}.items():
+        monkeypatch.setattr(export, name, smaller)
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
     run = runs(*settings, base=(*NOISE, noise))
-    onnx, pt2 = tmp_path / "a.onnx", tmp_path / "a.pt2"
-    code, out, err = call(export.main, f"checkpoint={run}", f"out={onnx}", f"out={pt2}")
+    code, out, err = call(export.main, f"checkpoint={run}")
     assert (code, err) == (0, "")
     assert out.count("written: ") == 2
+    timed = [line.rsplit(maxsplit=2) for line in out.splitlines()[-5:]]
+    assert [line[0] for line in timed[1:]] == ["PyTorch, as trained", "PyTorch, folded", "ONNX Runtime", "torch.export"]
+    assert all(float(milliseconds) > 0 for line in timed[1:] for milliseconds in line[1:])
     saved = open_run(run)
+    onnx, pt2 = (run / f"export/{saved.run_id}{suffix}" for suffix in (".onnx", ".pt2"))
     images = pixels(saved)
     wanted = saved.logits(Pipeline(saved.image_size, saved.normalize)(images, ()))
     x = as_tensor(images, Deployed(saved).side)
@@ -75,7 +79,8 @@ def test_batch_norm_and_heads_are_gone_and_the_saved_network_stays_whole(runs, n
 
 
 @pytest.mark.parametrize(
-    "settings", [("augment/normalize=pixel_mean", "data.decode_size=40"), ("augment/normalize=zca",)]
+    "settings",
+    [("augment/normalize=pixel_mean", "data.decode_size=40"), ("augment/normalize=zca", "data.image_size=20")],
 )
 def test_normalisations_that_tell_places_apart_take_the_images_they_were_learnt_on(runs, settings):
     saved = open_run(runs("model=lenet", *settings))

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -64,13 +65,34 @@ def test_a_folder_of_images_is_trained_on_and_broken_ones_are_counted(composed, 
     assert record.config["data"]["num_classes"] == 2
 
 
-@pytest.mark.parametrize("augment", ["mixup", "cutmix", "[crop,alternating_flip,lighting]", "[color_jitter,cutout]"])
-@pytest.mark.parametrize("normalize", ["channel", "pixel_mean", "zca"])
-def test_every_augmentation_and_normalisation_trains(composed, augment, normalize):
+class Steps(L.Callback):
+    """Notes what a batch goes through in training."""
+
+    def on_train_start(self, trainer, pl_module):
+        data = trainer.datamodule
+        self.names = [type(step).__name__ for step in (*data.augmented.steps, data.mix)]
+
+
+@pytest.mark.parametrize(
+    ("augment", "transforms"),
+    [
+        ("mixup", {"Mixup"}),
+        ("cutmix", {"CutMix"}),
+        ("[crop,alternating_flip,lighting]", {"RandomCrop", "AlternatingFlip", "Lighting"}),
+        ("[color_jitter,cutout]", {"ColorJitter", "Cutout"}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("normalize", "applied"),
+    [("channel", "ChannelNormalize"), ("pixel_mean", "PixelMeanNormalize"), ("zca", "ZcaNormalize")],
+)
+def test_every_augmentation_and_normalisation_trains(composed, augment, transforms, normalize, applied):
     overrides = (f"augment={augment}", f"augment/normalize={normalize}", "data.image_size=28", "data.in_channels=1")
-    record = train.run(composed("model=lenet", *QUIET, *overrides))
+    steps = Steps()
+    record = train.run(composed("model=lenet", *QUIET, *overrides), watchers=[steps])
     assert record.status == "ok", record.error
     assert math.isfinite(record.metrics["train"]["loss"])
+    assert set(steps.names) - {"partial", "NoneType"} == {*transforms, applied}
 
 
 def test_each_epoch_has_its_own_draws_and_the_sanity_check_none(composed, monkeypatch):

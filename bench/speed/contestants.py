@@ -32,9 +32,6 @@ from bench.optim import parameter_groups
 from bench.speed import MACHINE, reference, synthetic
 from bench.speed.turns import Turns
 
-CEILING_SHAPE = (128, 256, 16, 16)
-"""Of what goes into the convolution that is the ceiling."""
-
 
 class Job(NamedTuple):
     """What to train: ``settings`` as for ``bench``, so many random ``images``, so many ``epochs``."""
@@ -182,19 +179,19 @@ def _backward_flops(grad_out, x, w, _bias, _stride, _padding, _dilation, transpo
     return sum(mask[:2]) * conv_flop_count(x, w, grad_out, transposed)
 
 
-def convolution(line: Connection, device: str) -> None:
-    """One large 3×3 convolution, in 32 bits (TF32 on GPUs that have it) or, where that is faster, in bf16, which
-    "processes" as many images as it does floating point operations.
+def convolution(line: Connection, device: str, shape: tuple[int, int, int, int]) -> None:
+    """One large 3×3 convolution of inputs of that shape, in 32 bits (TF32 on GPUs that have it) or, where that is
+    faster, in bf16, which "processes" as many images as it does floating point operations.
     """
     machine.prepare_cpu()
     machine.allow_tf32(True)
-    n, c, h, w = CEILING_SHAPE
+    n, c, h, w = shape
     turns = Turns(line, torch.device(device))
     calls: dict[torch.dtype, Callable[[], Tensor]] = {}
     # where bf16 is not native, a single call may take seconds
     native = machine.precision("auto", torch.device(device)) == "bf16-mixed"
     for dtype in (torch.bfloat16, torch.float32) if native else (torch.float32,):
-        images = torch.randn(CEILING_SHAPE, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        images = torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
         layer = nn.Conv2d(c, c, 3, padding=1, device=device, dtype=dtype).to(memory_format=torch.channels_last)
         calls[dtype] = functools.partial(layer, images)
 

@@ -29,6 +29,8 @@ LEAST = 2 * BATCH
 """Fewest images of an epoch."""
 MOST = 40
 """Largest factor of EPOCHS; with more, the reference's DataLoader would take too long."""
+CEILING_SHAPE = (128, 256, 16, 16)
+"""Of the inputs of the ceiling's convolution."""
 NOTE = (
     "Batches of 128. bare: the same steps on batches made before; reference: a plain Lightning stack in 32 bits, with "
     "the best number of workers of its DataLoader; ceiling: the operations per second of one large convolution, which "
@@ -60,7 +62,7 @@ def measure(resolved: Mapping[str, Any]) -> None:
 
 def ceiling(device: torch.device) -> float:
     """FLOP/s of one large convolution."""
-    with together({CEILING: Contestant(convolution, str(device))}) as alone:
+    with together({CEILING: Contestant(convolution, str(device), CEILING_SHAPE)}) as alone:
         return interleaved(alone, 1)[CEILING][0]
 
 
@@ -78,7 +80,7 @@ def compare(settings: Sequence[str], images: int, device: torch.device) -> dict[
         OURS: Contestant(fit, job),
         BARE: Contestant(bare_loop, job),
         **{f"reference, {workers}": Contestant(plain_fit, job, workers) for workers in reference.workers()},
-        CEILING: Contestant(convolution, str(device)),
+        CEILING: Contestant(convolution, str(device), CEILING_SHAPE),
     }
     with together(everyone) as contestants:
         rates = interleaved(contestants, ROUNDS)

@@ -100,7 +100,6 @@ def test_a_figure_is_drawn_also_where_all_of_a_mode_failed():
 
 @pytest.mark.slow
 def test_a_row_a_model_and_a_line_a_point_are_written(forked, call, tmp_path, monkeypatch):
-    monkeypatch.setattr(batches, "SECONDS", 0.0)
     monkeypatch.setattr(batches, "ROUNDS", 1)
     arguments = ("--measure", "model=lenet,googlenet_bn", "batches=4,1", "data=cifar10", "trainer.accelerator=cpu")
     code, out, err = call(main, *arguments, f"paths.results={tmp_path}")
@@ -129,7 +128,7 @@ def test_a_row_a_model_and_a_line_a_point_are_written(forked, call, tmp_path, mo
 
 
 @pytest.mark.slow
-def test_what_fails_is_told_and_the_rest_is_measured(call, tmp_path, monkeypatch):
+def test_what_fails_is_told_and_the_rest_is_measured(forked, call, tmp_path, monkeypatch):
     monkeypatch.setattr(batches, "work", failing)
     code, _, err = call(main, "--measure", "model=nin,zfnet", "batches=1,4", f"paths.results={tmp_path}")
     assert code == 1

@@ -79,13 +79,18 @@ def test_all_contestants_train_in_turns_and_a_table_is_written(forked, call, tmp
     monkeypatch.setattr(train, "ROUNDS", 2)
     monkeypatch.setattr(reference, "WORKERS", (0,))
     monkeypatch.setattr(train, "EPOCHS", {"lenet": 256})
+    monkeypatch.setattr(train, "CEILING_SHAPE", (8, 32, 16, 16))  # a large one takes a core a second a call
     code, out, err = call(main, "train", "trainer.accelerator=cpu", f"paths.results={tmp_path}")
     assert (code, err) == (0, "")
     assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith("written"))
     lenet = json.loads((tmp_path / "speed/train.json").read_text())["results"]["lenet"]
     assert list(lenet["rates"]) == ["ours", "bare loop", "reference, 0", "ceiling"]
     assert all(len(each) == 2 and min(each) > 0 for each in lenet["rates"].values())
-    assert lenet["of_bare"] == train.quotient(lenet["rates"]["ours"], lenet["rates"]["bare loop"])
+    ours = lenet["rates"]["ours"]
+    assert lenet["of_bare"] == train.quotient(ours, lenet["rates"]["bare loop"])
+    assert lenet["of_reference"] == train.quotient(ours, lenet["rates"]["reference, 0"])
+    operations = [rate * lenet["flops_per_image"] for rate in ours]
+    assert lenet["of_ceiling"] == train.quotient(operations, lenet["rates"]["ceiling"])
     assert lenet["flops_per_image"] == pytest.approx(3 * 2 * 651_720, rel=0.2)  # three times the forward pass's
     assert all(peak > 100 * 2**20 for peak in lenet["peak_bytes"].values())
     assert "| lenet |" in (tmp_path / "speed/train.md").read_text()
