@@ -37,6 +37,20 @@ class Guard(L.Callback):
         self.check()
 
 
+class Provenance(L.Callback):
+    """What trains the run, ``here``, and in ``earlier`` what did before it was resumed, where that differs."""
+
+    def __init__(self, here: dict[str, Any]):
+        self.here = here
+        self.earlier: list[dict[str, Any]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"so_far": [*self.earlier, self.here]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.earlier = [one for one in state_dict["so_far"] if one != self.here]
+
+
 class Meter(L.Callback):
     """Images per second, seconds and peak memory of the training, over all its attempts.
 

@@ -92,6 +92,8 @@ class RunRecord:
         fit_seconds: wall time of training and validation.
         peak_memory_bytes: of the GPU's allocator, or resident memory of the process.
         config: the resolved configuration.
+        hardware, versions, git_sha, precision, device: what trained it, or its last epochs if it was resumed elsewhere.
+        earlier: these five of whatever else trained it before it was resumed, in the order of the last steps of each.
     """
 
     run_id: str
@@ -121,6 +123,7 @@ class RunRecord:
     hardware: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     git_sha: str | None = None
+    earlier: list[dict[str, Any]] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:

@@ -178,6 +178,11 @@ def train(
     checkpoints = Checkpoints(work / "checkpoints", minutes, interrupts, lambda: saved.use(resolved, data), check)
     with loggers.finishing(), callbacks.quiet():
         logger = make_logger(cfg, resolved, work, sweep) if rank == 0 else None
+        place = {
+            "precision": machine.precision(resolved["trainer"]["precision"], device),
+            "device": str(device) if processes == 1 else f"{processes} × {device.type}",
+        }
+        provenance = callbacks.Provenance({name: about[name] for name in ("hardware", "versions", "git_sha")} | place)
         meter = callbacks.Meter(peak)  # whose clock starts: after the logger, which may have a server to wait for
         table = callbacks.EpochTable(work / "metrics.csv", meter, on_row)
         # not len(data.train_dataloader()), which without a Trainer is one process's
@@ -185,7 +190,7 @@ def train(
         loggers.watch(logger, resolved, module.model, steps)
         decay = resolved["trainer"]["ema"]
         average = [] if decay is None else [MovingAverage(decay)]
-        watching = [callbacks.Guard(check), meter, *bar, *average, table, checkpoints, *watchers]
+        watching = [callbacks.Guard(check), meter, provenance, *bar, *average, table, checkpoints, *watchers]
         trainer = make_trainer(resolved, device, data, logger, watching, processes)
         last = work / LAST
         with interrupts.deferring():
@@ -215,8 +220,8 @@ def train(
             train_images_per_s=meter.median(),
             fit_seconds=fit_seconds,
             peak_memory_bytes=meter.peak_bytes(),
-            precision=str(trainer.precision),
-            device=str(device) if processes == 1 else f"{processes} × {device.type}",
+            earlier=provenance.earlier,
+            **place,
         )
         loggers.conclude(logger, record, work, resolved, data.dataset.pixels, data.test)
     return record

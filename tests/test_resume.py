@@ -15,7 +15,7 @@ import torch
 from common import NOISE, images_of_noise
 from processes import finish, start
 
-from bench import checkpoint, train
+from bench import checkpoint, machine, train
 from bench.checkpoint import Checkpoints
 from bench.interrupt import Interrupted
 from bench.module import Classifier
@@ -39,6 +39,7 @@ def result(root):
     predictions = dict(np.load(folder / "predictions.npz"))
     weights = torch.load(folder / "checkpoints/selected.ckpt", weights_only=True)["state_dict"]
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["selected.ckpt"]
+    assert record.earlier == []
     return (record.metrics, record.epochs, record.selected_epoch), rows, predictions, weights
 
 
@@ -152,6 +153,26 @@ def test_an_average_and_rare_validation_go_on_with_the_same_bits(composed, noise
                 train.run(cfg)
     train.run(cfg)
     assert_same(result(tmp_path / "results"), result(tmp_path / "through"))
+
+
+def test_a_run_resumed_by_another_commit_tells_both(composed, noise, tmp_path, monkeypatch):
+    cfg = composed(*CELL, noise, "progress=none")
+    for epoch, commit in ((1, "a"), (2, "b"), (3, "a")):
+        with monkeypatch.context() as once:
+            once.setattr(machine, "git_sha", lambda commit=commit: commit)
+            stop_at(once, epoch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+            with pytest.raises(Interrupted):
+                train.run(cfg)
+    monkeypatch.setattr(machine, "git_sha", lambda: "c")
+    record = train.run(cfg)
+    assert record.git_sha == "c"
+    assert [one["git_sha"] for one in record.earlier] == ["b", "a"]  # in the order of their last steps
+    for one in record.earlier:
+        assert one == {
+            "git_sha": one["git_sha"], "hardware": record.hardware, "versions": record.versions,
+            "precision": record.precision, "device": "cpu",
+        }  # fmt: skip
+    assert Store(tmp_path / "results").load(record.run_id) == record
 
 
 def test_a_second_signal_stops_at_once(composed, noise, tmp_path, monkeypatch):

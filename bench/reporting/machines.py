@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from bench.record import RunRecord
 
@@ -11,6 +12,11 @@ COSTS = "images/s, fit s and peak MiB are not comparable"
 OTHER_MACHINES = f"different machines, numbers of cores, versions or precisions: {COSTS}"
 ODD_ONES = 3
 """Maximum rows whose machine is told beside that of the others."""
+
+
+def makers(record: RunRecord) -> list[RunRecord]:
+    """The record as what trained it last would have it, and as each of those would that it was resumed from."""
+    return [record, *(replace(record, **one) for one in record.earlier)]
 
 
 def machines_of(rows: Mapping[str, Sequence[RunRecord]]) -> tuple[dict[str, str], str]:
@@ -30,6 +36,7 @@ def machines_of(rows: Mapping[str, Sequence[RunRecord]]) -> tuple[dict[str, str]
         named = [f"{n} × {name}" for name, n in gpus.items()]
         return (cores, *named, f"PyTorch {record.versions.get('torch')}", str(record.precision))
 
+    rows = {number: [maker for record in group for maker in makers(record)] for number, group in rows.items()}
     records = [record for group in rows.values() for record in group]
     if not all("cpu" in record.hardware and "torch" in record.versions for record in records):
         return {}, ""

@@ -44,7 +44,9 @@ def settings_of(record: RunRecord) -> Settings:
     settings.pop("data.epochs", None)  # trainer.max_epochs is what was trained
     asked = settings.pop("trainer.precision", None)
     tf32 = (asked, record.precision) == ("auto", "32-true") and "cpu" not in (record.device or "")
-    settings["precision"] = "auto" if tf32 else record.precision
+    precision = "auto" if tf32 else record.precision
+    before = {one["precision"]: None for one in record.earlier if one["precision"] != record.precision}
+    settings["precision"] = ", then ".join([*before, str(precision)]) if before else precision
     settings["augment"] = [name for name in augment if name != "normalize"]
     settings["augment/normalize"] = normalize
     for name in ("optimizer", "scheduler"):

@@ -55,6 +55,32 @@ def test_rows_from_another_machine_are_told(make_record):
     assert machine(*["32"] * 4, *["bf16"] * 5) == machines.OTHER_MACHINES
 
 
+def test_a_run_that_was_resumed_elsewhere_has_no_machine(make_record):
+    def record(model, *earlier):
+        hardware = {"cpu": "A", "cores": 2, "host": "here"}
+        own = {"hardware": hardware, "versions": {"torch": "2.0"}, "git_sha": "a", "device": "cpu"}
+        own["precision"] = "bf16-mixed"
+        config = {"model": {"name": model}, "seed": 0}
+        return make_record(
+            model, run_id=f"digits-{model}-s0-0123456789", config=config, **own,
+            earlier=[own | {key: value} for key, value in earlier],
+        )  # fmt: skip
+
+    elsewhere = ("hardware", {"cpu": "B", "cores": 2, "host": "there"})
+    cells = [
+        record("alexnet", ("git_sha", "b"), ("hardware", {"cpu": "A", "cores": 2, "host": "there"})),
+        record("lenet", elsewhere),
+        record("nin", ("precision", "32-true")),
+    ]
+    (table,) = leaderboard.tables(cells)
+    assert {row.model: row.machine for row in table.rows} == {
+        "alexnet": "2 cores of A, PyTorch 2.0, bf16-mixed", "lenet": "", "nin": "",
+    }  # fmt: skip
+    assert table.machine == machines.OTHER_MACHINES
+    (nin,) = (row for row in table.rows if row.model == "nin")
+    assert "precision=32-true, then bf16-mixed" in str(nin)
+
+
 def test_a_row_of_several_machines_has_none_and_the_others_keep_theirs(make_record):
     def record(model, seed, vectors):
         hardware = {"cpu": "A", "cores": 2} | ({"cpu_capability": vectors} if vectors else {})

@@ -259,7 +259,8 @@ function fill(body, id) {
   body.append(make("h3", {}, "Provenance"), facts(
     ["made", run.created_at], ["git", run.git_sha ?? "–"], ["device, precision", `${run.device ?? "–"}, ${run.precision ?? "–"}`],
     ...Object.entries(run.hardware).map(([key, value]) => [key, Array.isArray(value) ? value.join(", ") || "–" : String(value ?? "–")]),
-    ["versions", Object.entries(run.versions).map((pair) => pair.join(" ")).join(", ")]));
+    ["versions", Object.entries(run.versions).map((pair) => pair.join(" ")).join(", ")],
+    ...run.earlier.map((one) => ["resumed from", `${one.device}, ${one.precision}, ${one.hardware.cpu} (${one.hardware.cpu_capability}) of ${one.hardware.host}, PyTorch ${one.versions.torch}, git ${one.git_sha ?? "–"}`])));
   body.append(make("details", {}, make("summary", {}, "Configuration"), make("pre", { tabindex: "0" }, JSON.stringify(run.config, null, 2))));
 }
 
