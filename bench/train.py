@@ -178,11 +178,10 @@ def train(
     checkpoints = Checkpoints(work / "checkpoints", minutes, interrupts, lambda: saved.use(resolved, data), check)
     with loggers.finishing(), callbacks.quiet():
         logger = make_logger(cfg, resolved, work, sweep) if rank == 0 else None
-        place = {
-            "precision": machine.precision(resolved["trainer"]["precision"], device),
-            "device": str(device) if processes == 1 else f"{processes} × {device.type}",
-        }
-        provenance = callbacks.Provenance({name: about[name] for name in ("hardware", "versions", "git_sha")} | place)
+        here = {name: about[name] for name in ("hardware", "versions", "git_sha")}
+        here["precision"] = machine.precision(resolved["trainer"]["precision"], device)
+        here["device"] = str(device) if processes == 1 else f"{processes} × {device.type}"
+        provenance = callbacks.Provenance(here)
         meter = callbacks.Meter(peak)  # whose clock starts: after the logger, which may have a server to wait for
         table = callbacks.EpochTable(work / "metrics.csv", meter, on_row)
         # not len(data.train_dataloader()), which without a Trainer is one process's
@@ -207,7 +206,8 @@ def train(
         save_predictions(work, module, data)
         record = RunRecord(
             status="ok",
-            **about,
+            **(dict(about) | here),
+            earlier=provenance.earlier,
             epochs=len(table.rows),
             selected_epoch=selected_epoch,
             train_size=len(data.train),
@@ -220,8 +220,6 @@ def train(
             train_images_per_s=meter.median(),
             fit_seconds=fit_seconds,
             peak_memory_bytes=meter.peak_bytes(),
-            earlier=provenance.earlier,
-            **place,
         )
         loggers.conclude(logger, record, work, resolved, data.dataset.pixels, data.test)
     return record
