@@ -91,12 +91,15 @@ def pairs(table: Table, records: Sequence[RunRecord]) -> list[Pair]:
 
 
 def _choice(before: Settings, after: Settings) -> str | None:
-    """The one choice in which settings differ, ``loss.label_smoothing=0.0 → 0.1``; None if there are more.
+    """The one choice in which settings differ, ``loss.label_smoothing=0.0 → 0.1`` or ``augment: without flip → with``;
+    None if there are more.
 
     Adding, removing or replacing one augmentation with its settings is one choice, and so is an optimizer or a schedule
     with its settings.
     """
     differing = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+    gone: set[str] = set()
+    new: set[str] = set()
     if "augment" in differing:
         gone, new = (set(one["augment"]) - set(other["augment"]) for one, other in ((before, after), (after, before)))
         if max(len(gone), len(new)) > 1:
@@ -108,6 +111,11 @@ def _choice(before: Settings, after: Settings) -> str | None:
     if len(differing) != 1 or AUX_HEADS in differing:
         return None
     (key,) = differing
+    if key == "augment" and (gone or new):
+        old, other = "".join(gone), "".join(new)
+        if gone and new:
+            return f"augment: {old} → {other}"
+        return f"augment: with {old} → without" if gone else f"augment: without {other} → with"
     return f"{key}={shown(value_of(before, key))} → {shown(value_of(after, key))}"
 
 

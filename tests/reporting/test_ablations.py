@@ -52,8 +52,9 @@ def test_what_differs_in_more_than_batch_norm_is_no_pair():
 @pytest.mark.parametrize(
     ("before", "after", "what"),
     [
-        ({"crop": 2, "flip": 0}, {"crop": 2, "mirror": 0}, "augment=[crop,flip] → [crop,mirror]"),
-        ({"crop": 2}, {"crop": 2, "flip": 0}, "augment=[crop] → [crop,flip]"),
+        ({"crop": 2, "flip": 0}, {"crop": 2, "mirror": 0}, "augment: flip → mirror"),
+        ({"crop": 2}, {"crop": 2, "flip": 0}, "augment: without flip → with"),
+        ({"crop": 2, "flip": 0}, {"crop": 2}, "augment: with flip → without"),
         ({"crop": 2, "flip": 0}, {"flip": 0, "crop": 2}, "augment=[crop,flip] → [flip,crop]"),
         ({"crop": 2}, {"crop": 4}, "augment.crop.padding=2 → 4"),
         ({"crop": 2, "flip": 0}, {"crop": 4, "mirror": 0}, None),
@@ -99,9 +100,9 @@ def test_a_single_choice_is_told_beside_the_best_row_that_differs_in_it(make_rec
     (table,) = leaderboard.tables(records)
     assert [(pair.what, pair.without.rank, pair.with_it.rank) for pair in ablations.pairs(table, records)] == [
         ("optimizer=adamw → sgd", 2, 1),
-        ("augment=[] → [flip]", 3, 1),
+        ("augment: without flip → with", 3, 1),
         ("loss.label_smoothing=0.1 → null", 4, 1),
-        ("augment=[] → [flip]", 5, 2),
+        ("augment: without flip → with", 5, 2),
     ]
     text = render.effects_section(table, ablations.effects(table, records, {}))
     assert "best row of its network, by validation top-1," in text
