@@ -13,6 +13,7 @@ from common import SHORT, images_of_noise, record_of
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
+from processes import kill_all
 
 from bench import config
 from bench.record import RunRecord
@@ -107,6 +108,13 @@ def warnings_stay_errors() -> Iterator[None]:
     """Libraries that change warning filters at import change them for their own test only."""
     with warnings.catch_warnings():
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test() -> Iterator[None]:
+    """Nor does pytest wait for it."""
+    yield
+    kill_all()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Cells and commands in processes of their own, which tests may kill.
 
-They are forked from a server that has imported PyTorch and run nothing, so one starts in a fraction of a second.
+They are forked from a server that has imported PyTorch and run nothing, so one starts in a fraction of a second; with
+the environment as it was when the server started.
 """
 
 from __future__ import annotations
@@ -13,27 +14,41 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["bench.train", "bench.cli"])
+begun: list[BaseProcess] = []
 
 
 def start(*settings: str, log: Path | None = None, spawns: bool = False) -> BaseProcess:
     """Begin a cell; its exit code is 0 for an ok record, 1 for another, and that of a stop by a signal.
 
-    The processes of ``trainer=ddp`` are forked from the cell's; with ``spawns`` they start from nothing, as they do
-    outside of tests, and import PyTorch for seconds.
+    The processes of ``trainer=ddp`` are forked from the cell's, where a process can be; with ``spawns`` they start from
+    nothing, as they do outside of tests, and import PyTorch for seconds.
     """
-    process = CONTEXT.Process(target=_cell, args=(settings, log, spawns))
-    process.start()
-    return process
+    return begin(_cell, settings, log, spawns)
 
 
-def call(main: Callable[[], None], *arguments: str, log: Path) -> BaseProcess:
+def command(main: Callable[[], None], *arguments: str, log: Path) -> BaseProcess:
     """Begin a command in a process group of its own; what it prints is appended to ``log``."""
-    process = CONTEXT.Process(target=_command, args=(main, arguments, log))
+    return begin(_command, main, arguments, log)
+
+
+def begin(target: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """Call the function in a process of its own."""
+    process = CONTEXT.Process(target=target, args=arguments)
     process.start()
+    begun.append(process)
     return process
+
+
+def kill_all() -> None:
+    """End what a test that failed has left running."""
+    for process in begun:
+        process.kill()
+        process.join()
+    begun.clear()
 
 
 def finish(process: BaseProcess, seconds: float = 300) -> int | None:
@@ -65,7 +80,7 @@ def _cell(settings: tuple[str, ...], log: Path | None, spawns: bool) -> None:
     from bench.record import run_id
     from bench.store import Store
 
-    if not spawns:
+    if not spawns and sys.platform == "linux" and not torch.cuda.is_available():  # which a forked process cannot use
         distributed.multiprocessing = SimpleNamespace(
             get_context=lambda method: multiprocessing.get_context("fork"),
             spawn=functools.partial(torch.multiprocessing.start_processes, start_method="fork"),

@@ -49,8 +49,8 @@ def test_each_cell_of_a_process_compiles_all_of_its_network(composed, monkeypatc
         return graph
 
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode: compiling(self, backend=counting))
-    for seed in range(4):
-        cfg = composed("model=lenet", f"seed={seed}", *QUIET, "trainer.compile=default")
+    for model in ("vgg11", "vgg11_bn", "vgg13", "vgg13_bn"):  # whose code is the same
+        cfg = composed(f"model={model}", *QUIET, "trainer.compile=default")
         _, module = train.build(cfg, train.config.check(cfg), torch.device("cpu"))
         graphs.append(0)
         for images, training in itertools.product((2, 3), (True, False)):

@@ -111,7 +111,7 @@ def test_a_run_that_another_process_has_taken_over_leaves_its_folder_alone(tmp_p
 @pytest.mark.slow
 def test_a_stop_reaches_all_processes_and_what_they_did_is_kept(tmp_path):
     settings = (*CELL, "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=40", f"paths.results={tmp_path}")
-    process = start(*settings, log=tmp_path / "log")
+    process = start(*settings, log=tmp_path / "log", spawns=True)
     wait_for(lambda: any(tmp_path.glob("runs/*/checkpoints/last.ckpt")))
     os.kill(process.pid, signal.SIGTERM)
     assert finish(process) == 128 + signal.SIGTERM

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 import pytest
 from common import SHORT, one_line
-from processes import call, finish, start
+from processes import command, finish, start
 
 from bench import claim, launcher, queues, train
 from bench.__main__ import main as bench_main
@@ -208,7 +208,7 @@ def test_failures_are_summed_up_with_the_traceback_and_the_command(bench, tmp_pa
 def test_two_sweeps_at_once_write_each_cell_once_and_both_end_well(tmp_path):
     sweep = ("-m", "model=lenet", "seed=0,1,2", *SHORT, "trainer.max_epochs=10", "progress=none")
     logs = [tmp_path / "one.log", tmp_path / "other.log"]
-    both = [call(bench_main, *sweep, f"paths.results={tmp_path}", log=log) for log in logs]
+    both = [command(bench_main, *sweep, f"paths.results={tmp_path}", log=log) for log in logs]
     assert [finish(process) for process in both] == [0, 0]
     outputs = [log.read_text() for log in logs]
     assert all("3 of 3 cells ok" in out for out in outputs)

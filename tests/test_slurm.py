@@ -7,11 +7,10 @@ import contextlib
 import json
 import os
 import signal
-import time
 
 import pytest
-from common import SHORT, one_line
-from processes import call, finish
+from common import SHORT, one_line, wait_for
+from processes import command, finish
 
 from bench.__main__ import main as bench_main
 from bench.interrupt import SIGNALS
@@ -23,14 +22,14 @@ from bench.store import Store
 pytest.importorskip("submitit")
 
 LOCAL = ("-m", "hydra/launcher=slurm", "hydra.launcher.cluster=local", "hydra.launcher.cpus_per_task=1")
-CELLS = ("model=lenet", "seed=0,1", *SHORT, "trainer.max_epochs=40", "progress=none")
+CELLS = ("model=lenet", "seed=0,1", *SHORT, "trainer.max_epochs=60", "progress=none")
 """Two cells that train for some seconds each."""
 
 
 def begin(results):
     log = results / "sweep.log"
     log.write_text("")
-    return call(bench_main, *LOCAL, *CELLS, "sweep.retries=1", f"paths.results={results}", log=log)
+    return command(bench_main, *LOCAL, *CELLS, "sweep.retries=1", f"paths.results={results}", log=log)
 
 
 def end(process, results):
@@ -38,19 +37,15 @@ def end(process, results):
     return finish(process), (results / "sweep.log").read_text()
 
 
-def trainer_of(results, seed, *others):
-    """The number of the process that trains the cell with that seed, once an epoch of it is done; not the others'."""
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        for claim in results.glob(f"runs/*-s{seed}-*/claim.json"):
-            try:
-                pid = json.loads(claim.read_text())["pid"]
-            except FileNotFoundError:  # dead, and just being taken over
-                continue
-            if pid not in others and claim.with_name("metrics.csv").exists():
-                return pid
-        time.sleep(0.1)
-    raise AssertionError(f"seed {seed} does not train")
+def trainers(results):
+    """Seed → number of the process that has that cell, once an epoch of it is done, by whomever."""
+    found = {}
+    for claim in results.glob("runs/*/claim.json"):
+        with contextlib.suppress(FileNotFoundError):  # dead, and just being taken over
+            pid = json.loads(claim.read_text())["pid"]
+            if claim.with_name("metrics.csv").exists():
+                found[int(claim.parent.name.split("-s")[1][0])] = pid
+    return found
 
 
 def logs(results):
@@ -60,12 +55,17 @@ def logs(results):
 @pytest.mark.slow
 def test_a_cell_out_of_time_is_queued_again_a_killed_one_tried_again_and_failed_when_killed_once_more(tmp_path):
     process = begin(tmp_path)
-    late = trainer_of(tmp_path, 1)
-    os.kill(late, signal.SIGUSR2)
-    first = trainer_of(tmp_path, 0)
-    os.kill(first, signal.SIGKILL)
-    os.kill(trainer_of(tmp_path, 1, late), signal.SIGKILL)
-    os.kill(trainer_of(tmp_path, 0, first), signal.SIGKILL)
+    told = {0: [], 1: []}
+
+    def both_twice():
+        for seed, pid in trainers(tmp_path).items():
+            if pid not in told[seed] and len(told[seed]) < 2:
+                out_of_time = seed == 1 and not told[seed]
+                os.kill(pid, signal.SIGUSR2 if out_of_time else signal.SIGKILL)
+                told[seed].append(pid)
+        return all(len(pids) == 2 for pids in told.values())
+
+    wait_for(both_twice)
     code, out = end(process, tmp_path)
     assert code == 1, out
     assert "Requeued job" in logs(tmp_path)
@@ -75,15 +75,14 @@ def test_a_cell_out_of_time_is_queued_again_a_killed_one_tried_again_and_failed_
     assert [records[seed].status for seed in (0, 1)] == ["failed", "ok"]
     assert "left no result" in records[0].error
     assert records[0].error in out
-    assert records[1].epochs == 40
+    assert records[1].epochs == 60
     assert "resumes from its last checkpoint" in logs(tmp_path)
 
 
 @pytest.mark.slow
 def test_ctrl_c_saves_all_cells_and_the_same_command_goes_on(tmp_path):
     process = begin(tmp_path)
-    trainer_of(tmp_path, 0)
-    trainer_of(tmp_path, 1)
+    wait_for(lambda: len(trainers(tmp_path)) == 2)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all that run in it
     code, out = end(process, tmp_path)
     assert code == 130, out

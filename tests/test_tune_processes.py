@@ -7,7 +7,7 @@ import signal
 
 import pytest
 from common import wait_for
-from processes import call, finish
+from processes import command, finish
 
 pytest.importorskip("optuna")
 
@@ -22,7 +22,7 @@ def start(root, *arguments):
     """Begin a search in a process of its own, and the file of what it prints."""
     log = root / f"{len(list(root.glob('*.txt')))}.txt"
     log.touch()
-    return call(tune.main, *arguments, f"paths.results={root / 'results'}", log=log), log
+    return command(tune.main, *arguments, f"paths.results={root / 'results'}", log=log), log
 
 
 def in_the_middle(finished, there):

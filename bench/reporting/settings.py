@@ -43,16 +43,22 @@ def settings_of(record: RunRecord) -> Settings:
     settings.pop("augment.normalize._target_", None)
     settings.pop("data.epochs", None)  # trainer.max_epochs is what was trained
     asked = settings.pop("trainer.precision", None)
-    tf32 = (asked, record.precision) == ("auto", "32-true") and "cpu" not in (record.device or "")
-    precision = "auto" if tf32 else record.precision
-    before = {one["precision"]: None for one in record.earlier if one["precision"] != record.precision}
-    settings["precision"] = ", then ".join([*before, str(precision)]) if before else precision
+    last = {"precision": record.precision, "device": record.device}
+    *before, now = (_precision(asked, **{key: one[key] for key in last}) for one in (*record.earlier, last))
+    others = dict.fromkeys(one for one in before if one != now)
+    settings["precision"] = ", then ".join(map(str, (*others, now))) if others else now
     settings["augment"] = [name for name in augment if name != "normalize"]
     settings["augment/normalize"] = normalize
     for name in ("optimizer", "scheduler"):
         if (target := settings.pop(f"{name}._target_", None)) is not None:
             settings[name] = target.rpartition(".")[2].lower()
     return settings
+
+
+def _precision(asked: str | None, precision: str | None, device: str | None) -> str | None:
+    """``auto`` where that is TF32, of which records say 32 bits."""
+    tf32 = (asked, precision) == ("auto", "32-true") and "cpu" not in (device or "")
+    return "auto" if tf32 else precision
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -8,7 +8,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from processes import CONTEXT, finish
+from processes import begin, finish
 
 from bench import distributed
 from bench.data.augment import ColorJitter, CutMix, HorizontalFlip, RandomCrop
@@ -101,9 +101,7 @@ def one_of_two(rank: int, port: int, folder: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated", "ignore:.*does not have many workers")
 def test_two_processes_see_every_sample_once_an_epoch_in_training_and_in_evaluation(tmp_path):
     port = distributed.free_port()
-    both = [CONTEXT.Process(target=one_of_two, args=(rank, port, tmp_path)) for rank in (0, 1)]
-    for process in both:
-        process.start()
+    both = [begin(one_of_two, rank, port, tmp_path) for rank in (0, 1)]
     assert [finish(process) for process in both] == [0, 0]
     ranks = [json.loads((tmp_path / str(rank)).read_text()) for rank in (0, 1)]
     alone = Watcher()

@@ -81,6 +81,11 @@ def test_every_config_with_a_small_form_runs_forward_and_backward(name):
     check_both_ways(configured(name, 32), 32, heads=0)
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_every_config_with_a_small_form_has_the_shapes_of_larger_images(name):
+    check_shapes_both_ways(on_meta(configured, name, 64), 64, heads=0)
+
+
 @pytest.mark.parametrize("name", UNPADDED)
 @pytest.mark.parametrize("image_size", [32, 64, 74])
 def test_networks_without_a_small_form_say_what_they_need(name, image_size):

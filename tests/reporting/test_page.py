@@ -61,8 +61,12 @@ def make_records():
         for i, (model, value) in enumerate(ACCURACY.items())
         for seed in (0, 1)
     ]
+    place = {"hardware": {"cpu": "Zen", "cpu_capability": "AVX2", "host": "node7"}, "versions": {"torch": "2.7.0"}}
+    place |= {"git_sha": "abc", "precision": "32-true", "device": "cpu"}
     other = record_of("lenet", protocol="other", run_id="digits-lenet-s0-fedcba9876", test_size=201)
-    failed = record_of("nin", 7, status="failed", error="ValueError: </script> no", metrics={}, test_size=None)
+    failed = record_of(
+        "nin", 7, status="failed", error="ValueError: </script> no", metrics={}, test_size=None, earlier=[place]
+    )
     return [*records, other, failed]
 
 
@@ -207,6 +211,7 @@ def test_in_a_browser_a_run_opens_with_its_charts_and_mistakes(browser, store):
     failed = browser.find_element("id", "digits-nin-s7-0123456789")
     failed.find_element("css selector", "summary").click()
     until(browser, lambda: "failed: ValueError: </script> no" in failed.text)
+    assert "resumed from cpu, 32-true, Zen (AVX2) of node7, PyTorch 2.7.0, git abc" in failed.text
 
 
 @pytest.mark.slow

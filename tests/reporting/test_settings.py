@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.reporting import leaderboard, render
+from bench.reporting import leaderboard, render, settings
 
 
 def test_configurations_of_one_model_are_told_apart_by_what_differs(make_record):
@@ -93,6 +93,22 @@ def test_a_usual_value_tells_of_itself_below_the_table(make_record):
     assert {row.model: row.variant for row in table.rows} == {"lenet": "trainer.ema=null", "nin": "", "vgg16": ""}
     assert table.usual == "trainer.ema=0.9"
     assert "; settings unless a row says otherwise: trainer.ema=0.9." in render.section(table)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "precision", "device", "told"),
+    [
+        ([("32-true", "cpu")], "bf16-mixed", "cpu", "32-true, then bf16-mixed"),
+        ([("32-true", "cuda:0")], "bf16-mixed", "cuda:0", "auto, then bf16-mixed"),
+        ([("32-true", "cpu")], "32-true", "cuda:0", "32-true, then auto"),  # which is TF32
+        ([("32-true", "cpu")], "32-true", "cpu", "32-true"),
+    ],
+)
+def test_all_precisions_of_a_run_that_was_resumed_elsewhere_are_told(make_record, earlier, precision, device, told):
+    config = {"model": {"name": "lenet"}, "seed": 0, "trainer": {"precision": "auto"}}
+    before = [{"precision": each, "device": where} for each, where in earlier]
+    record = make_record(config=config, precision=precision, device=device, earlier=before)
+    assert settings.settings_of(record)["precision"] == told
 
 
 def test_the_precision_is_told_once(make_record):
