@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.record import USUAL, RunRecord, identity
+from bench.reporting.machines import makers
 
 Settings = dict[str, Any]
 
@@ -43,8 +44,7 @@ def settings_of(record: RunRecord) -> Settings:
     settings.pop("augment.normalize._target_", None)
     settings.pop("data.epochs", None)  # trainer.max_epochs is what was trained
     asked = settings.pop("trainer.precision", None)
-    last = {"precision": record.precision, "device": record.device}
-    *before, now = (_precision(asked, **{key: one[key] for key in last}) for one in (*record.earlier, last))
+    now, *before = (_precision(asked, one) for one in makers(record))
     others = dict.fromkeys(one for one in before if one != now)
     settings["precision"] = ", then ".join(map(str, (*others, now))) if others else now
     settings["augment"] = [name for name in augment if name != "normalize"]
@@ -55,10 +55,10 @@ def settings_of(record: RunRecord) -> Settings:
     return settings
 
 
-def _precision(asked: str | None, precision: str | None, device: str | None) -> str | None:
+def _precision(asked: str | None, record: RunRecord) -> str | None:
     """``auto`` where that is TF32, of which records say 32 bits."""
-    tf32 = (asked, precision) == ("auto", "32-true") and "cpu" not in (device or "")
-    return "auto" if tf32 else precision
+    tf32 = (asked, record.precision) == ("auto", "32-true") and "cpu" not in (record.device or "")
+    return "auto" if tf32 else record.precision
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -117,7 +117,7 @@ def test_networks_run_forward_and_backward_at_their_papers_size(name):
 
 
 @pytest.mark.parametrize("name", ["xception", "nasnet_a", "resnet18", "densenet121", "mobilenet_v2"])
-@pytest.mark.parametrize("image_size", [8, 33, 64, 95, 96])
+@pytest.mark.parametrize("image_size", [8, 33, 95, 96])
 def test_any_size_between_the_geometries(name, image_size):
     net = on_meta(configured, name, image_size)
     for mode in (net.train, net.eval):
