@@ -8,6 +8,7 @@ cell, one gets it; the claim of a dead process is taken over, immediately on the
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -24,8 +25,12 @@ from typing import Any
 import psutil
 
 CLAIM = "claim.json"
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What link(2) answers where there are no hard links."""
 PROBE = f".{CLAIM}."
 """Prefix of files that other processes may create and remove in a claimed folder at any time."""
+HIDDEN = "?"
+"""The birth of a process that the system does not tell about."""
 BEAT, EXPIRY = 10.0, 60.0
 """Seconds between heartbeats, and seconds without one after which a claim counts as dead."""
 
@@ -61,12 +66,25 @@ def _machine() -> str:
 
 
 def _born(pid: int) -> str | None:
-    """When a process started, by a clock that cannot be set; None if there is no such process, or only a zombie."""
+    """When a process started, on Linux by a clock that cannot be set; None if there is no such process, or only a
+    zombie; HIDDEN if the system does not tell.
+    """
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if state in "ZX" else fields[18]  # a zombie; starttime in ticks, proc(5)
-    except (FileNotFoundError, ProcessLookupError):
-        return None if sys.platform == "linux" or not psutil.pid_exists(pid) else "?"
+        os.kill(pid, 0)  # asks whether there is one
+    except ProcessLookupError:
+        return None
+    except PermissionError:  # there is, of another user, whose processes /proc may hide
+        pass
+    try:
+        if sys.platform == "linux":
+            state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            return None if state in "ZX" else fields[18]  # a zombie; starttime in ticks, proc(5)
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else str(process.create_time())
+    except (psutil.NoSuchProcess, ProcessLookupError):
+        return None
+    except (OSError, psutil.AccessDenied):
+        return HIDDEN
 
 
 class Claim:
@@ -127,13 +145,25 @@ def holder(folder: Path) -> str | None:
 
 
 def _create(file: Path, owner: Owner) -> bool:
-    """Create the claim, complete with its content, by a hard link; returns whether it succeeded."""
+    """Create the claim, complete with its content, by a hard link; returns whether it succeeded. Where there are no
+    hard links, as on exFAT or some mounted cloud storage, its content appears a moment after it.
+    """
     draft = file.with_name(f"{PROBE}{owner.id}")
+    content = json.dumps(asdict(owner)) + "\n"
     try:
-        draft.write_text(json.dumps(asdict(owner)) + "\n")
-        os.link(draft, file)
-    except FileExistsError:
-        return False
+        draft.write_text(content)
+        try:
+            os.link(draft, file)
+        except FileExistsError:
+            return draft.stat().st_nlink == 2  # ours after all: a file server's answer was lost, and it was asked twice
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            try:
+                with file.open("x") as new:
+                    new.write(content)
+            except FileExistsError:
+                return False
     finally:
         draft.unlink(missing_ok=True)
     return True
@@ -158,8 +188,8 @@ def _alive(file: Path, text: str) -> str | None:
     owner = _parse(text)
     if owner is None:  # not written by a live process: claims appear with their content
         return None
-    if owner.machine == _machine():
-        alive = _born(owner.pid) == owner.born
+    if owner.machine == _machine() and (born := _born(owner.pid)) != HIDDEN:
+        alive = born == owner.born
         return f"{file.parent.name}: process {owner.pid} on this machine is working on it" if alive else None
     try:
         heard = file.stat().st_mtime

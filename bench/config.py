@@ -165,9 +165,11 @@ def check(cfg: DictConfig) -> dict[str, Any]:
             )
     _check_folders(config)
     try:
-        json.dumps(config, allow_nan=False)
+        json.dumps(config, allow_nan=False, sort_keys=True)
     except ValueError as error:
         raise ConfigError(f"a setting is not a finite number ({error})") from error
+    except TypeError as error:
+        raise ConfigError(f"the keys of a mapping must be all text or all numbers ({error})") from error
     return config
 
 
@@ -242,16 +244,17 @@ CREDENTIALS = re.compile(r"\w+://[^/@\s]+:[^/@\s]+@")
 SECRET = re.compile(r"(api_?key|access_?key|private_?key|token|secret|passw|passphrase|credential)", re.IGNORECASE)
 
 
-def _check_secrets(node: Mapping[str, Any], place: str = "") -> None:
+def _check_secrets(node: Any, place: str = "") -> None:
     """Reject settings that look like secrets: the configuration goes into records and logs."""
-    for key, value in node.items():
-        if SECRET.search(str(key)) or (isinstance(value, str) and CREDENTIALS.search(value)):
-            raise ConfigError(
-                f"{place}{key}: secrets do not belong in a configuration, which is recorded; "
-                "they are read from the environment, such as WANDB_API_KEY or MLFLOW_TRACKING_URI"
-            )
-        if isinstance(value, Mapping):
-            _check_secrets(value, f"{place}{key}.")
+    key = place.rpartition(".")[2]
+    if SECRET.search(key) or (isinstance(node, str) and CREDENTIALS.search(node)):
+        raise ConfigError(
+            f"{place}: secrets do not belong in a configuration, which is recorded; "
+            "they are read from the environment, such as WANDB_API_KEY or MLFLOW_TRACKING_URI"
+        )
+    if isinstance(node, Mapping | list | tuple):
+        for name, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+            _check_secrets(value, f"{place}.{name}" if place else str(name))
 
 
 def _unset(key: str) -> str:

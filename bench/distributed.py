@@ -59,6 +59,10 @@ def train(
     device = machine.device(resolved["trainer"]["accelerator"])
     if device.type == "cuda" and processes > (there := torch.cuda.device_count()):
         raise ConfigError(f"trainer.devices={processes}: this machine has {there} GPU{'s' * (there != 1)}")
+    if device.type == "mps":
+        raise ConfigError(
+            f"trainer.devices={processes}: an Apple GPU trains in one process; add trainer.accelerator=cpu for more"
+        )
     context = multiprocessing.get_context("spawn")
     stop = context.Value("i", 0)  # the signal that asks them to stop; they ignore signals of their own
     threads = max(1, torch.get_num_threads() // processes)  # they share this process's threads

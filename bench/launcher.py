@@ -107,8 +107,9 @@ class CellLauncher(Launcher):
     def _queue(self, cells: Sequence[Cell], folder: Path) -> Queue:
         try:
             made: Queue = get_object(self.queue)(cells, sweep=folder.name, folder=folder, **self.settings)
-        except (TypeError, ValueError, ConnectionError) as error:  # a setting, a cluster that is not there
-            raise ConfigError(f"hydra.launcher: {error}") from error
+        except (TypeError, ValueError, ConnectionError, RuntimeError) as error:
+            # a setting, a cluster that is not there or has other versions, which Ray tells in several lines
+            raise ConfigError(f"hydra.launcher: {' '.join(str(error).split())}") from error
         return made
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from bench import console
 from bench.errors import ConfigError
-from bench.interrupt import Interrupted
 from bench.launcher import Cell, Ended, execute
 
 
@@ -137,8 +136,8 @@ class RayTasks:
         except self.ray.exceptions.TaskCancelledError:
             return Ended(cell, "interrupted")
         except self.ray.exceptions.RayTaskError as error:
-            stopped = isinstance(error.cause, Interrupted | KeyboardInterrupt)
-            return Ended(cell, "interrupted" if stopped else "lost", str(error.cause))
+            # also a signal, unless it was ours: the cluster has asked the worker to leave
+            return Ended(cell, "lost", f"worker: {error.cause}")
         except self.ray.exceptions.RayError as error:
             return Ended(
                 cell, "lost", f"worker lost, {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

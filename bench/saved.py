@@ -143,8 +143,10 @@ def check_targets(node: Any, place: Path | str) -> None:
     the TRUSTED packages define: a checkpoint may come from a stranger.
 
     Raises:
-        ConfigError: it names something else, or what is not there.
+        ConfigError: it names something else, or what is not there, or has an interpolation.
     """
+    if isinstance(node, str) and "${" in node:  # what it stands for would be looked up, or made, unchecked
+        raise ConfigError(f"checkpoint={place}: contains {node}, which a run's settings do not; not loaded")
     if isinstance(node, list | tuple):
         for value in node:
             check_targets(value, place)

@@ -53,9 +53,14 @@ def goes_on(force: bool) -> str:
     return "with force=true the same command starts over" if force else "the same command resumes from there"
 
 
+def alone(overrides: Sequence[str]) -> list[str]:
+    """A cell's settings without the name of its sweep."""
+    return [setting for setting in overrides if not setting.startswith("+sweep=")]
+
+
 def command(overrides: Sequence[str]) -> str:
     """The command line that runs a single cell."""
-    return shlex.join(["bench", *(setting for setting in overrides if not setting.startswith("+sweep="))])
+    return shlex.join(["bench", *alone(overrides)])
 
 
 @dataclass(frozen=True)
@@ -202,8 +207,9 @@ def sweeps(store: Store) -> dict[str, dict[str, Any]]:
     Raises:
         ConfigError: there are none.
     """
-    files = sorted(store.root.glob(f"sweeps/*/{PLAN}"))
-    plans = {file.parent.name: plan for file in files if (plan := state_of(file.parent)) is not None}
+    files = store.root.glob(f"sweeps/*/{PLAN}")
+    found = {file.parent.name: plan for file in files if (plan := state_of(file.parent)) is not None}
+    plans = dict(sorted(found.items(), key=lambda item: (item[1]["started"], item[0])))
     if not plans:
         raise ConfigError(f"paths.results={store.root}: contains no sweep")
     return plans

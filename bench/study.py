@@ -90,8 +90,12 @@ class Search:
                 continue
             trial, claim = taken
             try:
-                state, value, text = self.work(trial)
+                ended = self.work(trial, claim)
                 with self.lock():
+                    if ended is None or not claim.held():  # this machine slept meanwhile
+                        console.say(f"trial {trial.number + 1} of {trials}: taken over by another process")
+                        continue
+                    state, value, text = ended
                     self.study.tell(trial, value, state)
                     claim.release()
                     shutil.rmtree(self.folder / str(trial.number), ignore_errors=True)
@@ -134,8 +138,9 @@ class Search:
 
         return TPESampler(seed=(1_000_003 * self.seed + number) % 2**32, constant_liar=True)
 
-    def work(self, trial: Trial) -> tuple[TrialState, float | None, str]:
-        """Train a trial's cell unless it already has a record; returns its final state, its value and a one-line text.
+    def work(self, trial: Trial, claim: Claim) -> tuple[TrialState, float | None, str] | None:
+        """Train a trial's cell unless it already has a record; returns its final state, its value and a one-line text,
+        or None if another process has taken the trial over.
 
         Raises:
             Interrupted: a signal stopped it.
@@ -153,7 +158,9 @@ class Search:
                 try:
                     record = train.run(cfg, self.study.study_name, watchers=[reporter(self.study, trial)])
                     break
-                except BusyError:  # the same cell in another trial or sweep
+                except BusyError:  # the same cell in another trial or sweep, or in this trial elsewhere
+                    if not claim.held():
+                        return None
                     time.sleep(POLL)
                 except DoneError:  # another process has just finished it
                     continue

@@ -10,7 +10,7 @@ import contextlib
 import json
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def plan(master: DictConfig) -> dict[str, dict[str, Any]]:
     runs them.
 
     Raises:
-        ConfigError, HydraException, OmegaConfBaseException: a cell is wrong.
+        ConfigError, HydraException, OmegaConfBaseException: a cell is wrong, or is the same run as another.
     """
     grid = [f"{key}={value}" for key, value in (master.hydra.sweeper.get("params") or {}).items()]
     overrides = OverridesParser.create().parse_overrides([*grid, *master.hydra.overrides.task])
@@ -109,11 +109,32 @@ def plan(master: DictConfig) -> dict[str, dict[str, Any]]:
         if source.provider == "command-line"
     ]
     where += launcher.searchpath(master)
-    planned = {}
+    planned: dict[str, dict[str, Any]] = {}
     for cell in cells:
         values = check(launcher.cell_of(master, cell))
         if (results := values["paths"]["results"]) != master.paths.results:
             raise ConfigError(f"paths.results={results}: a sweep has one folder, not one for each cell")
+        name = run_id(values)
+        if name in planned:
+            raise ConfigError(_twice(cell, planned[name]["overrides"][len(where) :]))
+        alone = status.alone(cell)
+        if not planned and alone != cell and run_id(check(launcher.cell_of(master, alone))) != name:
+            raise ConfigError(
+                f"{' '.join(override for override in cell if override not in alone)}: may set hydra.sweeper.params "
+                "alone, so that each cell can be run by itself; other settings go in there, too"
+            )
         about = {"overrides": [*where, *cell], "epochs": values["trainer"]["max_epochs"], "force": values["force"]}
-        planned[run_id(values)] = about
+        planned[name] = about
     return planned
+
+
+def _twice(cell: Sequence[str], first: Sequence[str]) -> str:
+    """A line about a cell that is the same run as an earlier one."""
+    differ = [(ours, theirs) for ours, theirs in zip(cell, first, strict=True) if ours != theirs]
+    if not differ:
+        return f"{' '.join(cell)}: the sweep has this run twice"
+    ours, theirs = (" ".join(settings) for settings in zip(*differ, strict=True))
+    return (
+        f"{ours}: the same run as {theirs}, as results do not depend on it; to compare them, give each a sweep with a "
+        "paths.results of its own"
+    )

@@ -204,7 +204,8 @@ def open_search(
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         try:
-            storage = JournalStorage(JournalFileBackend(str(file)))
+            # absolute: Optuna's lock is a link to the name it is given, and a relative one would point nowhere
+            storage = JournalStorage(JournalFileBackend(str(file.absolute())))
             study = optuna.create_study(
                 study_name=name, storage=storage, pruner=pruner, direction="maximize", load_if_exists=True
             )

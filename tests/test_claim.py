@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -63,6 +64,73 @@ def test_a_dead_process_of_this_machine_loses_it_at_once_even_where_its_number_w
         owned_by(tmp_path, **dead)
         assert holder(tmp_path) is None
         Claim.take(tmp_path).release()
+
+
+@pytest.mark.parametrize("system", [sys.platform, "darwin"])
+def test_a_number_given_again_is_another_process_on_every_system(tmp_path, monkeypatch, system):
+    monkeypatch.setattr(sys, "platform", system)
+    mine = claim.this_process()
+    owned_by(tmp_path)
+    assert holder(tmp_path)
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    owned_by(tmp_path, pid=other.pid)
+    assert mine.born
+    assert holder(tmp_path) is None
+    other.communicate(b"\n")
+    assert claim._born(other.pid) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="hides processes as Linux does")
+def test_a_process_that_the_system_hides_is_judged_by_its_signs_of_life(tmp_path, monkeypatch):
+    def hidden(*_):
+        raise FileNotFoundError(2, "No such file or directory")  # as with hidepid=2, proc(5)
+
+    file = owned_by(tmp_path)
+    machine, read = claim._machine(), Path.read_text
+    monkeypatch.setattr(claim, "_machine", lambda: machine)
+    monkeypatch.setattr(Path, "read_text", lambda path, *a: hidden() if str(path).startswith("/proc/") else read(path))
+    assert f"process {os.getpid()} on" in holder(tmp_path)
+    long_ago = time.time() - claim.EXPIRY - 1
+    os.utime(file, (long_ago, long_ago))
+    assert holder(tmp_path) is None
+
+
+@pytest.mark.parametrize("answer", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_folder_without_hard_links_is_claimed_too(tmp_path, monkeypatch, answer):
+    def link(*_):
+        raise OSError(answer, os.strerror(answer))
+
+    monkeypatch.setattr(os, "link", link)
+    mine = Claim.take(tmp_path)
+    assert mine.held()
+    with pytest.raises(ClaimedError, match="on this machine is working on it"):
+        Claim.take(tmp_path)
+    assert not claim._create(tmp_path / CLAIM, claim.this_process())
+    mine.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_the_disk_is_not_taken_for_a_folder_without_hard_links(tmp_path, monkeypatch):
+    def link(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(OSError, match="Input/output error"):
+        Claim.take(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_is_ours_when_the_file_servers_answer_was_lost(tmp_path, monkeypatch):
+    real = os.link
+
+    def twice(*files):  # NFS asks again and is told of the link that it made
+        real(*files)
+        real(*files)
+
+    monkeypatch.setattr(os, "link", twice)
+    mine = Claim.take(tmp_path)
+    assert mine.held()
+    mine.release()
 
 
 def test_another_machine_loses_it_when_it_has_been_silent_for_long(tmp_path):

@@ -259,6 +259,8 @@ def test_a_folder_needs_a_name_and_to_be_there(bench, tmp_path):
         "+model.net.auth_token=abc123",
         "+paths.Password=abc123",
         "+logger.uri=https://me:abc123@host",
+        "+vars.hosts=[https://me:abc123@host]",
+        "+vars.hosts=[{password:abc123}]",
     ],
 )
 def test_secrets_are_refused_without_being_repeated(bench, tmp_path, setting):

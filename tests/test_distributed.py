@@ -139,6 +139,14 @@ def test_more_processes_than_gpus_are_refused(bench, tmp_path, monkeypatch):
     assert files(tmp_path) == []
 
 
+def test_more_than_one_process_is_refused_on_an_apple_gpu(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "device", lambda accelerator: torch.device("mps"))
+    code, _, err = bench("trainer=ddp")
+    assert code == 2
+    assert "trainer.devices=2: an Apple GPU trains in one process; add trainer.accelerator=cpu" in one_line(err)
+    assert files(tmp_path) == []
+
+
 @pytest.mark.slow
 def test_a_process_that_fails_tells_why_in_a_line(tmp_path):
     diverging = ("optimizer=sgd", "optimizer.lr=1e20", "trainer.clip_norm=null", "trainer=ddp", *SHORT)

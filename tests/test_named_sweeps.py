@@ -55,6 +55,17 @@ def test_a_named_sweep_is_narrowed_by_settings(planned):
     assert "2 cells, records in" in out
 
 
+def test_a_named_sweep_leaves_each_cell_as_it_is_without_it(bench, tmp_path):
+    file = tmp_path / "conf/sweep/mine.yaml"
+    file.parent.mkdir(parents=True)
+    text = "# @package _global_\nhydra:\n  sweeper:\n    params:\n      seed: 0,1\ntrainer:\n  max_epochs: 3\n"
+    file.write_text(text)
+    code, _, err = bench("-m", f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "+sweep=mine", "model=lenet")
+    assert code == 2
+    assert "+sweep=mine: may set hydra.sweeper.params alone" in one_line(err)
+    assert not (tmp_path / "results").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -1,5 +1,6 @@
 """Sweeps on Ray, on clusters that this machine plays."""
 
+import concurrent.futures
 import importlib.util
 import os
 import signal
@@ -15,6 +16,7 @@ from processes import command, finish
 from bench import queues
 from bench.__main__ import main
 from bench.errors import ConfigError
+from bench.interrupt import Interrupted
 from bench.launcher import Cell
 from bench.queues import RayTasks
 from bench.store import Store
@@ -114,6 +116,22 @@ def test_a_cell_of_a_queue_has_its_threads_environment_and_folder(tmp_path, monk
     finally:
         torch.set_num_threads(before)
     assert ended == ("ok", f"none mine 3 offline {tmp_path}")
+
+
+@needs_ray
+def test_a_cell_whose_worker_is_asked_to_leave_is_lost_and_so_tried_again(tmp_path, monkeypatch):
+    import ray
+
+    monkeypatch.setattr(ray, "init", lambda *_, **__: None)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
+    cell = Cell("one", {"trainer": {"accelerator": "cpu", "devices": 1}})
+    tasks = RayTasks([cell], "sweep", tmp_path)
+    left: concurrent.futures.Future = concurrent.futures.Future()
+    left.set_exception(ray.exceptions.RayTaskError("at_work", "", Interrupted(signal.SIGTERM)))
+    tasks.running[left] = cell
+    ended = tasks.wait(1.0)
+    assert (ended.cell, ended.status) == (cell, "lost")
+    assert "SIGTERM" in ended.reason
 
 
 @needs_ray

@@ -65,6 +65,17 @@ def test_a_checkpoint_that_would_call_something_else_is_refused(checkpoint, targ
         open_run(file)
 
 
+@pytest.mark.parametrize("place", ["model.net", "augment.normalize"])
+def test_a_checkpoint_that_would_have_something_looked_up_is_refused(checkpoint, place):
+    content, file = checkpoint
+    group, name = place.split(".")
+    hidden = "${oc.create:{_target_:pathlib.Path.touch}}"  # a mapping only once it is resolved
+    content["use"]["config"][group][name] |= {"more": [{"deeper": hidden}]}
+    torch.save(content, file)
+    with pytest.raises(ConfigError, match=r"contains \$\{oc.create:.*; not loaded$"):
+        open_run(file)
+
+
 def test_a_network_of_a_package_that_is_trusted_is_loaded(checkpoint, tmp_path, monkeypatch):
     content, file = checkpoint
     (tmp_path / "team").mkdir()

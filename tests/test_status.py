@@ -162,6 +162,16 @@ def test_mistakes_are_told_in_a_line(call, sweep, arguments, said):
     assert err == f"bench-status: {said}\n"
 
 
+def test_sweeps_are_told_in_the_order_they_started(tmp_path):
+    for name, started in (("baseline", 1000.0), ("20260101-000000", 2000.0), ("20250101-000000", 3000.0)):
+        folder = tmp_path / "sweeps" / name
+        folder.mkdir(parents=True)
+        (folder / status.PLAN).write_text(json.dumps({"cells": {}, "started": started}))
+    plans = status.sweeps(Store(tmp_path))
+    assert list(plans) == ["baseline", "20260101-000000", "20250101-000000"]
+    assert status.one_of(plans, "") == "20250101-000000"
+
+
 def test_of_many_sweeps_the_last_are_named():
     plans = dict.fromkeys("abcdefg")
     assert status.one_of(plans, "") == "g"

@@ -1,5 +1,6 @@
 """What becomes of a trial: a cell with its record, pruned, failed, stopped or resumed, and none lost."""
 
+import json
 import signal
 from types import SimpleNamespace
 
@@ -7,15 +8,17 @@ import pytest
 
 pytest.importorskip("optuna")
 
-from optuna import create_study
+from optuna import create_study, load_study
 from optuna.pruners import BasePruner, ThresholdPruner
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from searches import CELL, states, trials
 
 from bench import train, tune
 from bench.errors import ConfigError
 from bench.interrupt import Interrupted
-from bench.store import LAST, Store
+from bench.store import LAST, LostError, Store
 from bench.study import reporter
 
 
@@ -38,6 +41,45 @@ def test_a_cell_with_a_record_is_not_trained_again(search, tmp_path, monkeypatch
     code, out, _ = search(*CELL, "trials=1", "study=another")
     assert code == 0
     assert "1 complete" in out
+
+
+def test_a_trial_that_was_taken_over_is_left_to_the_other_process(search, tmp_path, monkeypatch):
+    run, calls = train.run, []
+    owner = tmp_path / "results/studies/mine/0/claim.json"
+
+    def overtaken(cfg, sweep, watchers=()):
+        calls.append(cfg.optimizer.lr)
+        if len(calls) == 1:  # this process slept; another has taken the trial and its cell
+            owner.write_text(json.dumps(json.loads(owner.read_text()) | {"id": "theirs"}))
+            raise LostError("cell")
+        if len(calls) == 2:  # and dies
+            owner.unlink()
+        return run(cfg, sweep, watchers=watchers)
+
+    monkeypatch.setattr(train, "run", overtaken)
+    code, out, err = search(*CELL, "trials=2")
+    assert (code, err) == (0, "")
+    assert "trial 1 of 2: taken over by another process\n" in out
+    assert states(tmp_path) == ["COMPLETE"] * 2
+    assert calls[2] == calls[0] != calls[1]
+
+
+def test_a_trial_that_another_process_has_ended_is_not_told_again(search, tmp_path, monkeypatch):
+    run = train.run
+
+    def overtaken(cfg, sweep, watchers=()):
+        record = run(cfg, sweep, watchers=watchers)
+        (tmp_path / "results/studies/mine/0/claim.json").unlink()
+        (file,) = tmp_path.glob("results/studies/*.log")
+        study = load_study(study_name="mine", storage=JournalStorage(JournalFileBackend(str(file))))
+        study.tell(0, 0.5)
+        return record
+
+    monkeypatch.setattr(train, "run", overtaken)
+    code, out, err = search(*CELL, "trials=1")
+    assert (code, err) == (0, "")
+    assert "trial 1 of 1: taken over by another process\n" in out
+    assert [trial.value for trial in trials(tmp_path)] == [0.5]
 
 
 def test_a_failed_trial_is_told_and_the_others_go_on(search, tmp_path, monkeypatch):

@@ -63,6 +63,15 @@ def test_a_sweeps_folder_is_new(bench, tmp_path):
             "hydra.launcher.gpus: no such setting; available: ",
         ),
         (["hydra/launcher=slurm", "hydra.launcher.additional_parameters=null"], "must be a mapping, such as {account"),
+        (
+            ["trainer.accelerator=cpu,auto"],
+            "bench: trainer.accelerator=auto: the same run as trainer.accelerator=cpu, as results do not depend on it",
+        ),
+        (
+            ["optimizer.lr=0.1,0.1"],
+            "model=lenet seed=0 optimizer.lr=0.1 paths.results=results: the sweep has this run twice",
+        ),
+        (["+vars={1:a,b:c}"], "the keys of a mapping must be all text or all numbers"),
     ],
 )
 def test_what_no_sweep_can_do_is_refused_and_nothing_written(bench, tmp_path, monkeypatch, settings, said):
@@ -81,16 +90,23 @@ def test_a_sweep_has_one_folder(bench, tmp_path, monkeypatch):
     assert files(tmp_path) == []
 
 
-def test_a_cluster_that_is_not_there_is_told_and_leaves_no_sweep(bench, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ConnectionError("no cluster"), "no cluster"),
+        (RuntimeError("Version mismatch:\n    Ray: 2.9\n"), "Version mismatch: Ray: 2.9"),
+    ],
+)
+def test_a_cluster_that_cannot_be_used_is_told_and_leaves_no_sweep(bench, tmp_path, monkeypatch, error, said):
     ray = pytest.importorskip("ray")
 
     def refuse(*_, **__):
-        raise ConnectionError("no cluster")
+        raise error
 
     monkeypatch.setattr(ray, "init", refuse)
     code, _, err = bench("-m", "model=lenet", "hydra/launcher=ray", "hydra.launcher.address=auto")
     assert code == 2
-    assert err == "bench: hydra.launcher: no cluster\n"
+    assert err == f"bench: hydra.launcher: {said}\n"
     assert not list((tmp_path / "results/sweeps").iterdir())
 
 

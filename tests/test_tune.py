@@ -125,6 +125,20 @@ def test_without_a_name_the_study_is_that_of_the_settings_and_ranges(search, pre
     assert all(name.startswith("digits-") for name in studies)
 
 
+def test_the_lock_of_a_killed_search_is_released(search, pretended, tmp_path, monkeypatch):
+    from optuna.storages.journal import JournalFileSymlinkLock
+
+    monkeypatch.chdir(tmp_path)
+    cell = [*CELL, "paths.results=results"]  # relative, as by default
+    assert search(*cell, "trials=1")[0] == 0
+    file = tmp_path / "results/studies/mine.log"
+    held = JournalFileSymlinkLock(str(file))
+    assert held.acquire()
+    monkeypatch.setattr(JournalFileSymlinkLock.__init__, "__defaults__", (3,))  # seconds that it waits for a sign
+    assert search(*cell, "trials=2")[0] == 0
+    assert states(tmp_path) == ["COMPLETE"] * 2
+
+
 def test_a_name_that_another_search_has_is_refused(search, pretended, tmp_path):
     assert search(*CELL, "trials=1")[0] == 0
     code, _, err = search(*CELL, "trials=1", "seed=1")
