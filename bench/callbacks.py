@@ -126,6 +126,7 @@ class EpochTable(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         logged = {name.replace("/", "_"): float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        logged.pop("epoch", None)  # for loggers
         if not validates(trainer):
             logged = {name: value for name, value in logged.items() if not name.startswith("val_")}
         self.rows.append({"epoch": trainer.current_epoch + 1, "seconds": round(self.meter.seconds(), 3)} | logged)

@@ -3,9 +3,9 @@
     bench-dashboard [sweep=NAME] [paths.results=results/local] [entity=…] [project=…]
 
 sweep: a sweep in the results folder, by default the last one. Creates a saved view of the project with the sweep's
-runs, grouped by network, and a report: learning curves with seed bands, test accuracy, accuracy against cost,
-confusion matrix and mistakes, and the leaderboard. Prints their URLs. entity, project: by default those that the runs
-were logged to; an entity is a user or team, by default the API key's.
+runs, grouped over seeds, and a report, with a part for each data set and protocol: the leaderboard, learning curves
+with seed bands, accuracy against cost, confusion matrix and mistakes. Prints their URLs. entity, project: by default
+those that the runs were logged to; an entity is a user or team, by default the API key's.
 
 Runs that were logged with logger.mode=offline must be synced first: the commands are listed, nothing is created, and
 the exit code is 1.
@@ -14,6 +14,7 @@ the exit code is 1.
 from __future__ import annotations
 
 import shlex
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 from bench import cli, console
 from bench.config import need
 from bench.errors import ConfigError
-from bench.loggers import CELLS
-from bench.record import RunRecord
+from bench.loggers import CELLS, ID
+from bench.record import RunRecord, identity
 from bench.report import predictions_of
 from bench.reporting import leaderboard, render
 from bench.reporting.predictions import Predictions
+from bench.reporting.settings import form, leaves
 from bench.status import cells_of, one_of, sweeps
 from bench.store import DEFAULT_RESULTS, Store
 
@@ -74,9 +76,10 @@ def dashboard(arguments: list[str]) -> None:
         entity = cli.single(own, "entity") or logged.get("entity") or wandb.Api().default_entity
         if not entity:
             raise ConfigError("entity: the API key has no default entity; name a user or team")
-        view = workspace(entity, project, sweep, records)
+        ids = ids_of(store, records)
+        view = workspace(entity, project, sweep, records, ids)
         view.save()
-        page = report(entity, project, sweep, records, predictions_of(store, records))
+        page = report(entity, project, sweep, records, predictions_of(store, records), ids)
         page.save()
     except ConfigError:
         raise
@@ -93,26 +96,52 @@ def unsent(folders: Sequence[Path]) -> list[Path]:
     return [path for path in found if not list(path.glob("*.synced"))]
 
 
-def of_these(records: Sequence[RunRecord]) -> str:
-    """A filter of the records' runs, by name: those that an earlier sweep has done are in its group."""
-    return f"Metric('Name') in {[record.run_id for record in records]}"
+def ids_of(store: Store, records: Sequence[RunRecord]) -> dict[str, str]:
+    """W&B's ids of the records' runs, by run id; a run that was repeated has left others of its name in the project."""
+    files = {record.run_id: store.path(record.run_id) / ID for record in records}
+    return {name: file.read_text() for name, file in files.items() if file.exists()}
 
 
-def workspace(entity: str, project: str, sweep: str, records: Sequence[RunRecord]) -> Workspace:
-    """A view of the project: the sweep's runs, grouped by network."""
+def of_these(records: Sequence[RunRecord], ids: Mapping[str, str]) -> str:
+    """A filter of the records' runs; those that an earlier sweep has done are in its group."""
+    return f"Metric('ID') in {[ids[record.run_id] for record in records if record.run_id in ids]}"
+
+
+def told_apart(records: Sequence[RunRecord]) -> list[str]:
+    """The settings by which runs are grouped, so that a group's runs differ in the seed alone: the network's name, and
+    whatever differs between records of one data set, protocol and network; these two first, if there are several.
+    """
+    nested = [identity(record.config) for record in records]
+    settings = [dict(leaves(own | {"augment": dict(own.get("augment", []))})) for own in nested]
+    of_tables = {"data.name": {record.dataset for record in records}, "data.protocol": {r.protocol for r in records}}
+    alike = defaultdict(list)
+    for record, own in zip(records, settings, strict=True):
+        alike[record.dataset, record.protocol, record.model].append(own)
+    differ = {
+        key
+        for several in alike.values()
+        for key in set().union(*several)
+        if len({form(own.get(key)) for own in several}) > 1
+    }
+    return [*(key for key, values in of_tables.items() if len(values) > 1), "model.name", *sorted(differ - {"seed"})]
+
+
+def workspace(entity: str, project: str, sweep: str, records: Sequence[RunRecord], ids: Mapping[str, str]) -> Workspace:
+    """A view of the project: the sweep's runs, grouped over seeds; ``ids`` are W&B's, by run id."""
     from wandb_workspaces import expr, workspaces
     from wandb_workspaces.reports import v2
 
+    keys = told_apart(records)
     return workspaces.Workspace(
         entity=entity,
         project=project,
         name=f"sweep {sweep}",
         sections=[
-            workspaces.Section("learning curves", [curve(name) for name in CURVES], is_open=True),
+            workspaces.Section("learning curves", [curve(name, keys) for name in CURVES], is_open=True),
             workspaces.Section(
                 "accuracy and cost",
                 [
-                    v2.BarPlot(title="test top-1", metrics=["test/top1"], groupby=v2.Config("model.name")),
+                    v2.BarPlot(title="test top-1", metrics=["test/top1"], **grouped(keys)),
                     *(v2.ScatterPlot(x=v2.SummaryMetric(cost), y=v2.SummaryMetric("test/top1")) for cost in COSTS),
                 ],
                 is_open=True,
@@ -120,8 +149,8 @@ def workspace(entity: str, project: str, sweep: str, records: Sequence[RunRecord
             workspaces.Section("test images", of_test_images()),
         ],
         runset_settings=workspaces.RunsetSettings(
-            filters=of_these(records),
-            groupby=[expr.Config("model.name")],
+            filters=of_these(records, ids),
+            groupby=[expr.Config(key) for key in keys],
             order=[expr.Ordering(expr.Summary("val/top1"), ascending=False)],
         ),
     )
@@ -133,55 +162,61 @@ def report(
     sweep: str,
     records: Sequence[RunRecord],
     predictions: Mapping[str, Predictions],
+    ids: Mapping[str, str],
 ) -> Report:
-    """A report of the sweep, with the records' leaderboard; ``predictions`` by run id, for intervals and tests."""
+    """A report of the sweep's ok records, a part for each data set and protocol; by run id, ``predictions``, for
+    intervals and tests, and ``ids``, W&B's.
+    """
     from wandb_workspaces.reports import v2
 
-    runs = v2.Runset(
-        entity=entity,
-        project=project,
-        name=sweep,
-        filters=of_these(records),
-        groupby=["config.model.name"],
-    )
-    tables = [
-        block
-        for table in leaderboard.tables(records, predictions)
-        for block in (v2.H2(f"{table.dataset} ({table.protocol})"), v2.MarkdownBlock(render.section(table)))
-    ]
+    ok = {record.run_id: record for record in records if record.status == "ok"}
+    blocks: list[Any] = [v2.TableOfContents()]
+    for table in leaderboard.tables(ok.values(), predictions):
+        own = [ok[run_id] for row in table.rows for run_id in row.run_ids]
+        keys = told_apart(own)
+        title = f"{table.dataset} ({table.protocol})"
+        runs = v2.Runset(
+            entity=entity,
+            project=project,
+            name=title,
+            filters=of_these(own, ids),
+            groupby=[f"config.{key}" for key in keys],
+        )
+        costs: list[Any] = [v2.ScatterPlot(x=v2.SummaryMetric(cost), y=v2.SummaryMetric("test/top1")) for cost in COSTS]
+        blocks += [
+            v2.H1(title),
+            v2.MarkdownBlock(render.section(table)),
+            v2.H2("Learning curves"),
+            v2.P("One line per row of the table: the mean over its seeds, with their range."),
+            v2.PanelGrid(runsets=[runs], panels=[curve(name, keys) for name in CURVES]),
+            v2.H2("Accuracy against cost"),
+            v2.PanelGrid(runsets=[runs], panels=costs),
+            v2.H2("Confusion and mistakes"),
+            v2.PanelGrid(runsets=[runs], panels=of_test_images()),
+        ]
+    rest = f" of {len(records)}" if len(ok) < len(records) else ""
     return v2.Report(
         project=project,
         entity=entity,
         title=f"sweep {sweep}",
-        description=f"{len(records)} runs; selected on validation, tested once",
-        blocks=[
-            v2.TableOfContents(),
-            *tables,
-            v2.H2("Learning curves"),
-            v2.P("One line per network: the mean over its seeds, with their range."),
-            v2.PanelGrid(runsets=[runs], panels=[curve(name) for name in CURVES]),
-            v2.H2("Accuracy against cost"),
-            v2.PanelGrid(
-                runsets=[runs],
-                panels=[v2.ScatterPlot(x=v2.SummaryMetric(cost), y=v2.SummaryMetric("test/top1")) for cost in COSTS],
-            ),
-            v2.H2("Confusion and mistakes"),
-            v2.PanelGrid(runsets=[runs], panels=of_test_images()),
-        ],
+        description=f"{len(ok)}{rest} runs ok; validation images, where there are any, selected the epoch; tested once",
+        blocks=blocks,
     )
 
 
-def curve(name: str) -> LinePlot:
+def grouped(keys: Sequence[str]) -> dict[str, Any]:
+    """How a panel groups its runs: as the set of runs does, unless it can say so itself, which takes a single key."""
+    from wandb_workspaces.reports import v2
+
+    return {"groupby": v2.Config(keys[0])} if len(keys) == 1 else {}
+
+
+def curve(name: str, keys: Sequence[str]) -> LinePlot:
     """A metric over epochs: the mean over a group's seeds, with their range."""
     from wandb_workspaces.reports import v2
 
     return v2.LinePlot(
-        title=name,
-        x="epoch",
-        y=[name],
-        groupby=v2.Config("model.name"),
-        groupby_aggfunc="mean",
-        groupby_rangefunc="minmax",
+        title=name, x="epoch", y=[name], groupby_aggfunc="mean", groupby_rangefunc="minmax", **grouped(keys)
     )
 
 

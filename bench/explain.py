@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -17,8 +17,6 @@ ADDED = ("sweep",)
 
 HYDRAS = ("hydra/launcher",)
 """Hydra's own groups for which this project has options."""
-
-_ABSENT = object()
 
 
 def explain(error: Exception) -> str:
@@ -101,10 +99,18 @@ def _options_with(key: str) -> list[str]:
     for group in groups():
         name = key.removeprefix(group.replace("/", ".") + ".")
         for option in options(group) if name != key else ():
-            settings = OmegaConf.load(CONF / group / f"{option}.yaml")
-            if OmegaConf.select(settings, name, default=_ABSENT) is not _ABSENT:
+            settings = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{option}.yaml"))
+            if _has(settings, name.split(".")):
                 found.append(f"{group}={option}")
     return found
+
+
+def _has(settings: Any, path: Sequence[str]) -> bool:
+    for key in path:
+        if not isinstance(settings, Mapping) or key not in settings:
+            return False
+        settings = settings[key]
+    return True
 
 
 def _joined(choices: list[str]) -> str:

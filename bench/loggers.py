@@ -29,6 +29,8 @@ from bench.store import RECORD, expanded, write_atomically
 
 FILES = ("config.yaml", "metrics.csv", PREDICTIONS, MISTAKES)
 """Files that are uploaded with a record."""
+ID = "wandb_id"
+"""In the run's directory: which of W&B's runs it is."""
 CELLS = ("Actual", "Predicted", "nPredictions")
 """Column names of W&B's confusion matrix chart."""
 MOST_CELLS = 10_000
@@ -108,7 +110,7 @@ def wandb(run: RunInfo, project: str, entity: str | None, mode: Any, gradients: 
     import wandb as api
     from lightning.pytorch.loggers import WandbLogger
 
-    kept = run.workspace / "wandb_id"  # a resumed cell stays one run
+    kept = run.workspace / ID  # a resumed cell stays one run
     if not kept.exists():
         write_atomically(kept, uuid.uuid4().hex[:8])
     try:

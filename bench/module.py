@@ -94,7 +94,7 @@ class Classifier(L.LightningModule):
     2015, section 5: 0.3), both with ``label_smoothing``. Reported losses are plain cross entropies of the logits.
 
     Logged once per epoch: ``{train,val,test}/{top1,top5,loss}``, ``train/aux<i>_top1`` for each auxiliary head,
-    counted from 1 in order of depth, and ``lr``.
+    counted from 1 in order of depth, and ``lr``, the learning rate of the epoch's last step.
 
     Args:
         model: (N, C, S, S) → Output; one that has auxiliary heads holds them in ``aux_heads``.
@@ -128,6 +128,7 @@ class Classifier(L.LightningModule):
         self.aux_metrics = nn.ModuleList(EpochMetrics(num_classes) for _ in heads)
         self.test_logits: list[Tensor] = []
         self._progress: list[dict[str, Any]] = []
+        self._lr = math.nan
 
     def forward(self, images: Tensor) -> Output:
         """(N, C, S, S) → Output."""
@@ -171,6 +172,9 @@ class Classifier(L.LightningModule):
         for metrics in (self.train_metrics, *self.heads()):
             metrics.reset()
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self._lr = self.trainer.optimizers[0].param_groups[0]["lr"]  # after the step it is that of the next one
+
     def on_validation_epoch_start(self) -> None:
         self.val_metrics.reset()  # also drops what Lightning's sanity check counted
 
@@ -181,9 +185,8 @@ class Classifier(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch; raises FloatingPointError if the loss is not finite."""
-        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         aux = {f"train/aux{i}_top1": head.compute()["top1"] for i, head in enumerate(self.heads(), start=1)}
-        train = self._log_epoch("train", self.train_metrics, aux | {"lr": lr})
+        train = self._log_epoch("train", self.train_metrics, aux | {"lr": self._lr})
         if not math.isfinite(train["loss"]):
             raise FloatingPointError(f"the training loss is {train['loss']} in epoch {self.current_epoch + 1}")
 
@@ -196,8 +199,9 @@ class Classifier(L.LightningModule):
 
     def _log_epoch(self, split: str, metrics: EpochMetrics, extra: dict[str, float] | None = None) -> dict[str, float]:
         values = metrics.compute()
+        epoch = {} if split == "test" else {"epoch": float(self.current_epoch + 1)}  # Lightning's own counts from 0
         # already summed over devices by torchmetrics
-        self.log_dict({f"{split}/{name}": value for name, value in values.items()} | (extra or {}))
+        self.log_dict({f"{split}/{name}": value for name, value in values.items()} | (extra or {}) | epoch)
         return values
 
     def configure_optimizers(self):
@@ -215,6 +219,7 @@ class Classifier(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Resume the epoch's metrics; only now is the module on its device."""
+        self._lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         for metrics, progress in zip((self.train_metrics, *self.heads()), self._progress, strict=False):
             metrics.resume(progress)
         self._progress = []

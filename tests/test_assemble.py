@@ -1,5 +1,6 @@
 """What settings make of the objects that train: clipping, compilation, precision, rates and decay."""
 
+import csv
 import itertools
 import math
 import shutil
@@ -101,7 +102,9 @@ def test_deterministic_operations_are_used_if_asked_for(composed, asked):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("scheduler", ["one_cycle", "cosine", "step", "constant"])
-def test_every_optimizer_and_scheduler_trains_at_its_rates_and_weights_alone_decay(composed, optimizer, scheduler):
+def test_every_optimizer_and_scheduler_trains_at_its_rates_and_weights_alone_decay(
+    composed, tmp_path, optimizer, scheduler
+):
     cfg = composed("model=lenet", *QUIET, f"optimizer={optimizer}", f"scheduler={scheduler}")
     seen = []
 
@@ -121,3 +124,7 @@ def test_every_optimizer_and_scheduler_trains_at_its_rates_and_weights_alone_dec
         alone.step()
         schedule.step()
     assert len(seen) > 2
+    with (tmp_path / "results/runs" / record.run_id / "metrics.csv").open() as file:
+        told = [float(row["lr"]) for row in csv.DictReader(file)]
+    steps = len(seen) // record.epochs
+    assert told == pytest.approx([seen[steps * (i + 1) - 1][0][0] for i in range(record.epochs)])  # of its last step

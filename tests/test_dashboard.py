@@ -71,13 +71,14 @@ def test_workspace_and_report_are_saved_and_named(call, sweep, monkeypatch):
 
 @pytest.mark.slow
 def test_the_workspace_has_the_sweeps_runs_and_the_metrics_that_are_logged():
-    records = [record_of("lenet"), record_of("nin")]
-    model = dashboard.workspace("team", "convbench", "20260102-030405", records)._to_model()
+    records = [record_of("lenet"), record_of("nin"), record_of("alexnet")]
+    ids = {records[0].run_id: "abcdefgh", records[1].run_id: "ijklmnop"}  # the third was not logged
+    model = dashboard.workspace("team", "convbench", "20260102-030405", records, ids)._to_model()
     spec = json.loads(model.spec.model_dump_json(by_alias=True))
     (runs,) = spec["section"]["runSets"]
     (chosen,) = runs["filters"]["filters"]
-    assert (chosen["key"], chosen["op"]) == ({"section": "run", "name": "displayName"}, "IN")
-    assert chosen["value"] == [record.run_id for record in records]
+    assert (chosen["key"], chosen["op"]) == ({"section": "run", "name": "name"}, "IN")  # W&B's name for the id
+    assert chosen["value"] == ["abcdefgh", "ijklmnop"]
     assert [group["name"] for group in runs["grouping"]] == ["model.value.name"]
     panels = {section["name"]: section["panels"] for section in spec["section"]["panelBankConfig"]["sections"]}
     assert [panel["config"]["metrics"] for panel in panels["learning curves"]] == [[name] for name in dashboard.CURVES]
@@ -88,15 +89,69 @@ def test_the_workspace_has_the_sweeps_runs_and_the_metrics_that_are_logged():
     assert set(dashboard.COSTS) <= {name for name, value in fields.items() if isinstance(value, int | float)}
 
 
-@pytest.mark.slow
-def test_the_report_has_the_table_of_the_records(monkeypatch):
+def test_runs_are_grouped_by_all_that_differs_but_the_seed():
+    def one(model="lenet", seed=0, lr=0.1, dataset="digits", **changes):
+        config = {
+            "seed": seed,
+            "model": {"name": model},
+            "optimizer": {"lr": lr},
+            "augment": changes.pop("augment", {}),
+        }
+        return record_of(model, seed, dataset=dataset, config=config | {"data": {"name": dataset}}, **changes)
+
+    assert dashboard.told_apart([one(), one(seed=1), one("nin", lr=0.2)]) == ["model.name"]
+    assert dashboard.told_apart([one(), one(seed=1), one(lr=0.2)]) == ["model.name", "optimizer.lr"]
+    assert dashboard.told_apart([one(), one(augment={"flip": {"p": 0.5}})]) == ["model.name", "augment.flip.p"]
+    of_two = [one(), one(dataset="cifar10"), one(dataset="cifar10", protocol="full")]
+    assert dashboard.told_apart(of_two) == ["data.name", "data.protocol", "model.name"]
+
+
+def test_the_ids_are_those_of_the_runs_that_were_kept(tmp_path):
+    store, records = Store(tmp_path), [record_of("lenet"), record_of("nin")]
+    for record, logged in zip(records, (True, False), strict=True):
+        work = store.workspace(record.run_id)
+        if logged:
+            (work.path / loggers.ID).write_text("abcdefgh")
+        store.publish(record, work)
+    assert dashboard.ids_of(store, records) == {records[0].run_id: "abcdefgh"}
+
+
+@pytest.fixture
+def spec(monkeypatch):
+    """The content of a report on records, none of whose parts is asked of W&B, and as text."""
     answer = {"project": {"internalId": "1"}}
     monkeypatch.setattr("wandb_workspaces.reports.v2.interface._get_api", lambda: None)
     monkeypatch.setattr("wandb_workspaces.reports.v2.interface.execute_graphql", lambda *query: answer)
+
+    def of(records, predictions=()):
+        ids = {record.run_id: f"id-{i}" for i, record in enumerate(records)}
+        model = dashboard.report("team", "convbench", "s1", records, dict(predictions), ids)._to_model()
+        content = json.loads(model.spec.model_dump_json(by_alias=True))
+        return model, content, json.dumps(content, ensure_ascii=False)
+
+    return of
+
+
+@pytest.mark.slow
+def test_a_report_has_a_part_for_each_data_set_with_its_own_ok_runs(spec):
+    records = [
+        record_of("lenet"),
+        record_of("lenet", dataset="cifar10", run_id="cifar10-lenet-s0-0123456789"),
+        record_of("nin", status="failed", error="why"),
+    ]
+    model, content, text = spec(records)
+    grids = [block["metadata"]["runSets"] for block in content["blocks"] if block["type"] == "panel-grid"]
+    chosen = [runs["filters"]["filters"][0]["value"] for (runs,) in grids]
+    assert chosen == [["id-1"]] * 3 + [["id-0"]] * 3
+    assert model.description.startswith("2 of 3 runs ok; ")
+    assert "cifar10 (stratified)" in text
+
+
+@pytest.mark.slow
+def test_the_report_has_the_table_of_the_records(spec):
     records = [record_of("lenet"), record_of("nin", val=0.95)]
     predictions = {record.run_id: answers(0.9, seed=i) for i, record in enumerate(records)}
-    model = dashboard.report("team", "convbench", "s1", records, predictions)._to_model()
-    text = json.dumps(json.loads(model.spec.model_dump_json(by_alias=True)), ensure_ascii=False)
+    _, _, text = spec(records, predictions)
     assert "digits (stratified)" in text
     assert "| 1 | nin |" in text
     assert "| 2 | lenet ≈ |" in text  # by a test of the predictions

@@ -52,6 +52,8 @@ def test_options_in_folders_are_among_the_choices(bench, option):
         ("optimizer.momentum=0.5", "only available with optimizer=sgd"),
         ("logger.mode=offline", "only available with logger=wandb"),
         ("augment.flip.p=1", "only available with augment=flip"),
+        ("data.source.root=/x", "only available with data=cifar10, cifar100, "),  # its default refers to another
+        ("augment.crop.size=28", "only available with augment=crop"),
         ("model.net.architecture=resnet34", "only available with model=timm/densenet121, timm/"),
         ("model.pretrained=imagenet", "only available with model=alexnet_torchvision, googlenet_torchvision, vgg11, "),
         ("model=resnet18", "did you mean timm/resnet18?"),

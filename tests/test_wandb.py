@@ -104,14 +104,17 @@ def test_wandb_gets_confusion_mistakes_gradients_and_the_record(composed, tmp_pa
     folder = tmp_path / "results/runs" / record.run_id
     told = predictions.load(folder)
     (file,) = folder.rglob("run-*.wandb")
-    history, artifacts = {}, []
+    history, validated, artifacts = {}, [], []
     for entry in wandb_records(file):
         if entry.WhichOneof("record_type") == "history":
-            history |= {item.key or "/".join(item.nested_key): item.value_json for item in entry.history.item}
+            row = {item.key or "/".join(item.nested_key): item.value_json for item in entry.history.item}
+            validated += [float(row["epoch"])] if "val/top1" in row else []
+            history |= row
         elif entry.WhichOneof("record_type") == "request" and entry.request.HasField("log_artifact"):
             artifacts.append(entry.request.log_artifact.artifact)
         elif entry.WhichOneof("record_type") == "artifact":
             artifacts.append(entry.artifact)
+    assert validated == list(range(1, record.epochs + 1))  # as everywhere else
     tables = {}
     for table in folder.rglob("*.table.json"):
         content = json.loads(table.read_text())

@@ -62,7 +62,8 @@ class LocalResponseNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         band = self.band.to(x.dtype)
-        return _LocalResponseNorm.apply(x, band, self.alpha / self.size, self.beta, self.k)
+        with torch.autocast(x.device.type, enabled=False):  # on GPUs it would make the roots 32 bits, and nothing else
+            return _LocalResponseNorm.apply(x, band, self.alpha / self.size, self.beta, self.k)
 
     def extra_repr(self) -> str:
         return f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"

@@ -173,9 +173,17 @@ def ablation(table: Table, found: Sequence[ablations.Effect]) -> Figure | None:
         reach = None if interval is None else [[100 * (middle - interval.low)], [100 * (interval.high - middle)]]
         panel.errorbar(100 * middle, place, xerr=reach, color=COLORS[0], marker="o", markersize=5, capsize=3)
     switched = (ablations.BATCH_NORM, ablations.HEADS)  # on or off: the row without it is its label
-    names = [f"{pair.without.name if pair.what in switched else pair.with_it.model}: {pair.what}" for pair, *_ in found]
+    changes = [(pair.without.model, pair.what) for pair, *_ in found]
+    names = [
+        f"{pair.without.name if pair.what in switched or changes.count(change) > 1 else change[0]}: {pair.what}"
+        for (pair, *_), change in zip(found, changes, strict=True)
+    ]
     panel.set_yticks(range(len(found)), names)
-    panel.set_xlabel("test top-1 after the change minus before, in percentage points; 95 % intervals")
+    panel.set_xlabel("test top-1 after the change minus before, in percentage points")
+    alone = any(pair.without.n == pair.with_it.n == 1 for pair, *_ in found)
+    bars = f"bars: 95 % intervals{'; between single runs (n = 1) of the test images alone, not of seeds' * alone}"
+    if any(interval is not None for _, _, interval, _ in found):
+        figure.supxlabel(bars, fontsize=7)
     panel.set_ylim(len(found) - 0.4, -0.6)
     panel.set_title(title_of(table), fontsize=10)
     return figure

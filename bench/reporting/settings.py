@@ -30,7 +30,7 @@ def settings_of(record: RunRecord) -> Settings:
     nested.pop("seed", None)
     augment = dict(nested.pop("augment", []))
     normalize = augment.get("normalize", {}).get("_target_", "").rpartition(".")[2]
-    settings = dict(_leaves(nested | {"augment": augment}))
+    settings = dict(leaves(nested | {"augment": augment}))
     for name, value in USUAL:  # left out of identities
         settings.setdefault(f"trainer.{name}", value)
     if not record.val_size:
@@ -61,10 +61,11 @@ def _precision(asked: str | None, record: RunRecord) -> str | None:
     return "auto" if tf32 else record.precision
 
 
-def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+def leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """The values of a nested mapping by dotted name."""
     if isinstance(node, Mapping):
         for key, value in node.items():
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else key)
+            yield from leaves(value, f"{prefix}.{key}" if prefix else key)
     else:
         yield prefix, node
 

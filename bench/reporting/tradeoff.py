@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bench.reporting.drawing import GREY, NAMED, looks, plain_log, title_of
+from bench.reporting.drawing import GREY, NAMED, Look, looks, plain_log, title_of
 from bench.reporting.leaderboard import Row, Table
 
 AROUND = (
     *((6, 0, "left"), (-6, 0, "right"), (0, 9, "center"), (0, -9, "center"), (6, 8, "left"), (6, -8, "left")),
     *((-6, 8, "right"), (-6, -8, "right"), (0, 18, "center"), (0, -18, "center"), (6, 16, "left"), (-6, 16, "right")),
+    *((6, -16, "left"), (-6, -16, "right"), (0, 28, "center"), (0, -28, "center"), (-6, 28, "right")),
 )
 """Candidate positions of a label beside its point: points (1/72 inch) right and up, and its alignment."""
 NEAR = 10
 """Points up or down within which a label is seen to be its point's."""
+NEARER = 1.5
+"""A label could be another point's if its distance to that is less than so many times that to its own."""
+LABELLED = 12
+"""Maximum number of points of a front that have labels; of more, the best rows'."""
+KEYED = 32
+"""Maximum number of rows that the legend names; so many looks differ."""
+OTHER = Look(GREY, ".", "full", "-")
+"""Of the rows beyond these."""
+LINE = 0.16
+"""Height of a line of the legend, in inches."""
 LEADER = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
-"""From a label to its point, where it is farther than NEAR."""
+"""From a label to its point, where it is farther than NEAR or could be another's."""
 BEHIND = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5}
 """Background of a label, so that it is readable on top of a line."""
 LABEL: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 7, "bbox": BEHIND}
@@ -67,7 +80,8 @@ def cost(table: Table) -> Figure | None:
     panels = figure.subplots(2, 2, sharey=True)
     few, handles = len(table.rows) <= NAMED, {}
     apart = bool(table.machine)  # else nothing is known of machines
-    look = looks([row.model for row in table.rows])
+    look = [*looks([row.model for row in table.rows[:KEYED]]), *[OTHER] * (len(table.rows) - KEYED)]
+    labels = []  # of each panel; placed when the panels have their final size
     for panel, (name, (label, _, scale)) in zip(panels.flatten(), COSTS.items(), strict=True):
         panel.set(xscale=scale, xlabel=label)
         points = {
@@ -110,18 +124,45 @@ def cost(table: Table) -> Figure | None:
                 elinewidth=0.8,
             )
         panel.margins(y=0.15)
-        named = list(points) if few else sorted(chain.from_iterable(fronts))
-        place_labels(panel, bars, {table.rows[place].name: points[place] for place in named})
+        named = list(points) if few else sorted(chain.from_iterable(fronts))[:LABELLED]
+        labels.append((panel, bars, {table.rows[place].name: points[place] for place in named}))
+    if not handles:
+        return None
     for panel in panels[:, 0]:
         panel.set_ylabel("test top-1 in %")
-    if handles and not few:
-        names = [table.rows[place].name for place in sorted(handles)]
+    note = meaning([table.rows[place] for place in handles])
+    if few:
+        figure.supxlabel(note, fontsize=7)
+    else:
+        keyed = [place for place in sorted(handles) if place < KEYED]
+        names = [table.rows[place].name for place in keyed]
+        if len(handles) > len(keyed):
+            keyed.append(max(handles))
+            names.append(f"the other {len(handles) - len(names)}")
         columns = 4 if max(map(len, names)) < 24 else 1
+        figure.set_figheight(6 + LINE * max(0, math.ceil(len(names) / columns) - 5))
         figure.legend(
-            [handles[place] for place in sorted(handles)], names, loc="outside lower center", ncols=columns,
-            frameon=False, fontsize=7,
+            [handles[place] for place in keyed], names, title=note or None, loc="outside lower center", ncols=columns,
+            frameon=False, fontsize=7, title_fontsize=7,
         )  # fmt: skip
-    return figure if handles else None
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for told in labels:
+        place_labels(*told)
+    return figure
+
+
+def meaning(rows: Sequence[Row]) -> str:
+    """A line about the error bars of these rows; empty if there are none."""
+    intervals = [row for row in rows if row.interval is not None]
+    spread_over_seeds = [row for row in rows if row.interval is None and row.n > 1]
+    told = []
+    if intervals:
+        alone = any(row.n == 1 for row in intervals)
+        told.append("95 % intervals" + "; with n = 1 of the test images alone, not of seeds" * alone)
+    if spread_over_seeds:
+        told.append(f"standard deviations over seeds{' where there are no predictions' * bool(intervals)}")
+    return f"bars: {'; '.join(told)}" if told else ""
 
 
 def around(values: Sequence[float], scale: str) -> tuple[float, float]:
@@ -147,31 +188,47 @@ def spread(row: Row) -> tuple[float, float]:
 def place_labels(
     panel: Axes, bars: Sequence[tuple[float, float, float]], texts: Mapping[str, tuple[float, float]]
 ) -> None:
-    """Place each text beside its point, where it overlaps least with error bars (x, from, to) and earlier texts."""
+    """Place each text beside its point, where it overlaps least with error bars (x, from, to) and earlier texts, and is
+    nearer to its own point than to another if it can; if not, or if it is far, a line leads to its point. The size of
+    the panel must be final.
+    """
     figure = panel.get_figure()
     assert isinstance(figure, Figure)
-    figure.draw_without_rendering()
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     ends = [panel.transData.transform([(x, low), (x, high)]) for x, low, high in bars]
     taken = [mpl.transforms.Bbox([low - 4, high + 4]) for low, high in ends]
+    points = [(low + high) / 2 for low, high in ends]
     room = panel.get_window_extent(renderer)
     for text, point in texts.items():
+        own = panel.transData.transform(point)
+        others = [other for other in points if np.hypot(*(other - own)) > 1]
         labels = [panel.annotate(text, point, (x, y), ha=side, **LABEL) for x, y, side in AROUND]
         tried = [(label, label.get_window_extent(renderer)) for label in labels]
+        mistakable = [
+            any(distance(extent, other) < NEARER * distance(extent, own) for other in others) for _, extent in tried
+        ]
+        area = tried[0][1].width * tried[0][1].height  # all have the same text
         covered = [
-            sum(overlap(extent, other) for other in taken) + extent.width * extent.height - overlap(extent, room)
-            for _, extent in tried
+            10 * sum(overlap(extent, other) for other in taken)
+            + 3 * (area - overlap(extent, room))
+            + 0.5 * area * doubtful
+            for (_, extent), doubtful in zip(tried, mistakable, strict=True)
         ]
         best = covered.index(min(covered))
         x, y, side = AROUND[best]
-        far = abs(y) > NEAR
+        led = abs(y) > NEAR or mistakable[best]
         for i, (label, _) in enumerate(tried):
-            if i != best or far:
+            if i != best or led:
                 label.remove()
-        if far:
-            label = panel.annotate(text, point, (x, y), ha=side, arrowprops=LEADER, **LABEL)
-            label.set_in_layout(False)  # where its line ends is not known before it is drawn
+        if led:
+            panel.annotate(text, point, (x, y), ha=side, arrowprops=LEADER, **LABEL)
         taken.append(tried[best][1])
+
+
+def distance(box: Any, point: np.ndarray) -> float:
+    """From a point to the nearest one of a box."""
+    x, y = np.clip(point, (box.x0, box.y0), (box.x1, box.y1))
+    return math.hypot(x - point[0], y - point[1])
 
 
 def overlap(one: Any, other: Any) -> float:

@@ -1,11 +1,14 @@
 """Layers made anew for CPUs: against PyTorch's, in value and gradient."""
 
+import contextlib
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import random
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.models.kernels import Dropout, LocalResponseNorm, MaxPool2x2
 
@@ -71,6 +74,26 @@ def test_local_response_norm_under_autocast_is_close_to_float32():
     assert y.dtype == torch.bfloat16
     y.float().pow(2).mean().backward()
     assert (net[0].weight.grad - whole).norm() < 0.02 * whole.norm()
+
+
+@contextlib.contextmanager
+def casting_on_gpus():
+    """``torch.autocast`` on a GPU, which refuses to be where none is."""
+    before = torch.get_autocast_dtype("cuda")
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    torch.set_autocast_enabled("cuda", True)
+    yield
+    torch.set_autocast_enabled("cuda", False)
+    torch.set_autocast_dtype("cuda", before)
+
+
+@pytest.mark.parametrize("beta", [0.75, 0.5])
+def test_local_response_norm_under_a_gpus_autocast_keeps_the_dtype(beta):
+    with FakeTensorMode(), casting_on_gpus():  # tensors without values, which need no GPU
+        layer = LocalResponseNorm(64, beta=beta).to("cuda")
+        x = torch.empty(2, 64, 8, 8, dtype=torch.bfloat16, device="cuda")
+        assert x.rsqrt().dtype == x.pow(-beta).dtype == torch.float32  # what the layer must not let happen
+        assert layer(x).dtype == torch.bfloat16
 
 
 def test_local_response_norm_keeps_channels_last():

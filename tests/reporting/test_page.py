@@ -229,6 +229,51 @@ def test_in_a_browser_two_runs_are_compared_by_scipys_p_value(browser, store):
     assert f"only the second right {result.only_second}" in rows
     choose(browser, "second", "digits-lenet-s0-fedcba9876")
     assert "different protocols" in browser.find_element("id", "verdict").text
+    choose(browser, "second", one)
+    assert browser.find_element("id", "comparison").text == "Choose two different runs."
+
+
+@pytest.mark.slow
+def test_in_a_browser_a_row_keeps_its_colour_whatever_is_shown(browser):
+    def colours(chart, of):
+        traces = browser.execute_script(f"return document.getElementById('{chart}').data")
+        return {trace["name"]: trace[of]["color"] for trace in traces}
+
+    choose(browser, "table", "digits (stratified)")
+    before = colours("cost-chart", "marker")
+    assert len(set(before.values())) == len(before) == 3
+    assert colours("curve-chart", "line").items() <= before.items()
+    field = browser.find_element("id", "filter")
+    field.send_keys("nin")
+    assert colours("cost-chart", "marker") == {"nin": before["nin"]}
+    field.clear()
+    field.send_keys(" ")
+
+
+@pytest.mark.slow
+def test_in_a_browser_the_meaning_of_bars_is_told(browser):
+    choose(browser, "table", "digits (stratified)")
+    assert browser.find_element("id", "bars").text == "Bars: 95 % intervals."
+    choose(browser, "table", "digits (other)")
+    alone = "Bars: 95 % intervals, with n = 1 of the test images alone, not of seeds."
+    assert browser.find_element("id", "bars").text == alone
+
+
+@pytest.mark.slow
+def test_in_a_browser_the_charts_of_many_rows_have_room(browser, store, tmp_path):
+    records = [record_of(f"net{i}", test=i / 100, params=i) for i in range(1, 101)]
+    file = tmp_path / "report.html"
+    file.write_text(page.build(tables(records), records, {}, store.root / "runs"))
+    before = browser.current_url
+    browser.get(file.as_uri())
+    height = browser.execute_script(
+        "const c = document.getElementById('cost-chart'); return c._fullLayout._size.h / c.clientHeight"
+    )
+    one, bars = (browser.find_element("id", name).text for name in ("comparison", "bars"))
+    browser.get(before)
+    assert height > 0.5
+    assert one == "There are no two runs with predictions."
+    assert bars == ""
 
 
 @pytest.mark.slow

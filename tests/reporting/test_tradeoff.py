@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip("matplotlib")
 
+from cells import answers
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
 from bench.reporting import drawing, leaderboard, tradeoff
 
@@ -102,7 +104,7 @@ def test_a_row_from_several_machines_is_on_no_front_of_time_and_memory(make_reco
 
 
 def test_a_label_far_from_its_point_has_a_line_to_it():
-    figure = drawing.Figure(figsize=(2, 2))
+    figure = drawing.Figure(figsize=(4, 2))
     FigureCanvasAgg(figure)
     panel = figure.subplots()
     panel.set(xlim=(0, 2), ylim=(0, 2))
@@ -125,3 +127,73 @@ def test_a_logarithmic_axis_has_ticks_on_both_sides_of_the_values_none_of_them_t
     assert there[-1] >= min(values)
     labels = axes.yaxis.get_major_formatter().format_ticks(there)
     assert len(set(labels)) == len(labels) >= 2
+
+
+def boxes(figure, panel):
+    renderer = figure.canvas.get_renderer()
+    return {text.get_text(): (text, Text.get_window_extent(text, renderer)) for text in panel.texts}
+
+
+def test_a_label_that_could_be_anothers_has_a_line_to_its_point():
+    figure = drawing.Figure(figsize=(4, 4))
+    FigureCanvasAgg(figure)
+    panel = figure.subplots()
+    panel.set(xlim=(0, 10), ylim=(0, 10))
+    points = {f"a network with a long name {i}": (5, 5 + i / 5) for i in range(3)}
+    tradeoff.place_labels(panel, [(x, y, y) for x, y in points.values()], points)
+    own = {name: panel.transData.transform(point) for name, point in points.items()}
+    for name, (text, box) in boxes(figure, panel).items():
+        near = min(tradeoff.distance(box, point) for other, point in own.items() if other != name)
+        assert text.arrow_patch is not None or tradeoff.distance(box, own[name]) < near
+
+
+def test_labels_are_placed_in_panels_of_their_final_size(make_record, monkeypatch):
+    placed, place = [], tradeoff.place_labels
+
+    def seen(panel, *arguments):
+        placed.append((panel, panel.get_window_extent().bounds))
+        place(panel, *arguments)
+
+    monkeypatch.setattr(tradeoff, "place_labels", seen)
+    records = [make_record(f"net{i}", test=i / 20, params=1000 + i % 3) for i in range(1, 15)]
+    (table,) = leaderboard.tables(records)
+    figure = tradeoff.cost(table)
+    figure.draw_without_rendering()
+    assert placed
+    assert all(panel.get_window_extent().bounds == pytest.approx(bounds) for panel, bounds in placed)
+
+
+@pytest.mark.parametrize(("rows", "longer"), [(40, 30), (200, 0)])
+def test_the_key_of_many_rows_covers_no_panel_and_ends(make_record, rows, longer):
+    records = [
+        make_record(f"net{i}{'x' * longer}", test=i / 400, params=1000 + i * 13 % 77, macs=i + 1) for i in range(rows)
+    ]
+    (table,) = leaderboard.tables(records)
+    figure = tradeoff.cost(table)  # a layout without room warns
+    figure.draw_without_rendering()
+    (key,) = figure.legends
+    names = [text.get_text() for text in key.get_texts()]
+    assert (len(names), names[-1]) == (tradeoff.KEYED + 1, f"the other {rows - tradeoff.KEYED}")
+    top = key.get_window_extent().y1
+    assert all(panel.get_tightbbox().y0 >= top for panel in figure.axes[:2])
+    assert all(len(panel.texts) <= tradeoff.LABELLED for panel in figure.axes)
+
+
+def test_the_figure_tells_what_its_bars_are(make_record):
+    records = [make_record("lenet"), *(make_record("nin", seed) for seed in (0, 1))]
+    told = {record.run_id: answers(0.9, seed) for seed, record in enumerate(records)}
+    alone, both = [records[0]], records[1:]
+    for some, predictions, note in (
+        (records, {}, "bars: standard deviations over seeds"),
+        (alone, {}, ""),
+        (alone, told, "bars: 95 % intervals; with n = 1 of the test images alone, not of seeds"),
+        (both, told, "bars: 95 % intervals"),
+        (
+            records,
+            {alone[0].run_id: told[alone[0].run_id]},
+            "bars: 95 % intervals; with n = 1 of the test images alone, not of seeds; standard deviations over seeds "
+            "where there are no predictions",
+        ),
+    ):
+        (table,) = leaderboard.tables(some, predictions)
+        assert tradeoff.meaning(table.rows) == note

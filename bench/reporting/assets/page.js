@@ -56,6 +56,12 @@ const matches = (row) => {
   return words.every((word) => text.includes(word));
 };
 const shownRows = () => table().rows.filter(matches);
+/** A row's own colour, symbol and line, whatever the filter shows. */
+function look(row) {
+  const i = table().rows.indexOf(row), turn = Math.floor(i / COLORS.length);
+  return { color: COLORS[i % COLORS.length], symbol: SYMBOLS[(turn + i) % SYMBOLS.length], dash: DASHES[turn % DASHES.length] };
+}
+const KEYED = 24; // a legend of more rows would leave no room for the chart; pointing at a mark names it
 
 function drawRows() {
   const columns = COLUMNS.filter(([, key]) => key !== "test_class_mean" || table().rows.some((row) => row[key]));
@@ -113,17 +119,24 @@ function reach(row) {
 
 function drawCosts() {
   const cost = $("cost").value;
-  const traces = shownRows().filter((row) => mean(row, cost) !== null && row.test_top1).map((row, i) => ({
+  const rows = shownRows().filter((row) => mean(row, cost) !== null && row.test_top1);
+  const traces = rows.map((row) => ({
     type: "scatter", mode: "markers", name: row.name,
     x: [mean(row, cost)], y: [100 * row.test_top1[0]],
     error_y: reach(row),
-    marker: { size: 11, color: COLORS[i % COLORS.length], symbol: SYMBOLS[Math.floor(i / COLORS.length + i) % SYMBOLS.length] },
+    marker: { size: 11, color: look(row).color, symbol: look(row).symbol },
     hovertemplate: "%{fullData.name}<br>%{x:.4s}<br>%{y:.2f} %<extra></extra>",
   }));
   plot("cost-chart", traces, {
     xaxis: { type: "log", dtick: "D2", title: { text: $("cost").selectedOptions[0].text } },
-    yaxis: { title: { text: `test top-1, %; bars: ${shownRows().some((row) => row.interval) ? "95 % intervals" : "deviation over seeds"}` } },
+    yaxis: { title: { text: "test top-1, %" } },
+    showlegend: traces.length <= KEYED,
   });
+  const known = rows.filter((row) => row.interval);
+  const alone = known.some((row) => row.n === 1) ? ", with n = 1 of the test images alone, not of seeds" : "";
+  const told = known.length ? [`95 % intervals${alone}`] : [];
+  if (rows.some((row) => !row.interval && row.n > 1)) told.push(`deviation over seeds${known.length ? " where there are no predictions" : ""}`);
+  $("bars").textContent = told.length ? `Bars: ${told.join("; ")}.` : "";
 }
 
 /** Values an epoch, null in epochs that were not validated. */
@@ -133,16 +146,18 @@ function drawCurves() {
   const name = $("curve").value;
   const scale = name.endsWith("top1") ? 100 : 1;
   const alone = (values) => values.filter((value) => value !== null).length === 1; // a line would not show
-  const traces = shownRows().flatMap((row, i) => row.runs.filter((id) => data.runs[id].curves[name]).map((id, k) => ({
+  const rows = shownRows();
+  const traces = rows.flatMap((row, i) => row.runs.filter((id) => data.runs[id].curves[name]).map((id, k) => ({
     type: "scatter", mode: alone(data.runs[id].curves[name]) ? "markers" : "lines", name: row.name,
     legendgroup: String(i), showlegend: k === 0, connectgaps: true,
     x: data.runs[id].curves[name].map((_, epoch) => epoch + 1), y: scaled(data.runs[id].curves[name], scale),
-    line: { color: COLORS[i % COLORS.length], dash: DASHES[Math.floor(i / COLORS.length) % DASHES.length] },
+    line: { color: look(row).color, dash: look(row).dash },
     hovertemplate: `%{fullData.name}, seed ${data.runs[id].seed}<br>epoch %{x}: %{y:.2f}<extra></extra>`,
   })));
   plot("curve-chart", traces, {
     xaxis: { title: { text: "epoch" } },
     yaxis: { title: { text: $("curve").selectedOptions[0].text + (scale === 100 ? ", %" : "") } },
+    showlegend: rows.length <= KEYED,
   });
 }
 
@@ -169,7 +184,8 @@ function drawComparison() {
   const place = $("comparison");
   const [a, b] = ["first", "second"].map((id) => $(id).value);
   const [one, other] = [data.runs[a], data.runs[b]];
-  if (!one || !other) return place.replaceChildren(make("p", { class: "note" }, "There are no two runs with predictions."));
+  if (Object.keys(data.samples).length < 2) return place.replaceChildren(make("p", { class: "note" }, "There are no two runs with predictions."));
+  if (a === b) return place.replaceChildren(make("p", { id: "verdict" }, "Choose two different runs."));
   if (one.dataset !== other.dataset || one.protocol !== other.protocol) {
     return place.replaceChildren(make("p", { id: "verdict" }, `Not comparable: ${one.dataset} (${one.protocol}) and ${other.dataset} (${other.protocol}) are different protocols.`));
   }
