@@ -6,6 +6,8 @@
 IMAGE: image files and folders; by default ``samples`` images from all over the run's val or test split. Writes SVG and
 PNG files to out= (by default look/ in the run's folder):
 
+checkpoint= is one run or its selected weights; samples= up to 100; split= val or test.
+
 filters      the filters of the first convolution (Krizhevsky et al. 2012, figure 3)
 attention    where the network looks in each image for the predicted class, or class=NAME: by occlusion (Zeiler, Fergus
              2014, section 4.2), the drop in the class's probability when a square of the mean colour covers a location;

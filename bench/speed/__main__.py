@@ -1,10 +1,13 @@
 """The ``bench-speed`` command: how fast the parts are, side by side with what one would use instead.
 
-    bench-speed train [trainer.accelerator=cpu] [trainer.precision=auto] [trainer.compile=auto]
-    bench-speed growth [trainer.accelerator=cpu] [trainer.precision=auto] [trainer.compile=auto]
+    bench-speed train [trainer.accelerator=auto] [trainer.precision=auto] [trainer.compile=auto]
+    bench-speed growth [trainer.accelerator=auto] [trainer.precision=auto] [trainer.compile=auto]
     bench-speed data [paths.data=FOLDER]
-    bench-speed models [trainer.accelerator=cpu] [trainer.precision=auto]
-    bench-speed sweep [data=cifar10] [trainer.max_epochs=6] [trainer.accelerator=cpu]
+    bench-speed models [trainer.accelerator=auto] [trainer.precision=auto]
+    bench-speed sweep [data=cifar10] [trainer.max_epochs=6] [trainer.accelerator=auto]
+
+Settings have the values shown if they are not given; trainer.accelerator may be auto, gpu, mps or cpu,
+trainer.precision auto, 32-true or bf16-mixed, trainer.compile as for bench.
 
 train: images/s of training at 32×32 on random images: this project's Trainer with augmentation and metrics; a bare
 loop on batches made before; the reference stack, a plain LightningModule in 32 bits with torchmetrics and torchvision's
