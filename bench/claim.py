@@ -164,6 +164,7 @@ def _create(file: Path, owner: Owner) -> bool:
                     new.write(content)
             except FileExistsError:
                 return False
+            return _parse(_text(file)) == owner  # unless another process found it empty, and took it for torn
     finally:
         draft.unlink(missing_ok=True)
     return True
@@ -186,11 +187,15 @@ def _alone(folder: Path) -> Iterator[None]:
 def _alive(file: Path, text: str) -> str | None:
     """A line about the claim's owner; None if it is dead."""
     owner = _parse(text)
-    if owner is None:  # not written by a live process: claims appear with their content
+    if owner is None:  # not written by a live process: claims appear with their content, where there are hard links
         return None
-    if owner.machine == _machine() and (born := _born(owner.pid)) != HIDDEN:
-        alive = born == owner.born
-        return f"{file.parent.name}: process {owner.pid} on this machine is working on it" if alive else None
+    if owner.machine == _machine():
+        born = _born(owner.pid)
+        if born == owner.born != HIDDEN:
+            return f"{file.parent.name}: process {owner.pid} on this machine is working on it"
+        # another's birth is that of another process, except where clocks that were set since move it
+        if born is None or (sys.platform == "linux" and born != HIDDEN):
+            return None
     try:
         heard = file.stat().st_mtime
     except FileNotFoundError:

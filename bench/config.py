@@ -169,7 +169,7 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"a setting is not a finite number ({error})") from error
     except TypeError as error:
-        raise ConfigError(f"the keys of a mapping must be all text or all numbers ({error})") from error
+        raise ConfigError(f"a setting cannot be recorded, such as keys that are partly text ({error})") from error
     return config
 
 
@@ -244,9 +244,8 @@ CREDENTIALS = re.compile(r"\w+://[^/@\s]+:[^/@\s]+@")
 SECRET = re.compile(r"(api_?key|access_?key|private_?key|token|secret|passw|passphrase|credential)", re.IGNORECASE)
 
 
-def _check_secrets(node: Any, place: str = "") -> None:
+def _check_secrets(node: Any, key: str = "", place: str = "") -> None:
     """Reject settings that look like secrets: the configuration goes into records and logs."""
-    key = place.rpartition(".")[2]
     if SECRET.search(key) or (isinstance(node, str) and CREDENTIALS.search(node)):
         raise ConfigError(
             f"{place}: secrets do not belong in a configuration, which is recorded; "
@@ -254,7 +253,7 @@ def _check_secrets(node: Any, place: str = "") -> None:
         )
     if isinstance(node, Mapping | list | tuple):
         for name, value in node.items() if isinstance(node, Mapping) else enumerate(node):
-            _check_secrets(value, f"{place}.{name}" if place else str(name))
+            _check_secrets(value, str(name), f"{place}.{name}" if place else str(name))
 
 
 def _unset(key: str) -> str:

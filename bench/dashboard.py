@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 SETTINGS = ("sweep", "paths.results", "entity", "project")
 CURVES = ("val/top1", "val/top5", "val/loss", "train/top1", "train/loss", "lr")
 """Logged once per epoch."""
+PROTOCOL = ("data.name", "data.protocol", "data.val_size", "data.content")
+"""Settings that a data set and protocol are made of."""
 COSTS = ("params", "macs", "fit_seconds", "peak_memory_bytes")
 """From the summary."""
 
@@ -109,11 +111,11 @@ def of_these(records: Sequence[RunRecord], ids: Mapping[str, str]) -> str:
 
 def told_apart(records: Sequence[RunRecord]) -> list[str]:
     """The settings by which runs are grouped, so that a group's runs differ in the seed alone: the network's name, and
-    whatever differs between records of one data set, protocol and network; these two first, if there are several.
+    whatever differs between records of one data set, protocol and network; before it those of PROTOCOL that differ.
     """
     nested = [identity(record.config) for record in records]
     settings = [dict(leaves(own | {"augment": dict(own.get("augment", []))})) for own in nested]
-    of_tables = {"data.name": {record.dataset for record in records}, "data.protocol": {r.protocol for r in records}}
+    of_tables = [key for key in PROTOCOL if len({form(own.get(key)) for own in settings}) > 1]
     alike = defaultdict(list)
     for record, own in zip(records, settings, strict=True):
         alike[record.dataset, record.protocol, record.model].append(own)
@@ -123,7 +125,7 @@ def told_apart(records: Sequence[RunRecord]) -> list[str]:
         for key in set().union(*several)
         if len({form(own.get(key)) for own in several}) > 1
     }
-    return [*(key for key, values in of_tables.items() if len(values) > 1), "model.name", *sorted(differ - {"seed"})]
+    return [*of_tables, "model.name", *sorted(differ - {"seed"})]
 
 
 def workspace(entity: str, project: str, sweep: str, records: Sequence[RunRecord], ids: Mapping[str, str]) -> Workspace:
@@ -187,7 +189,7 @@ def report(
             v2.H1(title),
             v2.MarkdownBlock(render.section(table)),
             v2.H2("Learning curves"),
-            v2.P("One line per row of the table: the mean over its seeds, with their range."),
+            v2.P("One line per network and settings: the mean over its seeds, with their range."),
             v2.PanelGrid(runsets=[runs], panels=[curve(name, keys) for name in CURVES]),
             v2.H2("Accuracy against cost"),
             v2.PanelGrid(runsets=[runs], panels=costs),

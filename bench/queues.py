@@ -137,7 +137,7 @@ class RayTasks:
             return Ended(cell, "interrupted")
         except self.ray.exceptions.RayTaskError as error:
             # also a signal, unless it was ours: the cluster has asked the worker to leave
-            return Ended(cell, "lost", f"worker: {error.cause}")
+            return Ended(cell, "lost", f"worker: {str(error.cause) or type(error.cause).__name__}")
         except self.ray.exceptions.RayError as error:
             return Ended(
                 cell, "lost", f"worker lost, {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

@@ -184,16 +184,14 @@ def as_somebody(call):
     """Call as a user whom permissions stop, even where root runs the tests, in a folder that everybody may enter."""
     if os.geteuid():
         return call()
-    closed = {path: path.stat().st_mode for path in Path.cwd().parents if path.stat().st_mode & 0o055 != 0o055}
-    try:
-        for path, mode in closed.items():
+    for path in Path.cwd().parents:  # temporary ones, which stay open: another worker's test may be in them, too
+        if (mode := path.stat().st_mode) & 0o055 != 0o055:
             path.chmod(mode | 0o055)
-        os.seteuid(65534)
+    os.seteuid(65534)
+    try:
         return call()
     finally:
         os.seteuid(0)
-        for path, mode in closed.items():
-            path.chmod(mode)
 
 
 @pytest.mark.parametrize(("mode", "results"), [(0o555, "locked"), (0o555, "locked/new"), (0o000, "locked/new")])

@@ -8,6 +8,7 @@ from cells import answers
 from common import record_of
 
 from bench import dashboard, loggers
+from bench.record import protocol
 from bench.reporting import stats
 from bench.store import Store
 
@@ -90,20 +91,18 @@ def test_the_workspace_has_the_sweeps_runs_and_the_metrics_that_are_logged():
 
 
 def test_runs_are_grouped_by_all_that_differs_but_the_seed():
-    def one(model="lenet", seed=0, lr=0.1, dataset="digits", **changes):
-        config = {
-            "seed": seed,
-            "model": {"name": model},
-            "optimizer": {"lr": lr},
-            "augment": changes.pop("augment", {}),
-        }
-        return record_of(model, seed, dataset=dataset, config=config | {"data": {"name": dataset}}, **changes)
+    def one(model="lenet", seed=0, lr=0.1, augment=(), name="digits", **data):
+        config = {"seed": seed, "model": {"name": model}, "optimizer": {"lr": lr}, "augment": dict(augment)}
+        config["data"] = {"name": name, "protocol": "official", "val_size": 0, **data}
+        return record_of(model, seed, dataset=name, protocol=protocol(config), config=config)
 
     assert dashboard.told_apart([one(), one(seed=1), one("nin", lr=0.2)]) == ["model.name"]
     assert dashboard.told_apart([one(), one(seed=1), one(lr=0.2)]) == ["model.name", "optimizer.lr"]
     assert dashboard.told_apart([one(), one(augment={"flip": {"p": 0.5}})]) == ["model.name", "augment.flip.p"]
-    of_two = [one(), one(dataset="cifar10"), one(dataset="cifar10", protocol="full")]
-    assert dashboard.told_apart(of_two) == ["data.name", "data.protocol", "model.name"]
+    several = [one(), one(name="cifar10"), one(name="cifar10", val_size=5000), one(name="cifar10", val_size=1000)]
+    assert len({record.protocol for record in several}) == 3
+    assert dashboard.told_apart(several) == ["data.name", "data.val_size", "model.name"]
+    assert dashboard.told_apart([one(), one(protocol="full")]) == ["data.protocol", "model.name"]
 
 
 def test_the_ids_are_those_of_the_runs_that_were_kept(tmp_path):

@@ -71,7 +71,7 @@ def test_a_sweeps_folder_is_new(bench, tmp_path):
             ["optimizer.lr=0.1,0.1"],
             "model=lenet seed=0 optimizer.lr=0.1 paths.results=results: the sweep has this run twice",
         ),
-        (["+vars={1:a,b:c}"], "the keys of a mapping must be all text or all numbers"),
+        (["+vars={1:a,b:c}"], "a setting cannot be recorded, such as keys that are partly text"),
     ],
 )
 def test_what_no_sweep_can_do_is_refused_and_nothing_written(bench, tmp_path, monkeypatch, settings, said):

@@ -25,6 +25,7 @@ class _LocalResponseNorm(torch.autograd.Function):
         s = F.conv2d(x * x, band).mul_(alpha).add_(k)
         # s^-3/4 by two square roots: several times faster than pow
         scale = (r := s.rsqrt()).mul_(r.sqrt()) if beta == 0.75 else s.pow(-beta)
+        scale = scale.to(x.dtype)  # roots and powers are in 32 bits under a GPU's autocast
         ctx.save_for_backward(x, s, scale, band)
         ctx.alpha, ctx.beta = alpha, beta
         return x * scale
@@ -62,8 +63,7 @@ class LocalResponseNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         band = self.band.to(x.dtype)
-        with torch.autocast(x.device.type, enabled=False):  # on GPUs it would make the roots 32 bits, and nothing else
-            return _LocalResponseNorm.apply(x, band, self.alpha / self.size, self.beta, self.k)
+        return _LocalResponseNorm.apply(x, band, self.alpha / self.size, self.beta, self.k)
 
     def extra_repr(self) -> str:
         return f"size={self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"

@@ -109,7 +109,7 @@ def cost(table: Table) -> Figure | None:
         bars = []
         for place, (x, y) in points.items():
             below, above = spread(table.rows[place])
-            bars.append((x, y - below, y + above))
+            bars.append((x, y, y - below, y + above))
             handles[place] = panel.errorbar(
                 x,
                 y,
@@ -186,18 +186,18 @@ def spread(row: Row) -> tuple[float, float]:
 
 
 def place_labels(
-    panel: Axes, bars: Sequence[tuple[float, float, float]], texts: Mapping[str, tuple[float, float]]
+    panel: Axes, marks: Sequence[tuple[float, float, float, float]], texts: Mapping[str, tuple[float, float]]
 ) -> None:
-    """Place each text beside its point, where it overlaps least with error bars (x, from, to) and earlier texts, and is
-    nearer to its own point than to another if it can; if not, or if it is far, a line leads to its point. The size of
-    the panel must be final.
+    """Place each text beside its point, where it overlaps least with earlier texts and with marks: points with error
+    bars, (x, y, from, to). It should be nearer to its own point than to another; if it is not, or far, a line leads
+    there. The size of the panel must be final.
     """
     figure = panel.get_figure()
     assert isinstance(figure, Figure)
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    ends = [panel.transData.transform([(x, low), (x, high)]) for x, low, high in bars]
+    ends = [panel.transData.transform([(x, low), (x, high)]) for x, _, low, high in marks]
     taken = [mpl.transforms.Bbox([low - 4, high + 4]) for low, high in ends]
-    points = [(low + high) / 2 for low, high in ends]
+    points = [panel.transData.transform((x, y)) for x, y, _, _ in marks]
     room = panel.get_window_extent(renderer)
     for text, point in texts.items():
         own = panel.transData.transform(point)

@@ -82,9 +82,11 @@ def casting_on_gpus():
     before = torch.get_autocast_dtype("cuda")
     torch.set_autocast_dtype("cuda", torch.bfloat16)
     torch.set_autocast_enabled("cuda", True)
-    yield
-    torch.set_autocast_enabled("cuda", False)
-    torch.set_autocast_dtype("cuda", before)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+        torch.set_autocast_dtype("cuda", before)
 
 
 @pytest.mark.parametrize("beta", [0.75, 0.5])

@@ -109,7 +109,7 @@ def test_a_label_far_from_its_point_has_a_line_to_it():
     panel = figure.subplots()
     panel.set(xlim=(0, 2), ylim=(0, 2))
     names = [f"a network's name {i}" for i in range(4)]
-    tradeoff.place_labels(panel, [(1, 0.9, 1.1)], dict.fromkeys(names, (1, 1)))
+    tradeoff.place_labels(panel, [(1, 1, 0.9, 1.1)], dict.fromkeys(names, (1, 1)))
     far = {text.get_text(): abs(text.xyann[1]) > tradeoff.NEAR for text in panel.texts}
     assert set(far) == set(names)
     assert set(far.values()) == {True, False}
@@ -140,11 +140,21 @@ def test_a_label_that_could_be_anothers_has_a_line_to_its_point():
     panel = figure.subplots()
     panel.set(xlim=(0, 10), ylim=(0, 10))
     points = {f"a network with a long name {i}": (5, 5 + i / 5) for i in range(3)}
-    tradeoff.place_labels(panel, [(x, y, y) for x, y in points.values()], points)
+    tradeoff.place_labels(panel, [(x, y, y, y) for x, y in points.values()], points)
     own = {name: panel.transData.transform(point) for name, point in points.items()}
     for name, (text, box) in boxes(figure, panel).items():
         near = min(tradeoff.distance(box, point) for other, point in own.items() if other != name)
         assert text.arrow_patch is not None or tradeoff.distance(box, own[name]) < near
+
+
+def test_a_label_at_its_point_has_no_line_however_the_error_bar_lies():
+    figure = drawing.Figure(figsize=(4, 2))
+    FigureCanvasAgg(figure)
+    panel = figure.subplots()
+    panel.set(xlim=(0, 2), ylim=(80, 101))
+    tradeoff.place_labels(panel, [(1, 98.06, 96.0, 99.1)], {"lenet": (1, 98.06)})
+    (label,) = panel.texts
+    assert label.arrow_patch is None
 
 
 def test_labels_are_placed_in_panels_of_their_final_size(make_record, monkeypatch):
