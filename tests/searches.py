@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common import SHORT
-from optuna import load_study
+from optuna import Study, load_study
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
@@ -11,11 +11,15 @@ from optuna.trial import FrozenTrial
 CELL = ("model=lenet", *SHORT, "progress=none", "study=mine", "optimizer.lr=tag(log,interval(1e-4,1e-1))")
 
 
-def trials(root: Path) -> list[FrozenTrial]:
-    """The trials of the study, read as by anyone."""
+def study(root: Path) -> Study:
+    """The study, opened as by anyone."""
     (file,) = root.glob("results/studies/*.log")
-    storage = JournalStorage(JournalFileBackend(str(file)))
-    return load_study(study_name=file.stem, storage=storage).get_trials()
+    return load_study(study_name=file.stem, storage=JournalStorage(JournalFileBackend(str(file))))
+
+
+def trials(root: Path) -> list[FrozenTrial]:
+    """Its trials."""
+    return study(root).get_trials()
 
 
 def states(root: Path) -> list[str]:

@@ -8,12 +8,10 @@ import pytest
 
 pytest.importorskip("optuna")
 
-from optuna import create_study, load_study
+from optuna import create_study
 from optuna.pruners import BasePruner, ThresholdPruner
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from searches import CELL, states, trials
+from searches import CELL, states, study, trials
 
 from bench import train, tune
 from bench.errors import ConfigError
@@ -70,9 +68,7 @@ def test_a_trial_that_another_process_has_ended_is_not_told_again(search, tmp_pa
     def overtaken(cfg, sweep, watchers=()):
         record = run(cfg, sweep, watchers=watchers)
         (tmp_path / "results/studies/mine/0/claim.json").unlink()
-        (file,) = tmp_path.glob("results/studies/*.log")
-        study = load_study(study_name="mine", storage=JournalStorage(JournalFileBackend(str(file))))
-        study.tell(0, 0.5)
+        study(tmp_path).tell(0, 0.5)
         return record
 
     monkeypatch.setattr(train, "run", overtaken)
