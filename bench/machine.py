@@ -213,6 +213,8 @@ def versions() -> dict[str, str]:
         found["timm"] = importlib.metadata.version("timm")
     if torch.version.cuda and torch.cuda.is_available():
         found |= {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}
+        if driver := _text("/sys/module/nvidia/version").strip():  # Linux, also in containers
+            found["gpu_driver"] = driver
     return found
 
 

@@ -146,6 +146,17 @@ def test_the_machine_is_described():
     assert ("cudnn" in versions) == bool(torch.version.cuda and torch.cuda.is_available())
 
 
+def test_on_a_gpu_its_driver_is_described(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+    monkeypatch.setattr(machine, "_text", {"/sys/module/nvidia/version": "580.65.06\n"}.get)
+    versions = machine.versions.__wrapped__()
+    assert (versions["cuda"], versions["gpu_driver"]) == ("13.0", "580.65.06")
+    monkeypatch.setattr(machine, "_text", lambda path: "")  # Windows
+    assert "gpu_driver" not in machine.versions.__wrapped__()
+
+
 def test_the_commit_is_that_of_the_checkout():
     root = Path(machine.__file__).parent.parent
     head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
