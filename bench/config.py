@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bench import resolvers
 from bench.errors import ConfigError
 from bench.record import RUN_ID
-from bench.rules import Rule, check_keys, check_value, choice, number, or_null, whole
+from bench.rules import NOT_NEGATIVE, POSITIVE, SWITCH, Rule, check_keys, check_value, choice, number, or_null, whole
 from bench.store import check_writable, expanded, is_folder
 
 PACKAGE = Path(__file__).parent
@@ -37,9 +37,9 @@ def need(what: str, extra: str, *packages: str) -> None:
 
 RULES: dict[str, Rule] = {
     "seed": whole(0, 2**32 - 1),
-    "force": choice(True, False),
+    "force": SWITCH,
     "sweep.retries": whole(0),
-    "sweep.fail_fast": choice(True, False),
+    "sweep.fail_fast": SWITCH,
     "progress": choice("auto", "bar", "lines", "none"),
     "data.image_size": whole(8),
     "data.train_image_size": whole(8),
@@ -50,21 +50,21 @@ RULES: dict[str, Rule] = {
     "data.on_error": choice("raise", "skip"),
     "data.device": choice("auto", "cpu", "cuda"),
     "data.batch_size": whole(1),
-    "loss.aux_weight": number("a number, 0 or more", lambda v: v >= 0),
+    "loss.aux_weight": NOT_NEGATIVE,
     "loss.label_smoothing": number("a number in [0, 1)", lambda v: 0 <= v < 1),
-    "optimizer.lr": number("a number above 0", lambda v: v > 0),
-    "optimizer.weight_decay": number("a number, 0 or more", lambda v: v >= 0),
+    "optimizer.lr": POSITIVE,
+    "optimizer.weight_decay": NOT_NEGATIVE,
     "trainer.max_epochs": whole(1),
     "trainer.check_val_every_n_epoch": whole(1),
-    "trainer.checkpoint_minutes": number("a number above 0", lambda v: v > 0),
-    "trainer.clip_norm": or_null(number("a number above 0", lambda v: v > 0)),
+    "trainer.checkpoint_minutes": POSITIVE,
+    "trainer.clip_norm": or_null(POSITIVE),
     "trainer.ema": or_null(number("a number between 0 and 1", lambda v: 0 < v < 1)),
     "trainer.accelerator": choice("auto", "gpu", "mps", "cpu"),
     "trainer.devices": whole(1),
     "trainer.precision": choice("auto", "32-true", "bf16-mixed"),
     "trainer.compile": choice("auto", "none", "default", "reduce-overhead", "max-autotune"),
-    "trainer.channels_last": choice(True, False),
-    "trainer.deterministic": choice(True, False),
+    "trainer.channels_last": SWITCH,
+    "trainer.deterministic": SWITCH,
     "trainer.num_sanity_val_steps": whole(-1),
 }
 
@@ -155,6 +155,8 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     if stored < wanted:
         raise ConfigError(f"data.decode_size={stored}: must be data.image_size, which is {wanted}, or more")
     for key in ("model.name", "data.name", "data.protocol"):
+        if key == "data.protocol" and OmegaConf.is_interpolation(cfg.data, "protocol"):
+            continue  # the split of a source, which says what it allows
         if not isinstance(name := _select(config, key), str):
             quotes = f"; a number needs quotes, {key}=\"'{name}'\"" if type(name) in (int, float) else ""
             raise ConfigError(f"{key}={json.dumps(name)}: must be text{quotes}")

@@ -25,5 +25,8 @@ def live() -> bool:
 
 
 def say(text: str) -> None:
-    """Print one line, never wrapped or truncated."""
-    out.print(text, markup=False, soft_wrap=True)
+    """Print one line, never wrapped or truncated; what the terminal cannot show, such as a file name that is no text,
+    as an escape sequence.
+    """
+    shown = text.encode(out.encoding, "backslashreplace").decode(out.encoding)
+    out.print(shown, markup=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +62,7 @@ class _Originals(Decoder):
 
     def decode(self, name: str, names: Sequence[str], content: Any, read: Callable[[int], Image.Image]) -> Decoded:
         self.readers.append(read)
-        return Decoded(np.empty((len(names), 0, 0, self.channels), np.uint8), np.arange(len(names)), ())
+        return Decoded(np.empty((len(names), 0, 0, self.channels), np.uint8), np.ones(len(names), bool), ())
 
 
 def of_split(saved: Saved, split: str, root: str | None = None) -> Pictures:
@@ -127,8 +128,7 @@ def of_files(places: Iterable[str]) -> Pictures:
     for place in places:
         path = expanded(place, "")
         if path.is_dir():
-            folders = sorted([path, *(inner for inner in path.rglob("*") if inner.is_dir())])
-            found = [str(inner / name) for inner in folders for name in images_in(inner)]
+            found = [f"{inner}/{name}" for inner in _folders(path) for name in images_in(inner)]
             if not found:
                 raise ConfigError(f"{place}: contains no images")
             names += found
@@ -137,6 +137,16 @@ def of_files(places: Iterable[str]) -> Pictures:
         else:
             raise ConfigError(f"{place}: no such file or folder")
     return Pictures(f"{len(names):,} images", names, None, lambda i: upright(Path(names[i])))
+
+
+def _folders(path: Path) -> list[str]:
+    """A folder and all below it, sorted, also those that links lead to, each once; hidden ones are left out."""
+    found: dict[str, str] = {}  # where it is → how it was reached
+    for inner, below, _ in os.walk(path, followlinks=True):
+        if found.setdefault(os.path.realpath(inner), inner) != inner:  # reached before: links may form a circle
+            below.clear()
+        below[:] = sorted(name for name in below if not name.startswith("."))
+    return sorted(found.values())
 
 
 def answers(saved: Saved, pictures: Pictures, crops: int = 1) -> Answers:

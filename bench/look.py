@@ -3,8 +3,8 @@
     bench-look checkpoint=RUN [IMAGE…] [split=val] [samples=8] [class=NAME] [out=FOLDER] [paths.data=…]
                [trainer.accelerator=auto]
 
-IMAGE: image files and folders; by default ``samples`` images from all over the run's val or test split. Writes SVG and
-PNG files to out= (by default look/ in the run's folder):
+IMAGE: image files and folders, up to 100 images; by default ``samples`` images from all over the run's val or test
+split. Writes SVG and PNG files to out= (by default look/ in the run's folder):
 
 checkpoint= is one run or its selected weights; samples= up to 100; split= val or test.
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from bench.inference import Pictures
     from bench.saved import Saved
 
+MOST = 100
+"""Images that fit into a figure."""
 SETTINGS = ("checkpoint", "split", "samples", "class", "out", "paths.data", "trainer.accelerator")
 
 
@@ -47,8 +49,8 @@ def look(arguments: list[str]) -> None:
     own, places = cli.settings(named, SETTINGS), [argument for argument in arguments if argument not in named]
     if (split := cli.single(own, "split", "val")) not in ("val", "test"):
         raise ConfigError(f"split={split}: must be one of val, test")
-    if (samples := cli.single(own, "samples", "8")) not in map(str, range(1, 101)):
-        raise ConfigError(f"samples={samples}: must be a number from 1 to 100")
+    if (samples := cli.single(own, "samples", "8")) not in map(str, range(1, MOST + 1)):
+        raise ConfigError(f"samples={samples}: must be a number from 1 to {MOST}")
     for name in ("split", "samples"):
         if places and name in own:
             raise ConfigError(f"{name}={own[name][0]}: name either images or a split, whose images are taken")
@@ -70,6 +72,8 @@ def look(arguments: list[str]) -> None:
         pictures = inference.of_files(places)
     else:
         pictures = inference.of_split(saved, split, cli.single(own, "paths.data") or None)
+    if places and len(pictures.names) > MOST:
+        raise ConfigError(f"{' '.join(places)}: has {len(pictures.names):,} images; at most {MOST} are looked at")
     n = len(pictures.names)
     # many splits are in the order of classes, of which the first images would show one
     chosen = range(n) if places else sorted({round(i) for i in np.linspace(0, n - 1, int(samples))})
@@ -84,7 +88,7 @@ def draw(saved: Saved, pictures: Pictures, chosen: Sequence[int], label: str) ->
     """File name → SVG or PNG for the ``chosen`` pictures; ``label``: a class, or empty for the predicted one.
 
     Raises:
-        ConfigError: an image cannot be read.
+        ConfigError: an image cannot be read, and the run did not leave such images out.
     """
     from rich.progress import track
 
@@ -100,6 +104,8 @@ def draw(saved: Saved, pictures: Pictures, chosen: Sequence[int], label: str) ->
         try:
             picture = inference.decoded(saved, pictures, i)
         except UnreadableError as error:
+            if pictures.labels is not None and saved.config["data"]["on_error"] == "skip":  # as the run did
+                continue
             raise ConfigError(f"{error.name}: not a readable image ({error.reason})") from error
         true = None if pictures.labels is None else saved.classes[pictures.labels[i]]
         seen.append(attention.attend(saved, picture, saved.classes.index(label) if label else None, true))

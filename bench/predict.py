@@ -60,7 +60,7 @@ def predict(arguments: list[str]) -> None:
     if file:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([("image", "rank", "class", "probability"), *rows])
-        write_atomically(file, text.getvalue())
+        write_atomically(file, text.getvalue().encode(errors="backslashreplace"))  # file names may be no text
         console.say(f"written: {file}")
     for i, reason in told[0].unreadable.items():
         print(f"bench-predict: {pictures.names[i]}: not a readable image ({reason})", file=sys.stderr)

@@ -39,10 +39,41 @@ def or_null(rule: Rule) -> Rule:
     return Rule(lambda v: v is None or rule.allows(v), f"null or {rule.text}", rule.real)
 
 
+def ascending(text: str, allowed: Callable[[float, float], bool]) -> Rule:
+    """Two ascending numbers that are ``allowed``, as ``text`` says."""
+    return Rule(
+        lambda v: (
+            _listed(v) and len(v) == 2 and all(type(one) in (int, float) for one in v) and v[0] <= v[1] and allowed(*v)
+        ),
+        f"two ascending numbers {text}",
+    )
+
+
+def list_of(rule: Rule, text: str) -> Rule:
+    """A list, not empty, of what the rule allows, as ``text`` says."""
+    return Rule(lambda v: _listed(v) and len(v) > 0 and all(map(rule.allows, v)), f"a list of {text}")
+
+
+def _listed(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
 def check_value(key: str, value: Any, rule: Rule) -> None:
     """Raise ConfigError unless the rule allows the value of the setting ``key``."""
     if not rule.allows(value):
         raise ConfigError(f"{key}={value}: must be {rule.text}")
+
+
+def check_argument(name: str, value: Any, rule: Rule) -> None:
+    """Raise ValueError unless the rule allows the value of a constructor's argument."""
+    if not rule.allows(value):
+        raise ValueError(f"{name}={value}: must be {rule.text}")
+
+
+SWITCH = choice(True, False)
+PROBABILITY = number("a probability, in [0, 1]", lambda v: 0 <= v <= 1)
+POSITIVE = number("a number above 0", lambda v: v > 0)
+NOT_NEGATIVE = number("a number, 0 or more", lambda v: v >= 0)
 
 
 def check_keys(group: str, settings: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -236,7 +236,7 @@ def test_an_empty_path_is_refused(bench, name):
 
 def test_a_refused_argument_is_named_with_its_place(bench):
     code, _, err = bench("augment=cutout", "augment.cutout.length=0")
-    assert (code, err) == (2, "bench: augment.cutout: length=0: must be 1 or more\n")
+    assert (code, err) == (2, "bench: augment.cutout: length=0: must be a whole number, 1 or more\n")
 
 
 def test_a_folder_needs_a_name_and_to_be_there(bench, tmp_path):

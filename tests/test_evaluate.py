@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -157,6 +159,15 @@ def test_predictions_for_files(call, runs, tmp_path):
     assert [row["class"] for row in made] == [str(label) for label in np.argsort(-by_hand)[:3]]
     assert [float(row["probability"]) for row in made] == pytest.approx(sorted(by_hand)[:-4:-1])
     assert f"{tmp_path}/a=b.png\n  {max(by_hand):6.1%}  {by_hand.argmax()}\n" in out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs file names that are no text")
+def test_names_that_are_no_text_are_shown_escaped(call, runs, tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / os.fsdecode(b"caf\xe9.png"))
+    code, out, err = call(predict.main, f"checkpoint={runs('model=lenet')}", str(tmp_path), f"out={tmp_path / 'a.csv'}")
+    assert (code, err) == (0, "")
+    assert f"{tmp_path}/caf\\udce9.png\n" in out
+    assert rows(tmp_path / "a.csv")[0]["image"] == f"{tmp_path}/caf\\udce9.png"
 
 
 @pytest.mark.parametrize(

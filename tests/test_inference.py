@@ -109,6 +109,16 @@ def test_files_and_folders_without_labels(tmp_path):
         of_files([str(tmp_path / "empty")])
 
 
+def test_links_to_folders_are_followed_once_and_hidden_folders_left_out(tmp_path):
+    for name in ("own/a/1.png", "own/.thumbs/t.png", "elsewhere/cat/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / name)
+    (tmp_path / "own/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "own")  # a circle
+    pictures = of_files([str(tmp_path / "own")])
+    assert [name.removeprefix(f"{tmp_path}/") for name in pictures.names] == ["own/a/1.png", "own/link/cat/2.png"]
+
+
 def test_photographs_are_turned_upright(tmp_path):
     picture = Image.new("RGB", (60, 40))
     exif = picture.getexif()

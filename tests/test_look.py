@@ -13,6 +13,7 @@ pytest.importorskip("matplotlib")
 
 from bench import attention, inference, look
 from bench.attention import Logits
+from bench.errors import ConfigError
 from bench.models.googlenet import GoogLeNet
 from bench.models.layers import Output
 from bench.reporting import looks
@@ -207,6 +208,28 @@ def test_images_of_ones_own_are_drawn_into_the_runs_folder(runs, call, tmp_path)
     assert (code, err) == (0, "")
     assert (folder / "look" / "features-1.svg").exists()
     assert not (folder / "look" / "features-2.svg").exists()
+
+
+def test_images_that_the_run_left_out_are_left_out(runs):
+    saved = open_run(runs("model=lenet", "data.on_error=skip"))
+
+    def read(i):
+        if i == 0:
+            raise ValueError("no image")
+        return Image.new("L", (8, 8))
+
+    files = look.draw(saved, inference.Pictures("two", ["a", "b"], np.array([0, 1]), read), [0, 1], "")
+    assert {"features-1.png", "features-2.png"} & {*files} == {"features-1.png"}
+    own = inference.Pictures("two", ["a", "b"], None, read)  # named on the command line
+    with pytest.raises(ConfigError, match=r"^a: not a readable image \(no image\)"):
+        look.draw(saved, own, [0, 1], "")
+
+
+def test_more_images_than_fit_into_a_figure_are_refused(runs, call, tmp_path):
+    for i in range(101):
+        Image.new("L", (8, 8)).save(tmp_path / f"{i}.png")
+    code, _, err = call(look.main, f"checkpoint={runs('model=lenet')}", str(tmp_path))
+    assert (code, err) == (2, f"bench-look: {tmp_path}: has 101 images; at most 100 are looked at\n")
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ from filelock import FileLock, Timeout
 from bench import console
 
 ABOUT = "entry.json"
+SLOW = 10e9
+"""Bytes that take so long to verify that it is said."""
 FORMAT = 1
 """Part of every key: increased when the format of entries changes."""
 
@@ -72,8 +74,11 @@ def _about(place: Path, say: bool = True) -> dict[str, Any] | None:
         written = json.loads((place / ABOUT).read_text())
         if _digest(written["content"]) != written["sha256"]:
             raise ValueError(f"{ABOUT} does not match what was written")
+        stats = {name: (place / name).stat() for name in written["content"]["files"]}
+        if say and (size := sum(stat.st_size for stat in stats.values())) > SLOW:
+            console.say(f"verifying {place.name}, {size / 1e9:.0f} GB")
         for name, checksum in written["content"]["files"].items():
-            stat = (place / name).stat()
+            stat = stats[name]
             if _checksum(place / name, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) != checksum:
                 raise ValueError(f"{name} does not match what was written")
         return written["content"]["about"]

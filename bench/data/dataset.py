@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,9 +26,9 @@ class Dataset:
         ids: (N,) str, the samples' names in the source.
         classes: class names, in the order of the labels.
         train, val, test: positions of the official parts; ``val`` is empty if the source has no validation images of
-            its own.
-        skipped: names of images that could not be read and were left out.
-        whole: the source including those images; None if nothing was skipped.
+            its own. None has images that could not be read, whose pixels are 0.
+        lost: positions of training images that could not be read.
+        skipped: names of all images that could not be read.
     """
 
     pixels: np.ndarray
@@ -38,30 +38,20 @@ class Dataset:
     train: np.ndarray
     val: np.ndarray
     test: np.ndarray
+    lost: np.ndarray = field(default_factory=lambda: np.arange(0))
     skipped: tuple[str, ...] = ()
-    whole: Whole | None = None
 
     def hold_out(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Positions of the remaining training samples, and of validation samples drawn from them, stratified.
 
-        The draw does not depend on which images could be read: skipped ones are drawn like the others.
+        The draw does not depend on which images could be read: lost ones are drawn like the others.
 
         Raises:
             ValueError: ``size`` is impossible.
         """
-        whole = self.whole or Whole(self.labels, self.train, np.arange(len(self.labels)))
-        place = np.full(len(whole.labels), -1)
-        place[whole.kept] = np.arange(len(whole.kept))
-        rest, drawn = (place[whole.train[part]] for part in hold_out(whole.labels[whole.train], size))
-        return rest[rest >= 0], drawn[drawn >= 0]
-
-
-class Whole(NamedTuple):
-    """A source with its skipped images: ``labels`` (M,), positions of the ``train`` images and of those ``kept``."""
-
-    labels: np.ndarray
-    train: np.ndarray
-    kept: np.ndarray
+        everything = np.sort(np.concatenate([self.train, self.lost]))
+        rest, drawn = (everything[part] for part in hold_out(self.labels[everything], size))
+        return rest[~np.isin(rest, self.lost)], drawn[~np.isin(drawn, self.lost)]
 
 
 Source = Callable[[Decoder], Dataset]
@@ -79,7 +69,7 @@ def assemble(
     read: Callable[[int], Image.Image],
     names: Sequence[str] | None = None,
 ) -> Dataset:
-    """Decode a source's images and leave out those that were skipped.
+    """Decode a source's images and leave those that cannot be read out of its parts.
 
     Args:
         decoder: decodes to the requested size, or loads from its cache.
@@ -95,20 +85,18 @@ def assemble(
         ValueError: an image cannot be read, or no training or test image is left.
     """
     decoded = decoder.decode(name, names or ids, content, read)
-    labels = np.asarray(labels, dtype=np.int64)
-    whole = Whole(labels, np.flatnonzero(np.asarray(parts) == TRAIN), decoded.kept)
-    parts = np.asarray(parts)[decoded.kept]
-    for part, word in ((TRAIN, "training"), (TEST, "test")):
-        if not (parts == part).any():
+    train, val, test = (np.flatnonzero((parts == part) & decoded.readable) for part in (TRAIN, VAL, TEST))
+    for part, word in ((train, "training"), (test, "test")):
+        if not len(part):
             raise ValueError(f"{name}: has no {word} images")
     return Dataset(
         pixels=decoded.pixels,
-        labels=labels[decoded.kept],
-        ids=np.asarray(ids)[decoded.kept],
+        labels=np.asarray(labels, dtype=np.int64),
+        ids=np.asarray(ids),
         classes=tuple(classes),
-        train=np.flatnonzero(parts == TRAIN),
-        val=np.flatnonzero(parts == VAL),
-        test=np.flatnonzero(parts == TEST),
+        train=train,
+        val=val,
+        test=test,
+        lost=np.flatnonzero((parts == TRAIN) & ~decoded.readable),
         skipped=decoded.skipped,
-        whole=whole,
     )

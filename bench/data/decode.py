@@ -14,16 +14,21 @@ from typing import Any
 import numpy as np
 import PIL
 from PIL import Image, ImageOps
-from rich.progress import track
+from rich.progress import Progress
 
 from bench import console
 from bench.data.cache import entry
 
 ON_ERROR = ("raise", "skip")
-DECODING = 2
+DECODING = 3
 """Higher whenever the same files are decoded to other pixels."""
-NOT_THE_IMAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ENOSPC, errno.ESTALE}
-"""Errors of the machine, which say nothing about the image being read."""
+OF_THE_IMAGE = {None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP}
+"""Error numbers that say something about the image being read; None is Pillow's. All others, such as those of a network
+file system that does not answer, are the machine's.
+"""
+TOGETHER = 64
+"""Images decoded by one task: a task for each would take gigabytes for millions."""
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, section 8
 
 
 class UnreadableError(ValueError):
@@ -47,19 +52,19 @@ def naming(name: str) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # besides OSError, PIL raises SyntaxError, struct.error and others
-        if isinstance(error, OSError) and error.errno in NOT_THE_IMAGE:
+        if isinstance(error, OSError) and error.errno not in OF_THE_IMAGE:
             raise
         raise UnreadableError(name, str(error)) from error
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """``pixels``: (n, S, S, C) uint8, memory-mapped copy-on-write, so that a run cannot change the file. ``kept``: (n,)
-    positions of their names. ``skipped``: names of the others, which could not be read.
+    """``pixels``: (n, S, S, C) uint8, memory-mapped copy-on-write, so that a run cannot change the file. ``readable``:
+    (n,) bool; the others are black. ``skipped``: the names of the others.
     """
 
     pixels: np.ndarray
-    kept: np.ndarray
+    readable: np.ndarray
     skipped: tuple[str, ...]
 
 
@@ -99,46 +104,41 @@ class Decoder:
             shown = ", ".join(list(skipped)[:3]) + (", …" if len(skipped) > 3 else "")
             console.say(f"{name}: skipped {len(skipped)} of {len(names):,} images, which cannot be read: {shown}")
         pixels = np.load(place / "pixels.npy", mmap_mode="c", allow_pickle=False)
-        kept = np.flatnonzero([name not in skipped for name in names])
-        return Decoded(pixels, kept, tuple(skipped))
+        return Decoded(pixels, np.array([name not in skipped for name in names], bool), tuple(skipped))
 
     def _write(
         self, file: Path, name: str, names: Sequence[str], read: Callable[[int], Image.Image]
     ) -> dict[str, dict[str, str]]:
         """Decode all images into a .npy file; returns the names of the skipped ones with the reasons."""
-        shape = (len(names), self.side, self.side, self.channels)
+        array = _array(file, (len(names), self.side, self.side, self.channels))
         broken: dict[int, str] = {}
 
-        def decode(i: int) -> None:
-            try:
-                with naming(names[i]), read(i) as picture:
-                    array[i] = fit(picture, self.side, self.channels)
-            except UnreadableError as error:
-                if self.on_error == "raise":
-                    raise
-                broken[i] = error.reason
+        def decode(start: int) -> int:
+            positions = range(start, min(start + TOGETHER, len(names)))
+            for i in positions:
+                try:
+                    with naming(names[i]), read(i) as picture:
+                        array[i] = fit(picture, self.side, self.channels)
+                except UnreadableError as error:
+                    if self.on_error == "raise":
+                        raise
+                    broken[i] = error.reason
+            return len(positions)
 
-        array = _array(file, shape)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         note = f"decoding {name}"
         if not console.live():
             console.say(f"{note}: {len(names):,} images")
         with ThreadPoolExecutor(cores) as pool:  # PIL releases the GIL while decoding
-            work = pool.map(decode, range(len(names)))
+            work = pool.map(decode, range(0, len(names), TOGETHER))
             try:
-                shown = console.live()
-                for _ in track(work, note, len(names), console=console.out, disable=not shown, transient=True):
-                    pass
+                with Progress(console=console.out, disable=not console.live(), transient=True) as bar:
+                    task = bar.add_task(note, total=len(names))
+                    for done in work:
+                        bar.advance(task, done)
             except BaseException:
                 pool.shutdown(cancel_futures=True)  # or all remaining images would be decoded first
                 raise
-        if broken:
-            kept = [i for i in range(len(names)) if i not in broken]
-            whole = _array(file.with_name("kept.npy"), (len(kept), *shape[1:]))
-            for at, i in enumerate(kept):
-                whole[at] = array[i]
-            array = whole
-            file.with_name("kept.npy").replace(file)
         array.flush()
         return {"skipped": {names[i]: broken[i] for i in sorted(broken)}}
 
@@ -165,13 +165,15 @@ def in_channels(picture: Image.Image, channels: int) -> Image.Image:
     """The picture in 8 bits: 1 channel is luminance (ITU-R 601), 3 are RGB.
 
     Raises:
-        ValueError: its values have 32 bits, which says nothing about their range.
+        ValueError: its values are signed, real, or have more than 16 bits, which says nothing about their range.
     """
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM"):
         # 0…65535, in PNM files whatever their maximum; PIL would clip them, not scale
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        tags = getattr(picture, "tag_v2", {})  # of a TIFF file, whose values may have 12 bits
+        values = (np.asarray(picture) >> (tags.get(BITS_PER_SAMPLE, (16,))[0] - 8)).astype(np.uint8)
+        picture = Image.fromarray(255 - values if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else values)
     elif picture.mode in ("I", "F"):
-        raise ValueError("has values of 32 bits, whose range is not known; make them 8 or 16")
+        raise ValueError("has values whose range is not known: signed, real, or of more than 16 bits")
     if "transparency" in picture.info:  # of a palette; otherwise PIL warns
         picture = picture.convert("RGBA")
     return picture.convert("L" if channels == 1 else "RGB")

@@ -135,7 +135,10 @@ def parts(dataset: Dataset, val_size: int | None) -> tuple[np.ndarray, np.ndarra
         return dataset.train, dataset.val, dataset.test
     if len(dataset.val):
         raise ValueError(f"data.val_size={val_size}: must be null, there are {len(dataset.val):,} validation images")
-    return *dataset.hold_out(val_size), dataset.test
+    try:
+        return *dataset.hold_out(val_size), dataset.test
+    except ValueError as error:
+        raise ValueError(f"data.val_size={val_size}: {error}") from error
 
 
 def resident(size: int, device: torch.device, storage: str) -> bool:

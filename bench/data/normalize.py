@@ -16,6 +16,7 @@ from torch import Tensor
 from bench import console
 from bench.data import cache
 from bench.data.statistics import chunks, pixel_statistics
+from bench.rules import POSITIVE, SWITCH, check_argument, list_of, number, or_null
 
 
 class Normalize(ABC):
@@ -85,7 +86,8 @@ class ChannelNormalize(AffineNormalize):
     paper) and the Caffe model of GoogLeNet, and values stay in [-255, 255].
 
     Raises:
-        ValueError: only one of the two is given, or, when fitted, their number of channels is wrong.
+        ValueError: only one of the two is given, an argument is of another type, a standard deviation is not above 0,
+            or, when fitted, their number of channels is wrong.
     """
 
     first = False
@@ -95,8 +97,11 @@ class ChannelNormalize(AffineNormalize):
     ):
         super().__init__()
         self.unit_variance = unit_variance
+        check_argument("unit_variance", unit_variance, SWITCH)
         if (mean is None) != (std is None):
             raise ValueError(f"mean={mean}, std={std}: give both or neither")
+        check_argument("mean", mean, or_null(list_of(number("", lambda v: True), "numbers, one per channel")))
+        check_argument("std", std, or_null(list_of(POSITIVE, "numbers above 0, one per channel")))
         self.given = None if mean is None or std is None else (np.array(mean, float), np.array(std, float))
 
     def fit(self, pixels: np.ndarray, index: np.ndarray) -> None:
@@ -119,6 +124,7 @@ class PixelMeanNormalize(AffineNormalize):
 
     def __init__(self, unit_variance: bool = True):
         super().__init__()
+        check_argument("unit_variance", unit_variance, SWITCH)
         self.unit_variance = unit_variance
 
     def fit(self, pixels: np.ndarray, index: np.ndarray) -> None:
@@ -155,8 +161,7 @@ class ZcaNormalize(Normalize):
 
     def __init__(self, cache_dir: str, scale: float = 55.0, bias: float = 0.1):
         for name, value in (("scale", scale), ("bias", bias)):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{name}={value}: must be above 0")
+            check_argument(name, value, POSITIVE)
         self.cache_dir, self.scale, self.bias = Path(cache_dir), scale, bias
         self.mean: Tensor | None = None  # (D,)
         self.whitening: Tensor | None = None  # (D, D), symmetric

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from PIL import Image
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -48,7 +49,7 @@ def tables(data: ImageData) -> Iterator[Table]:
         if label < 0:
             classes.add_row(f"… {len(order) - SHOWN_CLASSES} more", "", "", "")
         else:
-            classes.add_row(dataset.classes[label], *(f"{counts[name][label]:,}" for name in counts))
+            classes.add_row(escape(dataset.classes[label]), *(f"{counts[name][label]:,}" for name in counts))
     yield classes
 
 

@@ -46,6 +46,14 @@ def test_sizes_classes_and_statistics_are_printed(bench_data, pets):
     assert "2 classes, 48×48×3" in out
 
 
+def test_class_names_with_brackets_are_shown_whole(bench_data, pets):
+    for part in (pets / "pets").iterdir():
+        (part / "cat").rename(part / "cat [red]")
+    code, out, _ = bench_data(*PETS, f"paths.data={pets}")
+    assert code == 0
+    assert "│ cat [red] │" in out
+
+
 def cells(file: Path, side: int, scale: int, columns: int) -> np.ndarray:
     """The pictures of a contact sheet, (rows, columns, side, side, 3), without their gaps and enlargement."""
     sheet = np.asarray(Image.open(file))
@@ -95,6 +103,13 @@ def test_the_sheet_stretches_what_cannot_be_undone(bench_data, normalize):
         (["data.image_size=4"], "data.image_size=4: must be"),
         (["augment=[mixup,cutmix]"], "exclude each other"),
         (["data=cifar10", "data.source.download=false", "paths.data=."], "CIFAR-10 not found"),
+        (["data=cifar10", "data.source.download=no", "paths.data=."], "data.source.download=no: must be one of true, "),
+        (["data=cifar10", "data.source.sizes=[5]", "paths.data=."], "data.source.sizes=[5]: must be null or a list of"),
+        (["data=flowers102", "data.source.split=7", "paths.data=."], "data.source.split=7: must be one of official"),
+        (["augment.normalize=pixel_mean"], "is not a normalisation"),
+        (["augment/normalize=pixel_mean", "augment.normalize.unit_variance=no"], "unit_variance=no: must be one of"),
+        (["data.source.test_size=-3"], "data.source.test_size=-3: must be a whole number from 10 to 1787"),
+        (["data.val_size=3"], "data.val_size=3: cannot hold out 3 of"),
     ],
 )
 def test_a_mistake_is_told_in_a_line(bench_data, arguments, said):

@@ -126,7 +126,7 @@ def test_wrong_number_of_classes_raises_naming_both():
 
 @pytest.mark.parametrize("val_size", [-1, 2, N - TEST])
 def test_impossible_val_size_raises_naming_it(val_size):
-    with pytest.raises(ValueError, match=f"hold out {val_size} of {N - TEST}"):
+    with pytest.raises(ValueError, match=rf"^data\.val_size={val_size}: cannot hold out {val_size} of {N - TEST}"):
         make(val_size=val_size)
 
 

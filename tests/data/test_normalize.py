@@ -228,7 +228,28 @@ def test_images_of_more_values_than_can_be_whitened_raise_naming_both(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"mean": 5, "std": 3}, "mean=5: must be null or a list of numbers, one per channel"),
+        ({"mean": [1, "a", 2], "std": [1, 1, 1]}, r"mean=\[1, 'a', 2\]: must be null or a list"),
+        ({"mean": [1, 2, 3], "std": [1, 0, 1]}, r"std=\[1, 0, 1\]: must be null or a list of numbers above 0"),
+        ({"mean": [1, 2, 3]}, "give both or neither"),
+        ({"unit_variance": "no"}, "unit_variance=no: must be one of true, false"),
+    ],
+)
+def test_bad_arguments_raise_naming_the_value_and_what_is_allowed(arguments, told):
+    with pytest.raises(ValueError, match=told):
+        ChannelNormalize(**arguments)
+
+
+@pytest.mark.parametrize("unit_variance", ["off", None, 1])
+def test_a_switch_is_true_or_false(unit_variance):
+    with pytest.raises(ValueError, match=f"unit_variance={unit_variance}: must be one of true, false"):
+        PixelMeanNormalize(unit_variance)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf, "55"])
 @pytest.mark.parametrize("name", ["scale", "bias"])
 def test_bad_constants_raise_naming_them(tmp_path, name, value):
     with pytest.raises(ValueError, match=f"{name}={value}"):

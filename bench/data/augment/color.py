@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bench.data.augment.transform import Draws, Stage, Transform, beside, uniform
 from bench.data.statistics import color_covariance
+from bench.rules import NOT_NEGATIVE, check_argument, number
 
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in grey (ITU-R 601), rounded as in torchvision."""
@@ -31,10 +32,8 @@ class ColorJitter(Transform):
 
     def __init__(self, brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0.4, hue: float = 0.0):
         for name, value in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"{name}={value}: must be 0 or more")
-        if not 0 <= hue <= 0.5:
-            raise ValueError(f"hue={hue}: must be in [0, 0.5]")
+            check_argument(name, value, NOT_NEGATIVE)
+        check_argument("hue", hue, number("a number in [0, 0.5]", lambda v: 0 <= v <= 0.5))
         self.amounts, self.hue = (brightness, contrast, saturation), hue
 
     def draw(self, draws: Draws) -> Tensor:
@@ -108,14 +107,13 @@ class Lighting(Transform):
     [0, 255] the moves would be larger than the range. The result may leave [0, 255].
 
     Raises:
-        ValueError: ``std`` is negative.
+        ValueError: ``std`` is not a number of 0 or more.
     """
 
     stage = Stage.COLOR
 
     def __init__(self, std: float = 0.1):
-        if not 0 <= std < float("inf"):
-            raise ValueError(f"std={std}: must be 0 or more")
+        check_argument("std", std, NOT_NEGATIVE)
         self.std = std
         self.components: Tensor | None = None  # (C, C): row i is 255 λᵢ pᵢ
 

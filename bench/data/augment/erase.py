@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bench.data.augment.transform import Draws, Stage, Transform, beside, uniform
+from bench.rules import check_argument, whole
 
 
 class Cutout(Transform):
@@ -15,14 +16,13 @@ class Cutout(Transform):
     pixels for CIFAR-10, 8 for CIFAR-100. After normalisation the mean is 0.
 
     Raises:
-        ValueError: ``length`` is less than 1.
+        ValueError: ``length`` is not a whole number of 1 or more.
     """
 
     stage = Stage.ERASE
 
     def __init__(self, length: int = 16):
-        if length < 1:
-            raise ValueError(f"length={length}: must be 1 or more")
+        check_argument("length", length, whole(1))
         self.length = length
 
     def draw(self, draws: Draws) -> Tensor:

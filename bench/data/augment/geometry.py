@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.data.augment.transform import Draws, Stage, Transform, beside, check_probability, uniform
+from bench.data.augment.transform import Draws, Stage, Transform, beside, uniform
+from bench.rules import PROBABILITY, ascending, check_argument, choice, whole
 
 
 class RandomCrop(Transform):
@@ -30,12 +31,9 @@ class RandomCrop(Transform):
     stage = Stage.GEOMETRY
 
     def __init__(self, size: int, padding: int = 4, mode: Literal["zero", "reflect"] = "reflect"):
-        if size < 1:
-            raise ValueError(f"size={size}: must be 1 or more")
-        if padding < 0:
-            raise ValueError(f"padding={padding}: must be 0 or more")
-        if mode not in ("zero", "reflect"):
-            raise ValueError(f"mode={mode}: choose one of zero, reflect")
+        check_argument("size", size, whole(1))
+        check_argument("padding", padding, whole(0))
+        check_argument("mode", mode, choice("zero", "reflect"))
         self.size, self.padding, self.mode = size, padding, mode
 
     def draw(self, draws: Draws) -> Tensor:
@@ -80,7 +78,7 @@ class HorizontalFlip(Transform):
     stage = Stage.GEOMETRY
 
     def __init__(self, p: float = 0.5):
-        check_probability("p", p)
+        check_argument("p", p, PROBABILITY)
         self.p = p
 
     def draw(self, draws: Draws) -> Tensor:
@@ -128,12 +126,11 @@ class RandomResizedCrop(Transform):
     tries = 10
 
     def __init__(self, size: int, scale: Sequence[float] = (0.08, 1.0), ratio: Sequence[float] = (3 / 4, 4 / 3)):
-        if size < 1:
-            raise ValueError(f"size={size}: must be 1 or more")
-        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(f"scale={list(scale)}: must be two ascending numbers in (0, 1]")
-        if len(ratio) != 2 or not 0 < ratio[0] <= ratio[1] < math.inf or not ratio[0] <= 1 <= ratio[1]:
-            raise ValueError(f"ratio={list(ratio)}: must be two ascending numbers above 0 with 1 between them")
+        check_argument("size", size, whole(1))
+        check_argument("scale", scale, ascending("in (0, 1]", lambda low, high: low > 0 and high <= 1))
+        check_argument(
+            "ratio", ratio, ascending("above 0 with 1 between them", lambda low, high: 0 < low <= 1 <= high < math.inf)
+        )
         self.size, self.scale, self.ratio = size, tuple(scale), tuple(ratio)
 
     def draw(self, draws: Draws) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bench.data.augment.erase import inside
 from bench.data.augment.transform import Draws, Mix, beside, uniform
+from bench.rules import POSITIVE, check_argument
 
 
 def _partners_and_shares(alpha: float, draws: Draws) -> Tensor:
@@ -24,11 +25,11 @@ class Mixup(Mix):
     Zhang et al., "mixup: beyond empirical risk minimization", ICLR 2018, equation 1; one weight per sample.
 
     Raises:
-        ValueError: ``alpha`` is not above 0.
+        ValueError: ``alpha`` is not a number above 0.
     """
 
     def __init__(self, alpha: float = 0.2):
-        _check_alpha(alpha)
+        check_argument("alpha", alpha, POSITIVE)
         self.alpha = alpha
 
     def draw(self, draws: Draws) -> Tensor:
@@ -48,11 +49,11 @@ class CutMix(Mix):
     equations 1 and 2: the rectangle covers 1 - λ of the image, λ ~ Beta(``alpha``, ``alpha``), minus what is outside.
 
     Raises:
-        ValueError: ``alpha`` is not above 0.
+        ValueError: ``alpha`` is not a number above 0.
     """
 
     def __init__(self, alpha: float = 1.0):
-        _check_alpha(alpha)
+        check_argument("alpha", alpha, POSITIVE)
         self.alpha = alpha
 
     def draw(self, draws: Draws) -> Tensor:
@@ -67,8 +68,3 @@ class CutMix(Mix):
         area = (last - first).prod(dim=1)
         mask = beside(inside(side, first, last), images)
         return torch.where(mask, partners, images), beside((1 - area / side**2).float(), images)
-
-
-def _check_alpha(alpha: float) -> None:
-    if not 0 < alpha < float("inf"):
-        raise ValueError(f"alpha={alpha}: must be above 0")

@@ -71,12 +71,6 @@ class Mix(ABC):
         """Both (B, S, S, C) → the mixed images and the share of the first in each, (B,) in [0, 1]."""
 
 
-def check_probability(name: str, value: float) -> None:
-    """Raise ValueError if ``value`` is not in [0, 1]."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name}={value}: must be a probability, in [0, 1]")
-
-
 def uniform(draws: Draws, low: Tensor | float, high: Tensor | float, columns: int = 1) -> Tensor:
     """(n, columns) float64, uniform in [low, high)."""
     return low + (high - low) * torch.rand(draws.n, columns, generator=draws.generator, dtype=torch.float64)

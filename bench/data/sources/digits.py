@@ -8,6 +8,7 @@ from PIL import Image
 from bench.data import splits
 from bench.data.dataset import TEST, TRAIN, Dataset, assemble
 from bench.data.decode import Decoder
+from bench.rules import check_argument, whole
 
 
 def digits(decoder: Decoder, test_size: int) -> Dataset:
@@ -23,6 +24,8 @@ def digits(decoder: Decoder, test_size: int) -> Dataset:
 
     source = load_digits()
     scans = (source.images * (255 / 16)).round().astype(np.uint8)  # (1797, 8, 8)
+    least = len(source.target_names)
+    check_argument("data.source.test_size", test_size, whole(least, len(scans) - least))
     parts = np.full(len(scans), TRAIN)
     parts[splits.hold_out(source.target, test_size)[1]] = TEST
     return assemble(

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from filelock import FileLock
 
+from bench.rules import SWITCH, check_argument
+
 T = TypeVar("T")
 
 
@@ -22,7 +24,9 @@ def fetched(title: str, root: Path, load: Callable[[bool], T], download: bool) -
 
     Raises:
         FileNotFoundError: the files are missing, and downloading is disabled or fails.
+        ValueError: ``download`` is neither true nor false.
     """
+    check_argument("data.source.download", download, SWITCH)
     try:
         return load(False)
     except (RuntimeError, OSError) as error:

@@ -29,8 +29,8 @@ def folder(decoder: Decoder, root: str, val_share: float = 0.1, test_share: floa
 
     Raises:
         FileNotFoundError: ``root`` has no folder train/.
-        ValueError: a class has no images, or is missing from train/; a share is not in [0, 1) or leaves a class without
-            a sample; an image cannot be read.
+        ValueError: a part has no class folders; a class has no images, or is missing from train/; a share is not in
+            [0, 1) or leaves a class without a sample; an image cannot be read.
     """
     for name, share in (("val_share", val_share), ("test_share", test_share)):
         if type(share) not in (int, float) or not 0 <= share < 1 or (name == "test_share" and share == 0):
@@ -64,17 +64,16 @@ def scan(tree: Path) -> tuple[list[str], np.ndarray, np.ndarray, tuple[str, ...]
     if not (tree / "train").is_dir():
         raise FileNotFoundError(f"{tree}: has no folder train/; expected train/<class>/* and the like")
     classes = tuple(sorted(entry.name for entry in (tree / "train").iterdir() if is_class(entry)))
-    if not classes:
-        raise ValueError(f"{tree / 'train'}: has no class folders; expected train/<class>/*")
     files: list[str] = []
     labels: list[int] = []
     parts: list[int] = []
     for part, name in FOLDERS.items():
         if not (tree / name).is_dir():
             continue
-        for entry in sorted((tree / name).iterdir()):
-            if not is_class(entry):
-                continue
+        entries = sorted(filter(is_class, (tree / name).iterdir()))
+        if not entries:  # to draw from train/ instead would be to test on other images than the user's
+            raise ValueError(f"{tree / name}: has no class folders; expected {name}/<class>/*, or no folder {name}/")
+        for entry in entries:
             if entry.name not in classes:
                 known = ", ".join(classes[:10]) + ("" if len(classes) <= 10 else ", …")
                 raise ValueError(f"{entry}: is not a class of train/, which has {known}")

@@ -66,7 +66,7 @@ def test_parameters_depend_on_the_generator_alone():
     assert not torch.equal(first, Cutout().draw(draws(64, seed=6)))
 
 
-@pytest.mark.parametrize("length", [0, -3])
+@pytest.mark.parametrize("length", [0, -3, 2.5, None])
 def test_bad_length_raises_naming_it(length):
     with pytest.raises(ValueError, match=f"length={length}"):
         Cutout(length)

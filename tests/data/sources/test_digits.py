@@ -33,7 +33,7 @@ def test_digits_of_any_test_size_share_one_cache_entry(decoder):
 
 
 def test_digits_without_room_for_each_class_raise(decoder):
-    with pytest.raises(ValueError, match="hold out 5 of 1797"):
+    with pytest.raises(ValueError, match=r"data\.source\.test_size=5: must be a whole number from 10 to 1787"):
         sources.digits(decoder(8, 1), test_size=5)
 
 

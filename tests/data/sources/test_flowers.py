@@ -126,7 +126,8 @@ def test_a_broken_flower_raises_naming_it_or_is_left_out_with_its_label(site, ro
         sources.flowers102(decoder(8), str(root))
     dataset = sources.flowers102(decoder(8, on_error="skip"), str(root))
     assert dataset.skipped == (str(file),)
-    assert dataset.labels.tolist() == [label - 1 for i, label in enumerate(LABELS, 1) if i != 2]
+    assert dataset.labels.tolist() == [label - 1 for label in LABELS]
+    assert dataset.ids[dataset.lost].tolist() == ["image_00002"]
     assert dataset.ids[dataset.train].tolist() == ["image_00006", "image_00009"]
 
 

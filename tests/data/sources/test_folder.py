@@ -187,6 +187,8 @@ def test_no_file_is_left_open(kind, plant, load, root):
     [
         ({"val/ant": 1, "test/ant": 1}, FileNotFoundError, "things: has no folder train/"),
         ({"train/.hidden": 1, "test/ant": 1}, ValueError, "things/train: has no class folders"),
+        ({"train/ant": 9, "test": 3}, ValueError, "things/test: has no class folders; expected test/<class>"),
+        ({"train/ant": 9, "val": 0}, ValueError, "things/val: has no class folders"),
         ({"train/ant": 2, "val/wasp": 1}, ValueError, "things/val/wasp: is not a class of train/, which has ant"),
         ({"train/ant": 2, "test/wasp": 1}, ValueError, "things/test/wasp: is not a class of train/, which has ant"),
         ({"train/ant": 2, "train/bee": 0}, ValueError, "things/train/bee: has no images"),
@@ -221,8 +223,10 @@ def test_labels_and_ids_stay_with_their_images_where_broken_ones_are_left_out(pl
     dataset = load(on_error="skip")
     assert dataset.skipped == tuple(str(root / f"{one}.png") for one in broken)
     left = [one for one in whole.ids.tolist() if one not in broken]
-    assert dataset.ids.tolist() == left
-    assert [known[one] for one in left] == list(zip(dataset.labels, dataset.pixels[:, 0, 0, 0], strict=True))
+    shown = np.sort(np.concatenate([dataset.train, dataset.val, dataset.test]))
+    assert dataset.ids[shown].tolist() == left
+    assert [known[one] for one in left] == list(zip(dataset.labels[shown], dataset.pixels[shown, 0, 0, 0], strict=True))
+    assert dataset.ids[dataset.lost].tolist() == broken[:2]
     for part in ("train", "val", "test"):
         assert ids(dataset, part) == [one for one in ids(whole, part) if one not in broken]
 
