@@ -22,6 +22,7 @@ from bench.data.augment import Mix, Transform
 from bench.data.decode import Decoder
 from bench.data.module import ImageData
 from bench.data.normalize import ChannelNormalize, Normalize
+from bench.distributed import BatchNormSync
 from bench.models.pretrained import freeze_backbone, imagenet_statistics, load_imagenet
 from bench.module import Classifier
 from bench.optim import OptimizerFactory, SchedulerFactory
@@ -72,6 +73,20 @@ def build(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device) ->
     return data, module
 
 
+def try_out(cfg: DictConfig, resolved: Mapping[str, Any]) -> None:
+    """Let the constructors of everything but the data reject their arguments.
+
+    Raises:
+        ConfigError: one of them does.
+    """
+    with cli.mistakes():
+        model = hydra.utils.instantiate(cfg.model.net)  # without pretrained weights, which may have to be downloaded
+        if resolved["data"]["train_image_size"] != resolved["data"]["image_size"]:
+            try_size(model, resolved)
+        make_optimizer(cfg)
+        make_augment(cfg, resolved)
+
+
 def make_model(cfg: DictConfig, resolved: Mapping[str, Any]) -> torch.nn.Module:
     """The network described by the configuration, pretrained or frozen if requested.
 
@@ -110,7 +125,7 @@ def make_optimizer(cfg: DictConfig) -> tuple[OptimizerFactory, SchedulerFactory]
     optimizer, scheduler = hydra.utils.instantiate(cfg.optimizer), hydra.utils.instantiate(cfg.scheduler)
     try:
         tried = optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}])
-    except TypeError as error:  # of a value of another kind, which PyTorch does not name
+    except (TypeError, ValueError, RuntimeError, LookupError) as error:  # PyTorch does not name the setting
         told = " ".join(f"optimizer.{key}={value}" for key, value in cfg.optimizer.items() if not key.startswith("_"))
         raise ValueError(f"{told}: {error}") from error
     scheduler(tried, 10)
@@ -125,22 +140,14 @@ def make_data(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device
             or the data are missing.
     """
     settings = resolved["data"]
-    augment = dict(hydra.utils.instantiate(cfg.augment))
-    normalize = augment.pop("normalize")
-    if resolved["model"].get("pretrained"):
-        normalize = ChannelNormalize(*imagenet_statistics(resolved["model"]["twin"]))
-    if not isinstance(normalize, Normalize):
-        raise ValueError(f"augment.normalize={normalize}: is not a normalisation; write augment/normalize=channel")
-    for name, transform in augment.items():
-        if not isinstance(transform, Transform | Mix):
-            raise ValueError(f"augment.{name}: is not an augmentation from bench.data.augment")
+    augment, normalize = make_augment(cfg, resolved)
     bf16 = machine.precision(resolved["trainer"]["precision"], device) == "bf16-mixed"
     return ImageData(
         source=hydra.utils.instantiate(cfg.data.source),
         decoder=Decoder(
             resolved["paths"]["cache"], settings["decode_size"], settings["in_channels"], settings["on_error"]
         ),
-        augment=list(augment.values()),
+        augment=augment,
         normalize=normalize,
         seed=resolved["seed"],
         device=device,
@@ -150,6 +157,24 @@ def make_data(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device
         batch_size=settings["batch_size"] // resolved["trainer"]["devices"],  # the processes share a batch
         **{key: settings[key] for key in ("image_size", "train_image_size", "num_classes", "val_size")},
     )
+
+
+def make_augment(cfg: DictConfig, resolved: Mapping[str, Any]) -> tuple[list[Transform | Mix], Normalize]:
+    """The augmentations and the normalisation described by the configuration.
+
+    Raises:
+        ValueError, hydra's InstantiationException: a constructor rejects its arguments, or makes something else.
+    """
+    augment = dict(hydra.utils.instantiate(cfg.augment))
+    normalize = augment.pop("normalize")
+    if resolved["model"].get("pretrained"):
+        normalize = ChannelNormalize(*imagenet_statistics(resolved["model"]["twin"]))
+    if not isinstance(normalize, Normalize):
+        raise ValueError(f"augment.normalize={normalize}: is not a normalisation; write augment/normalize=channel")
+    for name, transform in augment.items():
+        if not isinstance(transform, Transform | Mix):
+            raise ValueError(f"augment.{name}: is not an augmentation from bench.data.augment")
+    return list(augment.values()), normalize
 
 
 def make_logger(cfg: DictConfig, resolved: Mapping[str, Any], work: Path, sweep: str | None) -> Logger | None:
@@ -174,15 +199,15 @@ def make_trainer(
 ) -> L.Trainer:
     """Lightning's Trainer, used only for its loop; this process is one of ``processes``."""
     options = resolved["trainer"]
+    sync = [BatchNormSync()] if processes > 1 and device.type == "cuda" else []  # PyTorch has none for CPUs
     return L.Trainer(
         max_epochs=options["max_epochs"],
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=processes,
         strategy="auto" if processes == 1 else DDPStrategy(gradient_as_bucket_view=True),
-        sync_batchnorm=processes > 1 and device.type == "cuda",  # statistics of the whole batch; not made for CPUs
         precision=machine.precision(options["precision"], device),  # type: ignore[arg-type] # Lightning's literals
         # the processes already exist, and there are no others, even if Slurm's variables say so
-        plugins=[LightningEnvironment(), AtomicIO()],
+        plugins=[LightningEnvironment(), AtomicIO(), *sync],
         deterministic=options["deterministic"],
         callbacks=watchers,
         logger=logger or False,

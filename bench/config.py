@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,17 @@ RULES: dict[str, Rule] = {
     "trainer.deterministic": SWITCH,
     "trainer.num_sanity_val_steps": whole(-1),
 }
+
+OPTIONAL: dict[str, Rule] = {
+    "optimizer.momentum": number("a number in [0, 1)", lambda v: 0 <= v < 1),
+    "optimizer.betas": Rule(
+        lambda v: isinstance(v, list) and len(v) == 2 and all(type(b) in (int, float) and 0 <= b < 1 for b in v),
+        "two numbers in [0, 1)",
+    ),
+    "optimizer.nesterov": SWITCH,
+    "optimizer.fused": or_null(SWITCH),
+}
+"""Rules for the settings that only some options of a group have."""
 
 REALS = (
     *(key for key, rule in RULES.items() if rule.real),
@@ -131,7 +143,12 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         raise ConfigError(_first_line(error)) from error
     if unset:
         raise ConfigError(_unset(unset[0]))
-    _check_secrets(config)
+    for place, key, value in _walk(config):
+        if SECRET.search(key) or (isinstance(value, str) and CREDENTIALS.search(value)):
+            raise ConfigError(
+                f"{place}: secrets do not belong in a configuration, which is recorded; "
+                "they are read from the environment, such as WANDB_API_KEY or MLFLOW_TRACKING_URI"
+            )
     for group in GROUPS:
         if not isinstance(_select(config, group), Mapping):
             raise ConfigError(f"{group}={json.dumps(config[group])}: must be one of the options in conf/{group}")
@@ -139,6 +156,10 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         check_keys(group, config[group] if group else config, known)
     for key, rule in RULES.items():
         check_value(key, _select(config, key), rule)
+    for key, rule in OPTIONAL.items():
+        group, _, name = key.partition(".")
+        if name in config[group]:
+            check_value(key, config[group][name], rule)
     check_shapes(lambda key: _select(config, key))
     check_model(config["model"])
     if config["model"].get("pretrained"):
@@ -166,10 +187,11 @@ def check(cfg: DictConfig) -> dict[str, Any]:
                 f"{key}={_select(config, key)}: must be letters, digits and . _ - /, starting with a letter or digit"
             )
     _check_folders(config)
+    for place, _, value in _walk(config):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{place}={value}: must be a finite number")
     try:
-        json.dumps(config, allow_nan=False, sort_keys=True)
-    except ValueError as error:
-        raise ConfigError(f"a setting is not a finite number ({error})") from error
+        json.dumps(config, sort_keys=True)
     except TypeError as error:
         raise ConfigError(f"a setting cannot be recorded, such as keys that are partly text ({error})") from error
     return config
@@ -246,16 +268,13 @@ CREDENTIALS = re.compile(r"\w+://[^/@\s]+:[^/@\s]+@")
 SECRET = re.compile(r"(api_?key|access_?key|private_?key|token|secret|passw|passphrase|credential)", re.IGNORECASE)
 
 
-def _check_secrets(node: Any, key: str = "", place: str = "") -> None:
-    """Reject settings that look like secrets: the configuration goes into records and logs."""
-    if SECRET.search(key) or (isinstance(node, str) and CREDENTIALS.search(node)):
-        raise ConfigError(
-            f"{place}: secrets do not belong in a configuration, which is recorded; "
-            "they are read from the environment, such as WANDB_API_KEY or MLFLOW_TRACKING_URI"
-        )
+def _walk(node: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Dotted name, last part of it, and value of everything in a configuration, groups and lists included."""
     if isinstance(node, Mapping | list | tuple):
         for name, value in node.items() if isinstance(node, Mapping) else enumerate(node):
-            _check_secrets(value, str(name), f"{place}.{name}" if place else str(name))
+            inner = f"{place}.{name}" if place else str(name)
+            yield inner, str(name), value
+            yield from _walk(value, inner)
 
 
 def _unset(key: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import json
 import os
 import signal
@@ -20,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.layer_sync import LayerSync
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
-from torch import multiprocessing
+from torch import multiprocessing, nn
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from bench import machine
@@ -38,6 +41,32 @@ class ProcessError(Exception):
 def rank() -> int:
     """The rank of this process, counted from 0."""
     return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def alone() -> None:
+    """Be the only process of a run, even if a job script or torchrun has left a rank in the environment."""
+    os.environ.pop("LOCAL_RANK", None)
+    rank_zero_only.rank = 0  # Lightning has looked when it was imported
+
+
+class BatchNormSync(LayerSync):
+    """Batch norm with the statistics of the batches of all processes.
+
+    Unlike Lightning's own, it keeps the activations that timm's networks have in their batch norm layers, and which
+    PyTorch's conversion drops. The layers stay as they are: in evaluation they need no other process.
+    """
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """The network with its batch norm layers replaced; same parameters and names."""
+        if importlib.util.find_spec("timm") is None:
+            return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        from timm.layers import convert_sync_batchnorm
+
+        return convert_sync_batchnorm(model)
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """The network as it is."""
+        return model
 
 
 def train(

@@ -52,8 +52,13 @@ class EpochMetrics(nn.Module):
 
     def progress(self) -> dict[str, Any]:
         """What has been counted since the last reset, for a checkpoint within an epoch."""
-        counted = {name: dict(metric.metric_state) for name, metric in self._metrics().items()}
-        return {"counted": counted, "logits": self._logits, "labels": self._labels}
+        # on the CPU: on their way to other processes, tensors of a GPU would open that GPU in each of them
+        counted = {
+            name: {state: value.cpu() for state, value in metric.metric_state.items()}
+            for name, metric in self._metrics().items()
+        }
+        logits, labels = ([t.cpu() for t in held] for held in (self._logits, self._labels))
+        return {"counted": counted, "logits": logits, "labels": labels}
 
     def resume(self, progress: dict[str, Any]) -> None:
         """Continue counting from ``progress``."""

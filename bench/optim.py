@@ -18,9 +18,8 @@ SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Two groups: weights, which decay, and biases and normalisation, which do not (as in the papers' Caffe models).
-
-    Frozen parameters are in neither.
+    """Two groups: weights, which decay, and what has one value per channel, which does not: biases, normalisation and
+    LeNet-5's subsampling. (The papers' Caffe models decay no biases.) Frozen parameters are in neither.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     weights = [p for p in trained if p.ndim > 1]

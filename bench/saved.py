@@ -114,24 +114,32 @@ def open_run(place: Path | str, device: torch.device | str = "cpu") -> Saved:
         content = load(file)
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
-    if not isinstance(content, dict) or "use" not in content or "state_dict" not in content:
-        raise ConfigError(f"checkpoint={place}: contains no selected weights; name a run's checkpoints/{SELECTED}")
-    config = content["use"]["config"]
+    try:
+        return _restored(content, file, device)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of another program, or another version
+        told = f"contains no selected weights ({type(error).__name__}: {error}); name a run's checkpoints/{SELECTED}"
+        raise ConfigError(f"checkpoint={place}: {told}") from error
+
+
+def _restored(content: Any, file: Path, device: torch.device | str) -> Saved:
+    """The network of a checkpoint's ``content``."""
+    state, use = content["state_dict"], content["use"]
+    config = use["config"]
     settings = {"net": config["model"]["net"], "normalize": config["augment"]["normalize"]}
     with cli.mistakes():
-        check_targets(settings, place)
+        check_targets(settings, file)
         model = hydra.utils.instantiate(OmegaConf.create(settings["net"]))
         normalize = hydra.utils.instantiate(OmegaConf.create(settings["normalize"]))
-        try:
-            _load(model, content["state_dict"])
-        except RuntimeError as error:
-            raise ConfigError(f"checkpoint={place}: {error}") from error
+    try:
+        _load(model, state)
+    except RuntimeError as error:
+        raise ConfigError(f"checkpoint={file}: {error}") from error
     machine.allow_tf32(False)
-    normalize.restore(content["use"]["normalize"])
+    normalize.restore(use["normalize"])
     model = model.to(device).eval()
     if config["trainer"]["channels_last"]:
         model = model.to(memory_format=torch.channels_last)
-    return Saved(run_id(config), file, config, model, normalize, tuple(content["use"]["classes"]))
+    return Saved(run_id(config), file, config, model, normalize, tuple(use["classes"]))
 
 
 TRUSTED = "BENCH_TRUST"

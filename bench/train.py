@@ -160,12 +160,15 @@ def train(
         CheckpointError: the state to resume from cannot be loaded.
         Interrupted: a signal stopped the run.
     """
+    rank, processes = distributed.rank(), resolved["trainer"]["devices"]
+    if processes == 1:
+        distributed.alone()
+        rank = 0
     device = prepare_machine(resolved)
     peak = machine.PeakMemory(device)
     data, module = build(cfg, resolved, device)
     params = costs.parameters(module.model)
     macs = costs.macs(module.model, resolved["data"]["in_channels"], resolved["data"]["image_size"])
-    rank, processes = distributed.rank(), resolved["trainer"]["devices"]
     if rank > 0:  # its own dropout, also after Lightning resets the seed; the weights come from the first process
         L.seed_everything(int(np.random.SeedSequence([resolved["seed"], rank]).generate_state(1)[0]), verbose=False)
     if rank == 0:

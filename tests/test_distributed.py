@@ -13,9 +13,11 @@ import torch
 from common import SHORT, files, one_line, wait_for
 from omegaconf import OmegaConf
 from processes import finish, start
+from torch import nn
 
 from bench import machine
-from bench.assemble import build
+from bench.assemble import build, make_model
+from bench.distributed import BatchNormSync
 from bench.store import Store
 
 # in 32 bits, without dropout, with a last batch of 5 that two processes cannot share out evenly
@@ -73,11 +75,15 @@ def test_what_two_processes_validate_is_what_is_kept(tmp_path, ema):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_lost_fails_the_cell_and_the_next_try_goes_on(tmp_path):
-    settings = (*CELL, "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=12")
-    reference, *_ = run(tmp_path / "reference", *settings[len(CELL) :])
-    log = tmp_path / "log"
-    root = tmp_path / "lost"
+def test_a_process_that_is_lost_fails_the_cell_and_the_next_try_goes_on_within_the_epoch(tmp_path):
+    # each process draws dropout of its own; checkpoints after every tenth batch of 25
+    settings = (
+        "model=nin", "data.image_size=16", *SHORT, "trainer.max_epochs=3", "trainer.precision=32-true",
+        "data.batch_size=8", "trainer.checkpoint_minutes=1e-9", "trainer=ddp",
+    )  # fmt: skip
+    log, root = tmp_path / "log", tmp_path / "lost"
+    assert finish(start(*settings, f"paths.results={tmp_path / 'reference'}", log=log)) == 0, log.read_text()
+    (reference,) = Store(tmp_path / "reference").load_all()
     process = start(*settings, f"paths.results={root}", log=log)
     wait_for(lambda: any(root.glob("runs/*/checkpoints/last.ckpt")))
     (child, _) = sorted(psutil.Process(process.pid).children(), key=lambda child: child.create_time())[-2:]
@@ -86,6 +92,8 @@ def test_a_process_that_is_lost_fails_the_cell_and_the_next_try_goes_on(tmp_path
     (record,) = Store(root).load_all()
     assert record.status == "failed"
     assert record.error.endswith("of 2 was lost: SIGKILL")
+    (last,) = root.glob("runs/*/checkpoints/last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] % 25
     assert finish(start(*settings, f"paths.results={root}", log=log)) == 0, log.read_text()
     assert "resumes from its last checkpoint" in log.read_text()
     (record,) = Store(root).load_all()
@@ -121,6 +129,24 @@ def test_a_stop_reaches_all_processes_and_what_they_did_is_kept(tmp_path):
     (last,) = tmp_path.glob("runs/*/checkpoints/last.ckpt")
     first, second = torch.load(last, weights_only=True)["random"]
     assert not torch.equal(first["torch"], second["torch"])  # dropout of its own
+
+
+@pytest.mark.parametrize("model", ["vgg11_bn", "timm/mobilenet_v1", "timm/densenet121"])
+def test_synchronised_batch_norm_is_the_same_network(composed, model):
+    if model.startswith("timm"):
+        pytest.importorskip("timm")  # whose batch norm has activations
+    cfg = composed(f"model={model}", "data=cifar10", "data.image_size=64")
+    torch.manual_seed(0)
+    network = make_model(cfg, OmegaConf.to_container(cfg, resolve=True)).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        logits, names = network(images).logits, [*network.state_dict()]
+        sync = BatchNormSync()
+        network = sync.apply(network)
+        assert sum(isinstance(layer, nn.SyncBatchNorm) for layer in network.modules()) > 5
+        for made in (network, sync.revert(network)):
+            assert torch.equal(made(images).logits, logits)
+            assert [*made.state_dict()] == names
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(bench):

@@ -109,6 +109,13 @@ def test_what_is_no_checkpoint_is_named(checkpoint, tmp_path):
     torch.save({"state_dict": {}}, file)
     with pytest.raises(ConfigError, match="contains no selected weights"):
         open_run(file)
+    for change in (
+        {"use": 5}, {"use": {**content["use"], "config": {"model": {}}}}, {"state_dict": [1]}, {"use": None},
+        {"use": {**content["use"], "normalize": {}}},
+    ):  # fmt: skip
+        torch.save(content | change, file)
+        with pytest.raises(ConfigError, match=r"contains no selected weights \(\w+Error: .*\); name a run"):
+            open_run(file)
     del content["state_dict"][min(content["state_dict"])]
     torch.save(content, file)
     with pytest.raises(ConfigError, match="weights do not fit"):

@@ -132,7 +132,11 @@ def test_cells_are_composed_of_ones_own_configurations_too(bench, tmp_path, monk
 
 
 def test_a_wrong_cell_is_refused_before_any_cell_runs(bench, tmp_path):
-    for wrong in (["model=lenet,letnet"], ["model=lenet", "trainer.max_epochs=1,-1"], ["model=lenet", "sed=1,2"]):
+    for wrong in (
+        ["model=lenet,letnet"], ["model=lenet", "trainer.max_epochs=1,-1"], ["model=lenet", "sed=1,2"],
+        ["scheduler.warmup=0.3,5"], ["data.image_size=32,12"], ["model=nin", "model.net.dropout=0.5,2"],
+        ["augment=cutout", "augment.cutout.length=4,2.5"], ["model=lenet", "data.train_image_size=32,24"],
+    ):  # fmt: skip
         code, _, err = bench("-m", *wrong)
         assert code == 2
         assert err.startswith("bench: ")
@@ -160,10 +164,10 @@ def test_a_failed_cell_is_recorded_and_the_others_go_on(bench, tmp_path, monkeyp
     assert "Traceback" in error.read_text()
 
 
-def test_a_cell_that_only_its_constructor_refuses_fails_alone(bench, tmp_path):
-    code, out, _ = bench("-m", "model=lenet", "data.image_size=12,32", *SHORT, "progress=none")
+def test_a_cell_that_does_not_suit_the_images_fails_alone(bench, tmp_path):
+    code, out, _ = bench("-m", "model=lenet", *SHORT, "data.val_size=1790,100", "progress=none")
     assert code == 1
-    assert "image_size=12" in out
+    assert "data.val_size=1790: cannot hold out 1790 of 297 samples" in out
     assert sorted(record.status for record in Store(tmp_path / "results").load_all()) == ["failed", "ok"]
 
 

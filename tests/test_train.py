@@ -84,6 +84,23 @@ def test_the_tested_weights_are_those_of_the_best_validation_epoch(composed, tmp
     assert (predicted == labels).float().mean().item() == pytest.approx(record.metrics["test"]["top1"], abs=1e-6)
 
 
+def test_of_equally_good_epochs_the_first_is_selected(composed, tmp_path):
+    record = train.run(composed("model=lenet", *QUIET, "trainer.max_epochs=3", "optimizer.lr=1e-30"))
+    rows = rows_of(tmp_path / "results/runs" / record.run_id)
+    assert len({row["val_top1"] for row in rows}) == 1  # the steps are too small to change a weight
+    assert (record.epochs, record.selected_epoch) == (3, 1)
+
+
+@pytest.mark.parametrize("left", ["1", "3"])
+def test_a_rank_that_a_job_script_has_left_changes_nothing(composed, tmp_path, monkeypatch, left):
+    reference = train.run(composed("model=nin", "data.image_size=16", *QUIET, f"paths.results={tmp_path}/a"))
+    monkeypatch.setenv("LOCAL_RANK", left)
+    monkeypatch.setattr("lightning.pytorch.utilities.rank_zero_only.rank", int(left))
+    record = train.run(composed("model=nin", "data.image_size=16", *QUIET, f"paths.results={tmp_path}/b"))
+    assert record.metrics == reference.metrics  # of a network with dropout
+    assert (tmp_path / "b/runs" / record.run_id / "config.yaml").exists()
+
+
 def test_only_epochs_that_were_validated_are_selected(composed, tmp_path, monkeypatch):
     epochs, begin = [], Classifier.on_validation_epoch_start
 
