@@ -206,9 +206,9 @@ def _hardware() -> dict[str, Any]:
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that affect results."""
-    packages = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy", "pillow", "scikit-learn")
+    packages = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy", "pillow", "scipy")
     found = {"python": platform.python_version(), "convbench": bench.__version__}
-    found |= {name: importlib.metadata.version(name) for name in packages}
+    found |= {name: importlib.metadata.version(name) for name in (*packages, "scikit-learn")}
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # an extra
         found["timm"] = importlib.metadata.version("timm")
     if torch.version.cuda and torch.cuda.is_available():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import operator
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,10 @@ Contestants = dict[str, BatchLoader | DataLoader]
 
 
 class Samples(Dataset):
-    """What a data set class of torchvision gives: a sample at a time, opened and transformed."""
+    """What a data set class of torchvision gives: a sample at a time, opened and transformed.
+
+    ``read`` and ``transform`` can be pickled: where processes are not forked, a DataLoader sends them to its workers.
+    """
 
     def __init__(self, n: int, read: Callable[[int], Any], transform: Callable[[Any], Tensor]):
         self.n, self.read, self.transform = n, read, transform
@@ -100,8 +105,8 @@ def small_images() -> Contestants:
         [v2.RandomCrop(32, 4), v2.RandomHorizontalFlip(), scale, v2.Normalize(mean.tolist(), std.tolist())]
     )
     tensors = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    pil = Samples(SMALL_THEIRS, lambda i: Image.fromarray(pixels[i]), from_pil)
-    tensor = Samples(SMALL_THEIRS, lambda i: tensors[i], from_tensor)
+    pil = Samples(SMALL_THEIRS, partial(_in_memory, pixels), from_pil)
+    tensor = Samples(SMALL_THEIRS, partial(operator.getitem, tensors), from_tensor)
     return (
         {OURS: ours(pixels, 32, [RandomCrop(32, 4, "zero"), HorizontalFlip()])}
         | theirs("PIL, torchvision", pil)
@@ -118,12 +123,16 @@ def large_images(folder: Path) -> Contestants:
     mean, std = (values / 255 for values in pixel_statistics(pixels, np.arange(len(pixels))))
     normalize = v1.Normalize(mean.tolist(), std.tolist())
     transform = v1.Compose([v1.RandomResizedCrop(224), v1.RandomHorizontalFlip(), v1.ToTensor(), normalize])
-    jpeg = Samples(len(files), lambda i: _opened(files[i]), transform)
+    jpeg = Samples(len(files), partial(_opened, files), transform)
     return {OURS: ours(pixels, 224, [RandomResizedCrop(224), HorizontalFlip()])} | theirs("JPEG, torchvision", jpeg)
 
 
-def _opened(file: Path) -> Image.Image:
-    with Image.open(file) as picture:
+def _in_memory(pixels: np.ndarray, i: int) -> Image.Image:
+    return Image.fromarray(pixels[i])
+
+
+def _opened(files: list[Path], i: int) -> Image.Image:
+    with Image.open(files[i]) as picture:
         return picture.convert("RGB")
 
 

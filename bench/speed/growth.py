@@ -10,6 +10,7 @@ from bench import console, machine
 from bench.config import need
 from bench.speed.contestants import Job, fit, machine_settings
 from bench.speed.timing import interleaved, publish
+from bench.speed.train import ceiling
 from bench.speed.turns import Contestant, together
 from bench.store import write_atomically
 
@@ -65,19 +66,21 @@ NOTE = (
 )
 SLOWER = {"lenet": 1, "nin_bn": 20}
 """So many times fewer images in an epoch, but for the last axis."""
+MOST = 10
+"""Times more images in an epoch on a faster machine: 750 MiB of them."""
 
 
 def measure(resolved: Mapping[str, Any]) -> None:
     """Measure, print, draw and write; see the command's help."""
     need("bench-speed growth", "report", "matplotlib")
-    machine.device(resolved["trainer"]["accelerator"])  # fail before minutes of measuring
-    shared = tuple(machine_settings(resolved))
+    device = machine.device(resolved["trainer"]["accelerator"])  # fail before minutes of measuring
+    shared, faster = tuple(machine_settings(resolved)), times_faster(ceiling(device))
     values: dict[str, dict[str, dict[int, dict[str, float]]]] = {}
     for axis in AXES:
         values[axis.title] = {}
         for name in list(MODELS)[:1] if axis is AXES[-1] else MODELS:
             console.say(f"{name}, {axis.title}: {', '.join(f'{point[0]:,}' for point in axis.points)}")
-            values[axis.title][name] = grow(name, axis, shared)
+            values[axis.title][name] = grow(name, axis, shared, faster)
     tables = [
         (
             f"{name}: {axis.title}",
@@ -93,10 +96,15 @@ def measure(resolved: Mapping[str, Any]) -> None:
     console.say(f"written: {folder}/growth.svg, {folder}/growth.png")
 
 
-def grow(name: str, axis: Axis, shared: tuple[str, ...]) -> dict[int, dict[str, float]]:
+def times_faster(flops: float) -> int:
+    """Than a CPU of 10¹² FLOP/s, at most MOST: a GPU's epochs have so many times more images."""
+    return max(1, min(MOST, round(flops / 1e12)))
+
+
+def grow(name: str, axis: Axis, shared: tuple[str, ...], faster: int) -> dict[int, dict[str, float]]:
     """By value of the axis, ``images_per_s``, the median of rounds, and ``peak_bytes``."""
     jobs = {
-        str(point.at): Job((f"model={name}", *shared, *point.settings), epoch(axis, name, point), ROUNDS + 2)
+        str(point.at): Job((f"model={name}", *shared, *point.settings), epoch(axis, name, point, faster), ROUNDS + 2)
         for point in axis.points
         if axis.unit != "pixels" or point.at <= MODELS[name]
     }
@@ -106,11 +114,11 @@ def grow(name: str, axis: Axis, shared: tuple[str, ...]) -> dict[int, dict[str, 
     return {int(at): {"images_per_s": statistics.median(each), "peak_bytes": peaks[at]} for at, each in rates.items()}
 
 
-def epoch(axis: Axis, name: str, point: Point) -> int:
+def epoch(axis: Axis, name: str, point: Point, faster: int) -> int:
     """Images of an epoch: whole batches, at least four, but for the size of the data set, which is what it is."""
     if axis is AXES[-1]:
         return point.images
-    return point.batch * max(4, point.images // SLOWER[name] // point.batch)
+    return point.batch * max(4, faster * point.images // SLOWER[name] // point.batch)
 
 
 def row(axis: Axis, at: int, point: Mapping[str, float]) -> list[str]:

@@ -45,6 +45,7 @@ def publish(
     The files are ``<paths.results>/speed/<subject>.md`` and ``.json``; returns their folder. ``note`` is printed below
     the tables; ``command`` made them, if not bench-speed.
     """
+    machine.fit_threads()  # as the contestants do in their own processes
     hardware, versions, now = machine.hardware(), machine.versions(), datetime.datetime.now(datetime.UTC)
     about = {
         "measured_at": now.isoformat(timespec="seconds"),
@@ -53,10 +54,13 @@ def publish(
         "git_sha": machine.git_sha(),
     }
     vectors = hardware["cpu_capability"] + (", native bf16" if hardware["cpu_avx512_bf16"] else "")
+    cores = f"{hardware['cores']} cores ({vectors})"
+    if (threads := hardware["threads"]) != hardware["cores"]:
+        cores += f", {threads} thread{'s' * (threads != 1)}"
     lines = [
         f"# {command or f'bench-speed {subject}'}",
         "",
-        f"{hardware['cpu']}, {hardware['cores']} cores ({vectors}), GPUs: {', '.join(hardware['gpus']) or 'none'}; "
+        f"{hardware['cpu']}, {cores}, GPUs: {', '.join(hardware['gpus']) or 'none'}; "
         f"PyTorch {versions['torch']}, torchvision {versions['torchvision']}; {now.date()}.",
         *(["", note] * bool(note)),
     ]

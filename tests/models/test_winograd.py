@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import random
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bench.models import winograd
 from bench.models.vgg import VGG
@@ -217,6 +218,16 @@ def test_a_default_device_makes_no_difference(chosen):
         assert layer(x).device.type == "cpu"
     assert layer(x).isfinite().all()
     assert chosen == [16, 16]
+
+
+def test_tensors_without_values_take_pytorchs_and_leave_nothing_behind(chosen):
+    winograd.transforms.cache_clear()
+    with FakeTensorMode():
+        layer = Conv2d(64, 64, 3, padding=1)
+        assert layer(torch.empty(16, 64, 8, 8)).shape == (16, 64, 8, 8)
+    assert chosen == []
+    assert Conv2d(64, 64, 3, padding=1)(random(16, 64, 8, 8)).isfinite().all()
+    assert chosen == [16]
 
 
 def test_a_compiled_layer_is_pytorchs_own(chosen):

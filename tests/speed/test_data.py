@@ -1,11 +1,13 @@
 """The comparison of input pipelines, made small: what is compared, not how fast it is."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from bench.speed import cache_build, data, reference
 from bench.speed.__main__ import main
@@ -50,6 +52,19 @@ def test_large_contestants_give_images_alike(monkeypatch, tmp_path):
     contestants = data.large_images(tmp_path)
     assert list(contestants) == ["this pipeline", "JPEG, torchvision, 0 workers"]
     alike(contestants, 48, 224, 0.12)
+
+
+def test_samples_can_be_sent_to_workers_that_are_not_forked(tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "WORKERS", (0,))
+    monkeypatch.setattr(data, "PHOTOS", 3)
+    for contestants in (data.small_images(), data.large_images(tmp_path)):
+        loaders = [each for each in contestants.values() if isinstance(each, DataLoader)]
+        assert loaders
+        for each in loaders:
+            torch.manual_seed(0)
+            image, _ = each.dataset[2]
+            torch.manual_seed(0)
+            assert torch.equal(pickle.loads(pickle.dumps(each.dataset))[2][0], image)
 
 
 def test_photographs_are_jpeg_files_of_a_cameras_size(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ def test_every_point_trains_as_large_as_it_says_in_whole_batches():
     for axis in growth.AXES:
         for point in axis.points:
             for name in growth.MODELS:
-                images = growth.epoch(axis, name, point)
+                images = growth.epoch(axis, name, point, faster=1)
                 job = growth.Job((f"model={name}", *point.settings), images, 1)
                 _, resolved = job.configured()
                 data = resolved["data"]
@@ -31,6 +31,14 @@ def test_every_point_trains_as_large_as_it_says_in_whole_batches():
                 assert point.at == told.get(axis.title, images)
                 assert data["batch_size"] == point.batch
                 assert axis is growth.AXES[-1] or images % point.batch == 0
+
+
+def test_epochs_are_as_much_longer_as_the_machine_is_faster():
+    assert [growth.times_faster(flops) for flops in (2e11, 1e12, 4.2e12, 3e14)] == [1, 1, 4, growth.MOST]
+    sizes, *_, images = growth.AXES
+    point = sizes.points[2]
+    assert growth.epoch(sizes, "lenet", point, faster=4) == 4 * growth.epoch(sizes, "lenet", point, faster=1)
+    assert growth.epoch(images, "lenet", images.points[0], faster=4) == images.points[0].at
 
 
 def test_a_network_is_the_same_on_all_images_it_is_shown():
@@ -49,6 +57,7 @@ def test_a_table_and_a_figure_are_written(forked, call, tmp_path, monkeypatch):
     sizes = growth.Axis("images of the data set", "images", tuple(growth.Point(n, (), 128, n) for n in (300, 600)))
     sides = growth.Axis("image side, pixels", "pixels", (growth.Point(32, ("data.image_size=32",), 128, 256),))
     monkeypatch.setattr(growth, "AXES", (sides, sizes))
+    monkeypatch.setattr(growth, "ceiling", lambda device: 1e12)
     code, out, err = call(main, "growth", "trainer.accelerator=cpu", f"paths.results={tmp_path}")
     assert (code, err) == (0, "")
     assert "written: " in out

@@ -1,17 +1,21 @@
 """The comparison of training, made small: what is compared, not how fast it is."""
 
+import copy
 import json
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torch import nn
 
 from bench.data.decode import Decoder
 from bench.data.loader import Batch
 from bench.models.alexnet import AlexNet
 from bench.models.googlenet import GoogLeNet
+from bench.models.kernels import Dropout, LocalResponseNorm, MaxPool2x2
 from bench.models.lenet import LeNet
 from bench.models.nin import NiN
+from bench.models.winograd import Conv2d
 from bench.module import Classifier
 from bench.speed import contestants, reference, synthetic, train
 from bench.speed.__main__ import main
@@ -31,9 +35,27 @@ def test_random_images_take_the_place_of_the_data_set(tmp_path):
     assert set(images.labels[images.train]) == set(range(10))
 
 
-@pytest.mark.parametrize("network", [GoogLeNet(10, image_size=32), LeNet(10, 3), NiN(10, image_size=32)])
-def test_the_reference_has_pytorchs_layers_and_the_same_function(network):
-    net = network.eval()
+OWN = {LocalResponseNorm: nn.LocalResponseNorm, Dropout: nn.Dropout, MaxPool2x2: nn.MaxPool2d, Conv2d: nn.Conv2d}
+ARGUMENTS = ("size", "alpha", "beta", "k", "p", "kernel_size", "stride", "padding", "groups", "training")
+
+
+@pytest.mark.parametrize("make", [GoogLeNet, LeNet, NiN])
+def test_the_references_layers_are_pytorchs_with_the_same_arguments(make):
+    net = make(10, 3, image_size=32)
+    before = copy.deepcopy(net)
+    after = reference.plain(net)
+    replaced = [name for name, layer in before.named_modules() if type(layer) in OWN]
+    assert replaced
+    for name in replaced:
+        own, pytorchs = before.get_submodule(name), after.get_submodule(name)
+        assert type(pytorchs) is OWN[type(own)]
+        for argument in ARGUMENTS:
+            assert getattr(pytorchs, argument, None) == getattr(own, argument, None), (name, argument)
+
+
+@pytest.mark.parametrize("make", [GoogLeNet, LeNet, NiN])
+def test_the_reference_has_the_same_function(make):
+    net = make(10, 3, image_size=32).eval()
     made_anew = {"bench.models.kernels", "bench.models.winograd"}
     assert made_anew & {type(layer).__module__ for layer in net.modules()}
     images = torch.randn(2, 3, 32, 32)
