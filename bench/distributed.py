@@ -46,7 +46,7 @@ def rank() -> int:
 def alone() -> None:
     """Be the only process of a run, even if a job script or torchrun has left a rank in the environment."""
     os.environ.pop("LOCAL_RANK", None)
-    rank_zero_only.rank = 0  # Lightning has looked when it was imported
+    rank_zero_only.rank = 0  # type: ignore[attr-defined] # Lightning has looked when it was imported
 
 
 class BatchNormSync(LayerSync):

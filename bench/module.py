@@ -54,7 +54,7 @@ class EpochMetrics(nn.Module):
         """What has been counted since the last reset, for a checkpoint within an epoch."""
         # on the CPU: on their way to other processes, tensors of a GPU would open that GPU in each of them
         counted = {
-            name: {state: value.cpu() for state, value in metric.metric_state.items()}
+            name: {state: value.cpu() for state, value in metric.metric_state.items()}  # type: ignore[union-attr] # no lists
             for name, metric in self._metrics().items()
         }
         logits, labels = ([t.cpu() for t in held] for held in (self._logits, self._labels))
