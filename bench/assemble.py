@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from bench import cli, loggers, machine
 from bench.checkpoint import AtomicIO
 from bench.data.augment import Mix, Transform
 from bench.data.decode import Decoder
-from bench.data.module import ImageData
+from bench.data.module import ImageData, mix_of
 from bench.data.normalize import ChannelNormalize, Normalize
 from bench.distributed import BatchNormSync
 from bench.models.pretrained import freeze_backbone, imagenet_statistics, load_imagenet
@@ -73,18 +74,27 @@ def build(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device) ->
     return data, module
 
 
-def try_out(cfg: DictConfig, resolved: Mapping[str, Any]) -> None:
-    """Let the constructors of everything but the data reject their arguments.
+def try_out(cfg: DictConfig, resolved: Mapping[str, Any], tried: set[str]) -> None:
+    """Let the constructors of everything but the data reject their arguments, unless they have ``tried`` them.
 
     Raises:
         ConfigError: one of them does.
     """
+
+    def new(*settings: Any) -> bool:
+        key = json.dumps(settings, sort_keys=True)
+        return key not in tried and not tried.add(key)  # type: ignore[func-returns-value]
+
+    model, data = resolved["model"], resolved["data"]
     with cli.mistakes():
-        model = hydra.utils.instantiate(cfg.model.net)  # without pretrained weights, which may have to be downloaded
-        if resolved["data"]["train_image_size"] != resolved["data"]["image_size"]:
-            try_size(model, resolved)
-        make_optimizer(cfg)
-        make_augment(cfg, resolved)
+        if new(model, data["image_size"], data["train_image_size"]):
+            network = hydra.utils.instantiate(cfg.model.net)  # without pretrained weights, which may be far away
+            if data["train_image_size"] != data["image_size"]:
+                try_size(network, resolved)
+        if new(resolved["optimizer"], resolved["scheduler"]):
+            make_optimizer(cfg)
+        if new(resolved["augment"]):
+            mix_of(make_augment(cfg, resolved)[0])
 
 
 def make_model(cfg: DictConfig, resolved: Mapping[str, Any]) -> torch.nn.Module:

@@ -69,7 +69,7 @@ RULES: dict[str, Rule] = {
     "trainer.num_sanity_val_steps": whole(-1),
 }
 
-OPTIONAL: dict[str, Rule] = {
+PYTORCHS: dict[str, Rule] = {
     "optimizer.momentum": number("a number in [0, 1)", lambda v: 0 <= v < 1),
     "optimizer.betas": Rule(
         lambda v: isinstance(v, list) and len(v) == 2 and all(type(b) in (int, float) and 0 <= b < 1 for b in v),
@@ -78,7 +78,7 @@ OPTIONAL: dict[str, Rule] = {
     "optimizer.nesterov": SWITCH,
     "optimizer.fused": or_null(SWITCH),
 }
-"""Rules for the settings that only some options of a group have."""
+"""Rules for the settings of PyTorch's optimizers; those of others may be called the same."""
 
 REALS = (
     *(key for key, rule in RULES.items() if rule.real),
@@ -156,9 +156,9 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         check_keys(group, config[group] if group else config, known)
     for key, rule in RULES.items():
         check_value(key, _select(config, key), rule)
-    for key, rule in OPTIONAL.items():
+    for key, rule in PYTORCHS.items():
         group, _, name = key.partition(".")
-        if name in config[group]:
+        if name in config[group] and str(config[group].get("_target_")).startswith("torch.optim."):
             check_value(key, config[group][name], rule)
     check_shapes(lambda key: _select(config, key))
     check_model(config["model"])
@@ -176,9 +176,10 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     if stored < wanted:
         raise ConfigError(f"data.decode_size={stored}: must be data.image_size, which is {wanted}, or more")
     for key in ("model.name", "data.name", "data.protocol"):
-        if key == "data.protocol" and OmegaConf.is_interpolation(cfg.data, "protocol"):
-            continue  # the split of a source, which says what it allows
         if not isinstance(name := _select(config, key), str):
+            # the protocol may be the split of a source: data.source.split
+            told = re.fullmatch(r"\$\{([\w.]+)\}", str(_select(OmegaConf.to_container(cfg), key)))  # type: ignore[arg-type]
+            key = told[1] if told else key
             quotes = f"; a number needs quotes, {key}=\"'{name}'\"" if type(name) in (int, float) else ""
             raise ConfigError(f"{key}={json.dumps(name)}: must be text{quotes}")
     for key in ("model.name", "data.name"):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.util
 import json
 import os
 import signal
@@ -58,7 +57,7 @@ class BatchNormSync(LayerSync):
 
     def apply(self, model: nn.Module) -> nn.Module:
         """The network with its batch norm layers replaced; same parameters and names."""
-        if importlib.util.find_spec("timm") is None:
+        if "timm" not in sys.modules:  # nor in the network
             return nn.SyncBatchNorm.convert_sync_batchnorm(model)
         from timm.layers import convert_sync_batchnorm
 
@@ -178,6 +177,7 @@ def _process(
     from bench import train  # imported again in this process, which takes seconds
 
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    rank_zero_only.rank = rank  # type: ignore[attr-defined] # loggers are made before a Trainer says so
     if machine.device(resolved["trainer"]["accelerator"]).type == "cuda":
         torch.cuda.set_device(rank)
     torch.set_num_threads(threads)

@@ -128,7 +128,7 @@ def of_files(places: Iterable[str]) -> Pictures:
     for place in places:
         path = expanded(place, "")
         if path.is_dir():
-            found = [f"{inner}/{name}" for inner in _folders(path) for name in images_in(inner)]
+            found = [str(inner / name) for inner in _folders(path) for name in images_in(inner)]
             if not found:
                 raise ConfigError(f"{place}: contains no images")
             names += found
@@ -139,14 +139,14 @@ def of_files(places: Iterable[str]) -> Pictures:
     return Pictures(f"{len(names):,} images", names, None, lambda i: upright(Path(names[i])))
 
 
-def _folders(path: Path) -> list[str]:
+def _folders(path: Path) -> list[Path]:
     """A folder and all below it, sorted, also those that links lead to, each once; hidden ones are left out."""
     found: dict[str, str] = {}  # where it is → how it was reached
     for inner, below, _ in os.walk(path, followlinks=True):
         if found.setdefault(os.path.realpath(inner), inner) != inner:  # reached before: links may form a circle
             below.clear()
         below[:] = sorted(name for name in below if not name.startswith("."))
-    return sorted(found.values())
+    return sorted(map(Path, found.values()))
 
 
 def answers(saved: Saved, pictures: Pictures, crops: int = 1) -> Answers:

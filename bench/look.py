@@ -109,6 +109,10 @@ def draw(saved: Saved, pictures: Pictures, chosen: Sequence[int], label: str) ->
             raise ConfigError(f"{error.name}: not a readable image ({error.reason})") from error
         true = None if pictures.labels is None else saved.classes[pictures.labels[i]]
         seen.append(attention.attend(saved, picture, saved.classes.index(label) if label else None, true))
+    if not seen:
+        raise ConfigError(f"{pictures.title}: none of the {len(chosen)} that were chosen can be read")
+    if len(seen) < len(chosen):
+        console.say(f"{len(chosen) - len(seen)} of {len(chosen)} images cannot be read, and are left out")
     return looks.draw(attention.first_filters(saved.model), seen, saved.classes, saved.name)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,32 +115,35 @@ def open_run(place: Path | str, device: torch.device | str = "cpu") -> Saved:
         content = load(file)
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
-    try:
-        return _restored(content, file, device)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of another program, or another version
-        told = f"contains no selected weights ({type(error).__name__}: {error}); name a run's checkpoints/{SELECTED}"
-        raise ConfigError(f"checkpoint={place}: {told}") from error
-
-
-def _restored(content: Any, file: Path, device: torch.device | str) -> Saved:
-    """The network of a checkpoint's ``content``."""
-    state, use = content["state_dict"], content["use"]
-    config = use["config"]
-    settings = {"net": config["model"]["net"], "normalize": config["augment"]["normalize"]}
+    with _reading(place):
+        state, use = content["state_dict"], content["use"]
+        config, classes = use["config"], tuple(use["classes"])
+        settings = {"net": config["model"]["net"], "normalize": config["augment"]["normalize"]}
     with cli.mistakes():
-        check_targets(settings, file)
+        check_targets(settings, place)
         model = hydra.utils.instantiate(OmegaConf.create(settings["net"]))
         normalize = hydra.utils.instantiate(OmegaConf.create(settings["normalize"]))
-    try:
+    with _reading(place):
         _load(model, state)
-    except RuntimeError as error:
-        raise ConfigError(f"checkpoint={file}: {error}") from error
+        normalize.restore(use["normalize"])
     machine.allow_tf32(False)
-    normalize.restore(use["normalize"])
     model = model.to(device).eval()
     if config["trainer"]["channels_last"]:
         model = model.to(memory_format=torch.channels_last)
-    return Saved(run_id(config), file, config, model, normalize, tuple(use["classes"]))
+    return Saved(run_id(config), file, config, model, normalize, classes)
+
+
+@contextlib.contextmanager
+def _reading(place: Path | str) -> Iterator[None]:
+    """Lay errors to the checkpoint: another program, or another version, may have written it."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConfigError(f"checkpoint={place}: {error}") from error
+    except (AttributeError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        told = f"contains no selected weights ({reason}); name a run's checkpoints/{SELECTED}"
+        raise ConfigError(f"checkpoint={place}: {told}") from error
 
 
 TRUSTED = "BENCH_TRUST"

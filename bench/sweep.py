@@ -26,9 +26,6 @@ from bench.errors import ConfigError
 from bench.record import run_id
 from bench.store import Store, expanded, write_atomically
 
-CONSTRUCTED = ("model", "data", "augment", "optimizer", "scheduler")
-"""Groups whose settings are arguments of constructors."""
-
 
 @contextlib.contextmanager
 def _answering() -> Iterator[None]:
@@ -101,8 +98,8 @@ def plan(master: DictConfig) -> dict[str, dict[str, Any]]:
     runs them.
 
     Raises:
-        ConfigError, HydraException, OmegaConfBaseException: a cell is wrong, or is the same run as another. Only what
-            is wrong with the images of a data set shows when they are read.
+        ConfigError, HydraException, OmegaConfBaseException: a cell is wrong, or is the same run as another. What a data
+            source says of its arguments and images shows only when they are read.
     """
     grid = [f"{key}={value}" for key, value in (master.hydra.sweeper.get("params") or {}).items()]
     overrides = OverridesParser.create().parse_overrides([*grid, *master.hydra.overrides.task])
@@ -114,11 +111,11 @@ def plan(master: DictConfig) -> dict[str, dict[str, Any]]:
     ]
     where += launcher.searchpath(master)
     planned: dict[str, dict[str, Any]] = {}
-    distinct: dict[str, tuple[DictConfig, dict[str, Any]]] = {}  # cells that differ in more than the seed and the like
+    composed: list[tuple[DictConfig, dict[str, Any]]] = []
     for cell in cells:
         cfg = launcher.cell_of(master, cell)
         values = check(cfg)
-        distinct.setdefault(json.dumps([values[group] for group in CONSTRUCTED], sort_keys=True), (cfg, values))
+        composed.append((cfg, values))
         if (results := values["paths"]["results"]) != master.paths.results:
             raise ConfigError(f"paths.results={results}: a sweep has one folder, not one for each cell")
         name = run_id(values)
@@ -134,8 +131,9 @@ def plan(master: DictConfig) -> dict[str, dict[str, Any]]:
         planned[name] = about
     from bench import assemble  # only now: importing PyTorch takes seconds
 
-    for cfg, values in distinct.values():
-        assemble.try_out(cfg, values)
+    tried: set[str] = set()
+    for cfg, values in composed:
+        assemble.try_out(cfg, values, tried)
     return planned
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from common import files, one_line
 
-from bench.config import resolved
+from bench.config import check, resolved
+from bench.errors import ConfigError
 from bench.record import run_id
 
 
@@ -65,6 +66,7 @@ from bench.record import run_id
         ("data.name=2024", "must be text; a number needs quotes, data.name=\"'2024'\""),
         ("data.protocol=2", "must be text"),
         ("data.protocol=null", "data.protocol=null: must be text\n"),
+        ("data.source.split=7 data=flowers102", "data.source.split=7: must be text"),
         ("data.source=null data=cifar10", "must describe a data set, as in conf/data"),
         ("progress=loud", "bar"),
     ],
@@ -75,6 +77,13 @@ def test_a_value_that_is_not_allowed_is_named_with_what_is(bench, tmp_path, over
     assert override.split()[0].lstrip("+") in one_line(err)
     assert allowed in err
     assert files(tmp_path) == []
+
+
+def test_another_optimizer_may_have_settings_of_the_same_name(composed):
+    three = ("optimizer.betas=[0.98,0.92,0.99]", "optimizer._target_=team.Adan")
+    assert check(composed(*three))["optimizer"]["betas"] == [0.98, 0.92, 0.99]
+    with pytest.raises(ConfigError, match=r"optimizer.betas=\[0.98, 0.92, 0.99\]: must be two numbers"):
+        check(composed(*three[:1]))
 
 
 def test_what_nobody_reads_is_refused(bench, tmp_path):

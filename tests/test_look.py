@@ -220,6 +220,8 @@ def test_images_that_the_run_left_out_are_left_out(runs):
 
     files = look.draw(saved, inference.Pictures("two", ["a", "b"], np.array([0, 1]), read), [0, 1], "")
     assert {"features-1.png", "features-2.png"} & {*files} == {"features-1.png"}
+    with pytest.raises(ConfigError, match=r"^two: none of the 1 that were chosen can be read$"):
+        look.draw(saved, inference.Pictures("two", ["a"], np.array([0]), read), [0], "")
     own = inference.Pictures("two", ["a", "b"], None, read)  # named on the command line
     with pytest.raises(ConfigError, match=r"^a: not a readable image \(no image\)"):
         look.draw(saved, own, [0, 1], "")

@@ -135,7 +135,8 @@ def test_a_wrong_cell_is_refused_before_any_cell_runs(bench, tmp_path):
     for wrong in (
         ["model=lenet,letnet"], ["model=lenet", "trainer.max_epochs=1,-1"], ["model=lenet", "sed=1,2"],
         ["scheduler.warmup=0.3,5"], ["data.image_size=32,12"], ["model=nin", "model.net.dropout=0.5,2"],
-        ["augment=cutout", "augment.cutout.length=4,2.5"], ["model=lenet", "data.train_image_size=32,24"],
+        ["augment=[mixup,cutmix],crop"], ["augment=cutout", "augment.cutout.length=4,2.5"],
+        ["model=lenet", "data.train_image_size=32,24"],
     ):  # fmt: skip
         code, _, err = bench("-m", *wrong)
         assert code == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ OF_THE_IMAGE = {None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES, e
 file system that does not answer, are the machine's.
 """
 TOGETHER = 64
-"""Images decoded by one task: a task for each would take gigabytes for millions."""
+"""Images decoded by one task, at most: a task for each would take gigabytes for millions."""
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, section 8
 
 
@@ -112,10 +113,14 @@ class Decoder:
         """Decode all images into a .npy file; returns the names of the skipped ones with the reasons."""
         array = _array(file, (len(names), self.side, self.side, self.channels))
         broken: dict[int, str] = {}
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        together, stopped = max(1, min(TOGETHER, len(names) // (8 * cores))), threading.Event()
 
         def decode(start: int) -> int:
-            positions = range(start, min(start + TOGETHER, len(names)))
+            positions = range(start, min(start + together, len(names)))
             for i in positions:
+                if stopped.is_set():
+                    break
                 try:
                     with naming(names[i]), read(i) as picture:
                         array[i] = fit(picture, self.side, self.channels)
@@ -125,18 +130,18 @@ class Decoder:
                     broken[i] = error.reason
             return len(positions)
 
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         note = f"decoding {name}"
         if not console.live():
             console.say(f"{note}: {len(names):,} images")
         with ThreadPoolExecutor(cores) as pool:  # PIL releases the GIL while decoding
-            work = pool.map(decode, range(0, len(names), TOGETHER))
+            work = pool.map(decode, range(0, len(names), together))
             try:
                 with Progress(console=console.out, disable=not console.live(), transient=True) as bar:
                     task = bar.add_task(note, total=len(names))
                     for done in work:
                         bar.advance(task, done)
             except BaseException:
+                stopped.set()
                 pool.shutdown(cancel_futures=True)  # or all remaining images would be decoded first
                 raise
         array.flush()

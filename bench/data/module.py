@@ -62,16 +62,12 @@ class ImageData(L.LightningDataModule):
         super().__init__()
         self.memory_format = memory_format
         self.device, self.dtype = torch.empty(0, device=device).device, dtype  # with its index, like tensors' devices
-        mixes = [one for one in augment if isinstance(one, Mix)]
+        self.mix = mix_of(augment)  # refused before images are decoded
         transforms = [one for one in augment if isinstance(one, Transform)]
-        if len(mixes) > 1:  # told before images are decoded
-            names = " and ".join(type(mix).__name__ for mix in mixes)
-            raise ValueError(f"augment: {names} exclude each other; choose one")
         dataset = self.dataset = source(decoder)
         if len(dataset.classes) != num_classes:
             raise ValueError(f"data.num_classes={num_classes}: the data set has {len(dataset.classes)} classes")
         self.train, self.val, self.test = parts(dataset, val_size)
-        self.mix = mixes[0] if mixes else None
         normalize.fit(dataset.pixels, self.train)
         for transform in transforms:
             transform.fit(dataset.pixels, self.train)
@@ -127,6 +123,19 @@ class ImageData(L.LightningDataModule):
     def test_dataloader(self) -> BatchLoader:
         """Test batches, in order, in 32 bits."""
         return self.loader(self.test, dtype=torch.float32)
+
+
+def mix_of(augment: Sequence[Transform | Mix]) -> Mix | None:
+    """The one augmentation that mixes samples, if any.
+
+    Raises:
+        ValueError: there are several.
+    """
+    mixes = [one for one in augment if isinstance(one, Mix)]
+    if len(mixes) > 1:
+        names = " and ".join(type(mix).__name__ for mix in mixes)
+        raise ValueError(f"augment: {names} exclude each other; choose one")
+    return mixes[0] if mixes else None
 
 
 def parts(dataset: Dataset, val_size: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -25,7 +25,6 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_images_come_in_the_order_of_the_names_with_their_pixels(things, monkeypatch):
-    monkeypatch.setattr("bench.data.decode.TOGETHER", 2)
     parallel = things.decode()
     assert np.array_equal(parallel.pixels, things.pixels)
     assert parallel.readable.all()

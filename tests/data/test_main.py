@@ -105,7 +105,7 @@ def test_the_sheet_stretches_what_cannot_be_undone(bench_data, normalize):
         (["data=cifar10", "data.source.download=false", "paths.data=."], "CIFAR-10 not found"),
         (["data=cifar10", "data.source.download=no", "paths.data=."], "data.source.download=no: must be one of true, "),
         (["data=cifar10", "data.source.sizes=[5]", "paths.data=."], "data.source.sizes=[5]: must be null or a list of"),
-        (["data=flowers102", "data.source.split=7", "paths.data=."], "data.source.split=7: must be one of official"),
+        (["data=flowers102", "data.source.split=7", "paths.data=."], "data.source.split=7: must be text"),
         (["augment.normalize=pixel_mean"], "is not a normalisation"),
         (["augment/normalize=pixel_mean", "augment.normalize.unit_variance=no"], "unit_variance=no: must be one of"),
         (["data.source.test_size=-3"], "data.source.test_size=-3: must be a whole number from 10 to 1787"),
