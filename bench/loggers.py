@@ -66,6 +66,7 @@ def mlflow(run: RunInfo, experiment: str, tracking_uri: str | None, folder: str)
     """
     need("logger=mlflow", "mlflow", "mlflow")
     from lightning.pytorch.loggers import MLFlowLogger
+    from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -74,9 +75,10 @@ def mlflow(run: RunInfo, experiment: str, tracking_uri: str | None, folder: str)
     uri = server or f"sqlite:///{place / 'mlflow.db'}"
     # a cell that is resumed with the same server or database stays one run
     kept = run.workspace / f"mlflow_id-{hashlib.sha256(uri.encode()).hexdigest()[:10]}"
-    new = not kept.exists()
     with warnings.catch_warnings(), FileLock(place / "mlflow.lock"):  # the first process creates the database
         warnings.filterwarnings("ignore", message=".*loader strategy is deprecated")  # inside MLflow
+        client = MlflowClient(uri)
+        new = not (kept.exists() and _goes_on(client, kept.read_text()))
         logger = MLFlowLogger(
             experiment_name=experiment,
             run_name=run.run_id,
@@ -90,6 +92,21 @@ def mlflow(run: RunInfo, experiment: str, tracking_uri: str | None, folder: str)
     if new:  # MLflow rejects changed settings, and a cell may resume with different progress or paths
         logger.log_hyperparams(run.config)
     return logger
+
+
+def _goes_on(client: Any, run_id: str) -> bool:
+    """Whether a run of MLflow is still there; it is then shown as running again."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if client.get_run(run_id).info.lifecycle_stage != "active":  # deleted
+            return False
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    client.update_run(run_id, status="RUNNING")
+    return True
 
 
 def wandb(run: RunInfo, project: str, entity: str | None, mode: Any, gradients: bool, images: int) -> Logger:
@@ -116,7 +133,7 @@ def wandb(run: RunInfo, project: str, entity: str | None, mode: Any, gradients: 
     try:
         experiment = api.init(
             project=project, entity=entity, mode=mode, dir=run.workspace, name=run.run_id,
-            id=kept.read_text(), resume="allow" if mode == "online" else None,
+            id=kept.read_text(), resume=None if mode == "disabled" else "allow",  # also of what is sent later
             group=run.group, tags=run.tags, config=run.config, reinit="finish_previous",
             settings=api.Settings(silent=True, console="off"),
         )  # fmt: skip

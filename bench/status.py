@@ -74,8 +74,8 @@ class CellState:
     epochs: int
 
     def val_top1(self) -> float | None:
-        """From the record, or else the last validated epoch; None before the first."""
-        if self.record is not None:
+        """From an ok record, or else the last validated epoch; None before the first."""
+        if self.record is not None and self.record.status == "ok":
             return self.record.metrics.get("val", {}).get("top1")
         return next((float(row["val_top1"]) for row in reversed(self.rows) if row.get("val_top1")), None)
 
@@ -257,10 +257,10 @@ def _table(name: str, cells: Sequence[CellState]) -> Table:
     for column in ("epochs", "val top-1", "time"):
         table.add_column(column, justify="right")
     for cell in cells:
-        record, row = cell.record, cell.rows[-1] if cell.rows else {}
-        val = cell.val_top1()
-        done = record.epochs if record is not None and record.epochs else len(cell.rows)
-        seconds = record.fit_seconds if record is not None else float(row["seconds"]) if row else None
+        val, done = cell.val_top1(), len(cell.rows)
+        seconds = float(cell.rows[-1]["seconds"]) if cell.rows else None
+        if cell.record is not None and cell.record.status == "ok":
+            done, seconds = cell.record.epochs or 0, cell.record.fit_seconds
         table.add_row(
             cell.run_id,
             cell.state,

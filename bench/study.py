@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from bench import cli, config, console
-from bench.claim import Claim, ClaimedError
+from bench.claim import Claim, ClaimedError, owner_of
 from bench.errors import ConfigError
 from bench.explain import explain
 from bench.interrupt import Interrupted
@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # Optuna is optional, and with PyTorch takes seconds to impor
     from optuna.pruners import BasePruner
     from optuna.trial import TrialState
 
+DEATHS = 3
+"""Processes that may die of a trial, such as of its memory, without an epoch more: then it has failed."""
 POLL = 1.0
 """Seconds between polls of what other processes are working on."""
 
@@ -49,7 +51,8 @@ def pruner(name: str, epochs: int) -> BasePruner:
     from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
 
     if name == "median":
-        return MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, epochs // 3) + 1)  # epochs count from 1
+        spared = max(1, epochs // 3) + 1  # epochs count from 1
+        return MedianPruner(n_startup_trials=5, n_warmup_steps=spared, n_min_trials=5)  # some trials have no epochs
     return HyperbandPruner(max(1, epochs // 9), max(1, epochs)) if name == "hyperband" else NopPruner()
 
 
@@ -113,9 +116,17 @@ class Search:
         with self.lock():
             there = self.study.get_trials(deepcopy=False)
             for frozen in there:
-                if frozen.state == TrialState.RUNNING and (claim := self.claim(frozen.number)) is not None:
+                if frozen.state != TrialState.RUNNING:
+                    continue
+                died = owner_of(self.folder / str(frozen.number)) is not None  # else it was stopped
+                if (claim := self.claim(frozen.number)) is not None:
                     self.study.sampler = self.sampler(frozen.number)
-                    return Trial(self.study, frozen._trial_id), claim
+                    trial = Trial(self.study, frozen._trial_id)
+                    if died:
+                        last = max(frozen.intermediate_values, default=0)
+                        before, epoch = frozen.user_attrs.get("deaths", (0, last))
+                        trial.set_user_attr("deaths", (before + 1 if epoch == last else 1, last))
+                    return trial, claim
             if len(there) >= most or (claim := self.claim(len(there))) is None:
                 return None
             self.study.sampler = self.sampler(len(there))
@@ -149,6 +160,10 @@ class Search:
 
         from bench import train
 
+        deaths, epoch = trial.user_attrs.get("deaths", (0, 0))
+        if deaths >= DEATHS:
+            trial.set_user_attr("error", reason := f"{deaths} processes died of it after epoch {epoch}")
+            return TrialState.FAIL, None, f"failed, {reason}"
         try:
             params = {key: suggest(trial, key, of) for key, of in self.space.items()}
             cfg = cli.composed([*self.fixed, *overrides(params)])

@@ -82,11 +82,11 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
             if sweep is None:
                 store.discard(work)
                 raise
-            return not_ok("failed", str(error))
+            record = not_ok("failed", str(error))
         except (distributed.ProcessError, CheckpointError) as error:
-            return not_ok("failed", str(error))
+            record = not_ok("failed", str(error))
         except Exception as error:
-            return not_ok("failed", reason_of(error))
+            record = not_ok("failed", reason_of(error))
         except Interrupted as stop:
             with contextlib.suppress(LostError):
                 not_ok("interrupted", str(stop))
@@ -95,12 +95,11 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
             with contextlib.suppress(LostError):
                 not_ok("interrupted", "stopped by Ctrl-C")
             raise Interrupted(signal.SIGINT) from stop
-        else:
-            if interrupts.pending is not None:  # this cell is already done
-                raise Interrupted(interrupts.pending)
-            return record
         finally:
             work.claim.release()  # even if nothing could be recorded, as on a full disk
+        if interrupts.pending is not None:  # this cell has ended, but what it is a part of has to stop
+            raise Interrupted(interrupts.pending)
+        return record
 
 
 def reason_of(error: Exception) -> str:

@@ -12,7 +12,8 @@ Parentheses need quotes in a shell. All other settings are those of bench, the s
 
     trials=20      total number of trials
     study=NAME     name of the study; by default derived from the settings and ranges
-    prune=median   stop a trial whose validation top-1 is below the median of earlier ones; or hyperband, none
+    prune=median   stop a trial whose validation top-1 is below the median of earlier ones; or hyperband; or none,
+                   which a search over trainer.max_epochs needs
 
 The study is a file, <paths.results>/studies/NAME.log, and each trial is a cell with its own record. The same command
 resumes a stopped search, also with a larger trials=, and joins one running elsewhere; trials=0 only shows the study.
@@ -78,7 +79,10 @@ def tune(arguments: list[str]) -> None:
     cells = check(fixed, space)
     if own["prune"] != "none" and any(cell["trainer"]["devices"] > 1 for cell in cells):
         raise ConfigError("trainer.devices: trials of several processes cannot be pruned; add prune=none")
-    prune = pruner(own["prune"], max(cell["trainer"]["max_epochs"] for cell in cells))
+    lengths = {cell["trainer"]["max_epochs"] for cell in cells}
+    if own["prune"] != "none" and len(lengths) > 1:  # of which one is at its peak rate where another has ended
+        raise ConfigError("trainer.max_epochs: trials of different lengths cannot be compared midway; add prune=none")
+    prune = pruner(own["prune"], max(lengths))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -111,5 +111,15 @@ def test_a_folder_of_mlflow_that_cannot_be_is_told_and_recorded_in_a_sweep(compo
 @pytest.mark.filterwarnings("ignore:.*deprecated")
 def test_a_cell_that_is_gone_on_with_is_one_mlflow_run(tmp_path):
     pytest.importorskip("mlflow")
-    made = [loggers.mlflow(run_info(tmp_path), "convbench", None, str(tmp_path)).run_id for _ in range(2)]
-    assert made[0] == made[1] == next(tmp_path.glob("mlflow_id-*")).read_text()
+    client = loggers.mlflow(run_info(tmp_path), "convbench", None, str(tmp_path)).experiment
+    kept = next(tmp_path.glob("mlflow_id-*"))
+    first = kept.read_text()
+    client.set_terminated(first, "KILLED")
+    assert loggers.mlflow(run_info(tmp_path), "convbench", None, str(tmp_path)).run_id == first == kept.read_text()
+    assert client.get_run(first).info.status == "RUNNING"
+    client.delete_run(first)  # by its owner, before the cell is resumed
+    second = loggers.mlflow(run_info(tmp_path), "convbench", None, str(tmp_path)).run_id
+    assert second == kept.read_text() != first
+    kept.write_text("0" * 32)  # of a database that is gone
+    third = loggers.mlflow(run_info(tmp_path), "convbench", None, str(tmp_path)).run_id
+    assert client.get_run(third).data.params["seed"] == "0"

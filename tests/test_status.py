@@ -48,11 +48,11 @@ def test_the_states_of_cells_are_told_from_files_alone(sweep):
 def test_a_cell_that_was_stopped_shows_how_far_it_came(sweep, make_record):
     store, state = sweep
     work = store.workspace("digits-lenet-s4-0123456789")
-    (work.path / "metrics.csv").write_text("epoch,seconds\n1,3.0\n2,6.0\n3,9.0\n")
+    (work.path / "metrics.csv").write_text("epoch,seconds,val_top1\n1,3.0,0.5\n2,6.0,0.75\n3,9.0,\n")
     store.publish(make_record(seed=4, status="interrupted", error="stopped by Ctrl-C", metrics={}, epochs=None), work)
     last = status.cells_of(store, state)[-1]
     assert (last.state, len(last.rows)) == ("interrupted", 3)
-    assert [*status._table("a", [last]).columns[2].cells] == ["3/4"]
+    assert [[*column.cells] for column in status._table("a", [last]).columns[2:]] == [["3/4"], ["75.0%"], ["9 s"]]
     again = store.workspace("digits-lenet-s0-0123456789")  # beside its ok record, which stays
     (again.path / "metrics.csv").write_text("epoch,seconds\n1,3.0\n")
     store.publish(make_record(seed=0, status="failed", error="ValueError: no", metrics={}, epochs=None), again)

@@ -147,6 +147,29 @@ def test_a_stopped_trial_goes_on_and_reports_each_epoch_once(search, tmp_path, m
     assert sorted(after.intermediate_values) == [1, 2]
 
 
+def test_a_trial_that_processes_die_of_fails_and_the_others_go_on(search, tmp_path, monkeypatch):
+    run, dead = train.run, []
+    place = tmp_path / "results/studies/mine/0/claim.json"
+
+    def die(cfg, sweep, watchers=()):
+        if dead and cfg.optimizer.lr != dead[0]:
+            return run(cfg, sweep, watchers=watchers)
+        dead.append(cfg.optimizer.lr)
+        left = json.loads(place.read_text()) | {"born": "1", "id": "of a process that is gone"}
+        place.write_text(json.dumps(left))
+        raise Interrupted(signal.SIGKILL)
+
+    monkeypatch.setattr(train, "run", die)
+    for _ in range(3):
+        search(*CELL, "trials=2")
+    assert states(tmp_path) == ["RUNNING"]
+    code, out, _ = search(*CELL, "trials=2")
+    assert code == 1
+    assert "trial 1 of 2: failed, 3 processes died of it after epoch 0; " in out
+    assert states(tmp_path) == ["FAIL", "COMPLETE"]
+    assert len(dead) == 3
+
+
 def test_the_median_prunes_nobody_in_the_first_third_of_the_epochs():
     study = create_study(direction="maximize", pruner=tune.pruner("median", 6))
     for _ in range(5):

@@ -1,5 +1,6 @@
 import csv
 import json
+import signal
 import weakref
 
 import lightning as L
@@ -14,7 +15,7 @@ from bench import machine, train
 from bench.assemble import build
 from bench.data.module import ImageData
 from bench.errors import ConfigError
-from bench.interrupt import Interrupted
+from bench.interrupt import Interrupted, Interrupts
 from bench.models.googlenet import GoogLeNet
 from bench.models.lenet import LeNet
 from bench.module import Classifier
@@ -186,6 +187,20 @@ def test_test_images_are_judged_in_32_bits(composed, tmp_path):
     as_bf16 = torch.from_numpy(logits).bfloat16().float().numpy()
     assert record.precision == "bf16-mixed"
     assert (logits != as_bf16).mean() > 0.5
+
+
+def test_a_signal_before_a_failure_is_not_forgotten(composed, tmp_path, monkeypatch):
+    def fail(*arguments):
+        interrupts = next(one for one in arguments if isinstance(one, Interrupts))
+        interrupts.pending = signal.SIGTERM
+        raise FloatingPointError("the training loss is nan")
+
+    monkeypatch.setattr(train, "train", fail)
+    with pytest.raises(Interrupted) as stop:
+        train.run(composed("model=lenet", *QUIET))
+    assert stop.value.signum == signal.SIGTERM
+    (record,) = Store(tmp_path / "results").load_all()
+    assert (record.status, record.error) == ("failed", "FloatingPointError: the training loss is nan")
 
 
 def test_an_interrupted_cell_is_recorded_as_such(composed, tmp_path, monkeypatch):

@@ -61,6 +61,7 @@ def test_ranges_are_hydras_sweeps(setting, wanted):
         (["optimizer.lr=interval(0,0.1)"], "optimizer.lr=0.0: must be a number above 0"),
         (["optimizer.lr=tag(log,interval(0,0.1))"], "`low > 0` must hold"),
         (["trainer.max_epochs=tag(log,range(1,9))"], "log only works with interval(…)"),
+        (["trainer.max_epochs=range(1,9)"], "trials of different lengths cannot be compared midway; add prune=none"),
         (["trainer.max_epochs=int(interval(0,3))"], "trainer.max_epochs=0: must be a whole number, 1 or more"),
         (
             ["trainer.max_epochs=int(interval(2,6))", "trainer.check_val_every_n_epoch=2"],

@@ -82,6 +82,7 @@ def test_an_offline_wandb_run_holds_configuration_metrics_and_summary(composed, 
         elif kind == "summary":
             summary |= {item.key or "/".join(item.nested_key): item.value_json for item in entry.summary.update}
     assert (run.run_group, run.display_name, run.project) == ("my-sweep", record.run_id, "convbench")
+    assert run.resume  # or a part that is sent after another would replace it
     assert set(run.tags) == {"lenet", "digits"}
     sent = {item.key: item.value_json for item in run.config.update}
     assert '"lenet"' in sent["model"]
