@@ -10,7 +10,7 @@ from bench.models.lenet5 import C3_SEES, LeNet5, PartialConv, RadialBasis, Scale
 
 def test_lenet5_has_the_papers_connections():
     """Section II.B: 122,304 + 5,880 + 151,600 + 2,000 + 48,120 + 10,164, and 840 of the output, make 340,908."""
-    net = LeNet5()
+    net = LeNet5().eval()
     counted = []
 
     def count(layer, _, output):
@@ -39,13 +39,30 @@ def test_lenet5s_c3_sees_what_table_1_says():
     rows = [line.split() for line in table.strip().splitlines()]
     assert tuple(tuple(i for i in range(6) if rows[i][column] == "X") for column in range(16)) == C3_SEES
     layer, x = PartialConv(C3_SEES), torch.randn(1, 6, 14, 14, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        plain = layer(x)
-        for i in range(6):
-            changed = x.clone()
-            changed[:, i] += 1
-            differs = (layer(changed) - plain).abs().amax(dim=(0, 2, 3)) > 1e-3
-            assert ["X" if differ else "." for differ in differs] == rows[i]
+    for mode in (True, False):
+        layer.train(mode)
+        with torch.no_grad():
+            plain = layer(x)
+            for i in range(6):
+                changed = x.clone()
+                changed[:, i] += 1
+                differs = (layer(changed) - plain).abs().amax(dim=(0, 2, 3)) > 1e-3
+                assert ["X" if differ else "." for differ in differs] == rows[i]
+
+
+def test_lenet5s_c3_is_the_same_function_when_it_is_trained():
+    layer, x = PartialConv(C3_SEES), torch.randn(3, 6, 14, 14, generator=torch.Generator().manual_seed(0))
+    values, gradients = [], []
+    for mode in (True, False):
+        leaf = x.clone().requires_grad_()
+        layer.zero_grad()
+        values.append(layer.train(mode)(leaf))
+        values[-1].square().sum().backward()
+        gradients.append([leaf.grad, *(p.grad.clone() for p in layer.parameters())])
+    torch.testing.assert_close(*values)
+    assert len(gradients[0]) == 7
+    for trained, evaluated in zip(*gradients, strict=True):
+        torch.testing.assert_close(trained, evaluated, rtol=1e-4, atol=1e-3)
 
 
 def test_lenet5s_subsampling_sums_scales_and_shifts():
