@@ -118,6 +118,7 @@ def open_run(place: Path | str, device: torch.device | str = "cpu") -> Saved:
     with _reading(place):
         state, use = content["state_dict"], content["use"]
         config, classes = use["config"], tuple(use["classes"])
+        name, channels_last = run_id(config), config["trainer"]["channels_last"]
         settings = {"net": config["model"]["net"], "normalize": config["augment"]["normalize"]}
     with cli.mistakes():
         check_targets(settings, place)
@@ -128,9 +129,9 @@ def open_run(place: Path | str, device: torch.device | str = "cpu") -> Saved:
         normalize.restore(use["normalize"])
     machine.allow_tf32(False)
     model = model.to(device).eval()
-    if config["trainer"]["channels_last"]:
+    if channels_last:
         model = model.to(memory_format=torch.channels_last)
-    return Saved(run_id(config), file, config, model, normalize, classes)
+    return Saved(name, file, config, model, normalize, classes)
 
 
 @contextlib.contextmanager

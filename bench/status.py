@@ -97,16 +97,16 @@ def _cell(store: Store, run_id: str, plan: Mapping[str, Any], started: float) ->
     if record is not None:
         states: dict[str, State] = {"ok": "done", "failed": "failed", "interrupted": "interrupted"}
         there = [] if record.status == "ok" else [place for place in store.places(run_id) if (place / RECORD).exists()]
-        rows = _rows(there[0]) if there else []
+        rows = rows_of(there[0]) if there else []
         return CellState(run_id, states[record.status], record, rows, epochs)
     work = next((path for path in store.places(run_id) if path.exists()), None)
     alive = store.holder(run_id) is not None
     if work is None or (not alive and (work / RECORD).exists()):  # a record of an earlier sweep
         return CellState(run_id, "waiting", None, [], epochs)
-    return CellState(run_id, "running" if alive else "cut off", None, _rows(work), epochs)
+    return CellState(run_id, "running" if alive else "cut off", None, rows_of(work), epochs)
 
 
-def _rows(run: Path) -> list[dict[str, str]]:
+def rows_of(run: Path) -> list[dict[str, str]]:
     """The epochs in a run's table so far."""
     table = run / "metrics.csv"
     return list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []

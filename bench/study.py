@@ -20,6 +20,7 @@ from bench.errors import ConfigError
 from bench.explain import explain
 from bench.interrupt import Interrupted
 from bench.record import run_id
+from bench.status import rows_of
 from bench.store import BusyError, DoneError, Store
 
 if TYPE_CHECKING:  # Optuna is optional, and with PyTorch takes seconds to import
@@ -30,7 +31,7 @@ if TYPE_CHECKING:  # Optuna is optional, and with PyTorch takes seconds to impor
     from optuna.trial import TrialState
 
 DEATHS = 3
-"""Processes that may die of a trial, such as of its memory, without an epoch more: then it has failed."""
+"""Processes that may die of a trial, such as of its memory, without another epoch: then it has failed."""
 POLL = 1.0
 """Seconds between polls of what other processes are working on."""
 
@@ -123,14 +124,18 @@ class Search:
                     self.study.sampler = self.sampler(frozen.number)
                     trial = Trial(self.study, frozen._trial_id)
                     if died:
-                        last = max(frozen.intermediate_values, default=0)
-                        before, epoch = frozen.user_attrs.get("deaths", (0, last))
-                        trial.set_user_attr("deaths", (before + 1 if epoch == last else 1, last))
+                        epochs = self.epochs(trial)
+                        before, then = frozen.user_attrs.get("deaths", (0, epochs))
+                        trial.set_user_attr("deaths", (before + 1 if then == epochs else 1, epochs))
                     return trial, claim
             if len(there) >= most or (claim := self.claim(len(there))) is None:
                 return None
             self.study.sampler = self.sampler(len(there))
             return self.study.ask(), claim
+
+    def epochs(self, trial: Trial) -> int:
+        """Epochs of a trial's cell that have ended."""
+        return max((len(rows_of(place)) for place in self.store.places(trial.user_attrs.get("run_id", ""))), default=0)
 
     def claim(self, number: int) -> Claim | None:
         """The claim on a trial; None if a living process has it."""
@@ -160,16 +165,15 @@ class Search:
 
         from bench import train
 
-        deaths, epoch = trial.user_attrs.get("deaths", (0, 0))
-        if deaths >= DEATHS:
-            trial.set_user_attr("error", reason := f"{deaths} processes died of it after epoch {epoch}")
-            return TrialState.FAIL, None, f"failed, {reason}"
         try:
             params = {key: suggest(trial, key, of) for key, of in self.space.items()}
             cfg = cli.composed([*self.fixed, *overrides(params)])
             name = run_id(config.check(cfg))
             trial.set_user_attr("run_id", name)
             while (record := self.store.ok(name)) is None:
+                deaths, epoch = trial.user_attrs.get("deaths", (0, 0))
+                if deaths >= DEATHS:
+                    raise ConfigError(f"{deaths} processes died of it after epoch {epoch}")
                 try:
                     record = train.run(cfg, self.study.study_name, watchers=[reporter(self.study, trial)])
                     break

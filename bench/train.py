@@ -76,7 +76,9 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
                 record = distributed.train(resolved, about, work.path, check, sweep, interrupts)
             with interrupts.deferring():
                 store.publish(record, work)
-        except BusyError:
+        except BusyError as error:
+            if interrupts.pending is not None:  # the cell is another process's now, but this one was asked to stop
+                raise Interrupted(interrupts.pending) from error
             raise
         except ConfigError as error:
             if sweep is None:
@@ -98,6 +100,8 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
         finally:
             work.claim.release()  # even if nothing could be recorded, as on a full disk
         if interrupts.pending is not None:  # this cell has ended, but what it is a part of has to stop
+            if record.status == "failed":
+                console.say(f"{record.run_id}: failed, {record.error}")
             raise Interrupted(interrupts.pending)
         return record
 

@@ -39,7 +39,7 @@ from rich.table import Table
 
 from bench import cli, config, console
 from bench.errors import ConfigError
-from bench.interrupt import Interrupted
+from bench.interrupt import Interrupted, Interrupts
 from bench.record import RUN_ID, identity, protocol
 from bench.store import Store
 from bench.study import Search, overrides, pruner, short
@@ -88,7 +88,8 @@ def tune(arguments: list[str]) -> None:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         search = open_search(own["study"], prune, fixed, space, cells[0], begin=int(own["trials"]) > 0)
         try:
-            search.run(int(own["trials"]))
+            with Interrupts():  # also between cells, and while others train them
+                search.run(int(own["trials"]))
         except Interrupted as stop:
             cli.stop("bench-tune", f"{stop}; the same command resumes from there", 128 + stop.signum)
         failed = show(search)

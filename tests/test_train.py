@@ -189,7 +189,7 @@ def test_test_images_are_judged_in_32_bits(composed, tmp_path):
     assert (logits != as_bf16).mean() > 0.5
 
 
-def test_a_signal_before_a_failure_is_not_forgotten(composed, tmp_path, monkeypatch):
+def test_a_signal_before_a_failure_is_not_forgotten(composed, tmp_path, monkeypatch, capsys):
     def fail(*arguments):
         interrupts = next(one for one in arguments if isinstance(one, Interrupts))
         interrupts.pending = signal.SIGTERM
@@ -199,6 +199,7 @@ def test_a_signal_before_a_failure_is_not_forgotten(composed, tmp_path, monkeypa
     with pytest.raises(Interrupted) as stop:
         train.run(composed("model=lenet", *QUIET))
     assert stop.value.signum == signal.SIGTERM
+    assert ": failed, FloatingPointError: the training loss is nan\n" in capsys.readouterr().out
     (record,) = Store(tmp_path / "results").load_all()
     assert (record.status, record.error) == ("failed", "FloatingPointError: the training loss is nan")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Literal
 
 import torch
@@ -81,17 +82,16 @@ class PartialConv(nn.Module):
             maps = list(rows)
             self.convs.append(nn.Conv2d(len(maps) * inputs, len(maps), 5, groups=len(maps)))
             self.register_buffer(f"sees{i}", torch.tensor(maps).flatten(), persistent=False)
-        self.maps = len(sees)
-        inputs = 1 + max(itertools.chain(*sees))
-        pairs = [i * inputs + j for i, row in enumerate(sees) for j in row]  # of an output and an input map
+        self.maps = len(sees), 1 + max(itertools.chain(*sees))  # of the output and the input
+        pairs = [i * self.maps[1] + j for i, row in enumerate(sees) for j in row]
         self.register_buffer("places", torch.tensor(pairs), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if trains_on_cpu(self, x):
             connected = torch.cat([conv.get_parameter("weight").flatten(0, 1) for conv in self.convs])  # (pairs, 5, 5)
-            weight = connected.new_zeros(self.maps * x.shape[1], 5, 5).index_copy(0, self.places, connected)
+            weight = connected.new_zeros(math.prod(self.maps), 5, 5).index_copy(0, self.places, connected)
             bias = torch.cat([conv.get_parameter("bias") for conv in self.convs])
-            return F.conv2d(x, weight.view(self.maps, -1, 5, 5), bias)
+            return F.conv2d(x, weight.view(*self.maps, 5, 5), bias)
         seen = (x.index_select(1, self.get_buffer(f"sees{i}")) for i in range(len(self.convs)))
         return torch.cat([conv(maps) for conv, maps in zip(self.convs, seen, strict=True)], dim=1)
 

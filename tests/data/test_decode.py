@@ -100,6 +100,25 @@ def test_errors_of_the_machine_are_not_laid_to_the_image(things, number):
     assert things.decode(on_error="skip").readable.all()
 
 
+def test_a_failure_ends_the_tasks_of_several_images_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    opened = []
+
+    def read(i):
+        opened.append(i)
+        if i == 9:
+            raise ValueError("no image")
+        return Image.new("L", (SIDE, SIDE), i)
+
+    names = [f"{i}" for i in range(64)]  # in tasks of eight
+    with pytest.raises(UnreadableError, match=r"^9: not a readable image \(no image\)"):
+        Decoder(tmp_path, SIDE, 1).decode("some", names, None, read)
+    assert opened == [*range(10)]
+    decoded = Decoder(tmp_path, SIDE, 1, "skip").decode("some", names, None, read)
+    assert decoded.pixels[:, 0, 0, 0].tolist() == [0 if i == 9 else i for i in range(64)]
+    assert decoded.skipped == ("9",)
+
+
 def test_with_nothing_broken_skip_says_nothing_of_it(things, capsys):
     assert np.array_equal(things.decode(on_error="skip").pixels, things.pixels)
     assert "skipped" not in capsys.readouterr().out
