@@ -134,8 +134,9 @@ class Search:
             return self.study.ask(), claim
 
     def epochs(self, trial: Trial) -> int:
-        """Epochs of a trial's cell that have ended."""
-        return max((len(rows_of(place)) for place in self.store.places(trial.user_attrs.get("run_id", ""))), default=0)
+        """Epochs of a trial's cell that have ended; 0 if its process died before it named the cell."""
+        name = trial.user_attrs.get("run_id")
+        return 0 if name is None else max(len(rows_of(place)) for place in self.store.places(name))
 
     def claim(self, number: int) -> Claim | None:
         """The claim on a trial; None if a living process has it."""
