@@ -16,7 +16,19 @@ from omegaconf.errors import OmegaConfBaseException
 from bench import resolvers
 from bench.errors import ConfigError
 from bench.record import RUN_ID
-from bench.rules import NOT_NEGATIVE, POSITIVE, SWITCH, Rule, check_keys, check_value, choice, number, or_null, whole
+from bench.rules import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    SWITCH,
+    Rule,
+    check_keys,
+    check_value,
+    choice,
+    number,
+    or_null,
+    pair_of,
+    whole,
+)
 from bench.store import check_writable, expanded, is_folder
 
 PACKAGE = Path(__file__).parent
@@ -36,6 +48,7 @@ def need(what: str, extra: str, *packages: str) -> None:
             raise ConfigError(f"{what}: needs {package}; pip install 'convbench[{extra}]'")
 
 
+SHARE = number("a number in [0, 1)", lambda v: 0 <= v < 1)
 RULES: dict[str, Rule] = {
     "seed": whole(0, 2**32 - 1),
     "force": SWITCH,
@@ -52,7 +65,7 @@ RULES: dict[str, Rule] = {
     "data.device": choice("auto", "cpu", "cuda"),
     "data.batch_size": whole(1),
     "loss.aux_weight": NOT_NEGATIVE,
-    "loss.label_smoothing": number("a number in [0, 1)", lambda v: 0 <= v < 1),
+    "loss.label_smoothing": SHARE,
     "optimizer.lr": POSITIVE,
     "optimizer.weight_decay": NOT_NEGATIVE,
     "trainer.max_epochs": whole(1),
@@ -70,11 +83,8 @@ RULES: dict[str, Rule] = {
 }
 
 PYTORCHS: dict[str, Rule] = {
-    "optimizer.momentum": number("a number in [0, 1)", lambda v: 0 <= v < 1),
-    "optimizer.betas": Rule(
-        lambda v: isinstance(v, list) and len(v) == 2 and all(type(b) in (int, float) and 0 <= b < 1 for b in v),
-        "two numbers in [0, 1)",
-    ),
+    "optimizer.momentum": SHARE,
+    "optimizer.betas": pair_of(SHARE, "two numbers in [0, 1)"),
     "optimizer.nesterov": SWITCH,
     "optimizer.fused": or_null(SWITCH),
 }

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from bench.errors import ConfigError
-from bench.rules import check_value, number
+from bench.rules import POSITIVE, check_value, number
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
@@ -28,7 +28,6 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
 
 
 SHARE = number("a fraction of the steps, in [0, 1]", lambda v: 0 <= v <= 1)
-ABOVE_0 = number("above 0", lambda v: v > 0)
 FALL = number("above 0, 1 at most", lambda v: 0 < v <= 1)
 
 
@@ -81,14 +80,14 @@ def staircase(optimizer: Optimizer, total_steps: int, every: float = 0.1, gamma:
     """Multiply the rate by ``gamma`` after every ``every``, a fraction of the steps, above 1 for never (Szegedy et al.
     2015, section 6: 4 % less every 8 epochs).
     """
-    check_value("scheduler.every", every, ABOVE_0)
+    check_value("scheduler.every", every, POSITIVE)
     check_value("scheduler.gamma", gamma, FALL)
     return LambdaLR(optimizer, lambda step: gamma ** int(step / (every * total_steps) + 1e-9))
 
 
 def poly(optimizer: Optimizer, total_steps: int, power: float = 0.5) -> LRScheduler:
     """Polynomial decay to 0: the rate times the remaining fraction of the steps to the power ``power``."""
-    check_value("scheduler.power", power, ABOVE_0)
+    check_value("scheduler.power", power, POSITIVE)
     return LambdaLR(optimizer, lambda step: (1 - min(step, total_steps) / total_steps) ** power)
 
 

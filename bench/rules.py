@@ -41,12 +41,13 @@ def or_null(rule: Rule) -> Rule:
 
 def ascending(text: str, allowed: Callable[[float, float], bool]) -> Rule:
     """Two ascending numbers that are ``allowed``, as ``text`` says."""
-    return Rule(
-        lambda v: (
-            _listed(v) and len(v) == 2 and all(type(one) in (int, float) for one in v) and v[0] <= v[1] and allowed(*v)
-        ),
-        f"two ascending numbers {text}",
-    )
+    two = pair_of(NUMBER, "")
+    return Rule(lambda v: two.allows(v) and v[0] <= v[1] and allowed(*v), f"two ascending numbers {text}")
+
+
+def pair_of(rule: Rule, text: str) -> Rule:
+    """A list of two that the rule allows, as ``text`` says."""
+    return Rule(lambda v: _listed(v) and len(v) == 2 and all(map(rule.allows, v)), text)
 
 
 def list_of(rule: Rule, text: str) -> Rule:
@@ -71,6 +72,7 @@ def check_argument(name: str, value: Any, rule: Rule) -> None:
 
 
 SWITCH = choice(True, False)
+NUMBER = number("a number", lambda v: True)
 PROBABILITY = number("a probability, in [0, 1]", lambda v: 0 <= v <= 1)
 POSITIVE = number("a number above 0", lambda v: v > 0)
 NOT_NEGATIVE = number("a number, 0 or more", lambda v: v >= 0)

@@ -16,7 +16,7 @@ from torch import Tensor
 from bench import console
 from bench.data import cache
 from bench.data.statistics import chunks, pixel_statistics
-from bench.rules import POSITIVE, SWITCH, check_argument, list_of, number, or_null
+from bench.rules import NUMBER, POSITIVE, SWITCH, check_argument, list_of, or_null
 
 
 class Normalize(ABC):
@@ -100,7 +100,7 @@ class ChannelNormalize(AffineNormalize):
         check_argument("unit_variance", unit_variance, SWITCH)
         if (mean is None) != (std is None):
             raise ValueError(f"mean={mean}, std={std}: give both or neither")
-        check_argument("mean", mean, or_null(list_of(number("", lambda v: True), "numbers, one per channel")))
+        check_argument("mean", mean, or_null(list_of(NUMBER, "numbers, one per channel")))
         check_argument("std", std, or_null(list_of(POSITIVE, "numbers above 0, one per channel")))
         self.given = None if mean is None or std is None else (np.array(mean, float), np.array(std, float))
 

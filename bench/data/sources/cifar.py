@@ -17,14 +17,12 @@ from bench.data.dataset import TEST, TRAIN, Dataset, assemble
 from bench.data.decode import Decoder, listing
 from bench.data.sources.fetch import fetched
 from bench.data.sources.folder import decode, scan
-from bench.rules import Rule, check_argument, list_of, or_null, whole
+from bench.rules import check_argument, or_null, pair_of, whole
 
 T = TypeVar("T")
 
 SIZES = (50_000, 10_000)
-PAIR = or_null(
-    Rule(lambda v: list_of(whole(1), "").allows(v) and len(v) == 2, "a list of the numbers of training and test images")
-)
+PAIR = or_null(pair_of(whole(1), "a list of the numbers of training and test images"))
 
 
 def cifar10(decoder: Decoder, root: str, download: bool = True, sizes: tuple[int, int] | None = SIZES) -> Dataset:
