@@ -1,12 +1,12 @@
 # make help lists the targets.
-DATA ?= digits
-MODELS ?= lenet,alexnet,nin,vgg16,googlenet
-SEEDS ?= 0
-SWEEP ?= five
-LAUNCHER ?= in_process
-ARGS ?=
-PYTHON ?= python3
-RESULTS ?= results/local
+DATA = digits
+MODELS = lenet,alexnet,nin,vgg16,googlenet
+SEEDS = 0
+SWEEP = five
+LAUNCHER = in_process
+ARGS =
+PYTHON = python3
+RESULTS = results/local
 
 BIN := .venv/bin
 READY := .venv/.ready

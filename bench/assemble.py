@@ -75,7 +75,8 @@ def build(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device) ->
 
 
 def try_out(cfg: DictConfig, resolved: Mapping[str, Any], tried: set[str]) -> None:
-    """Let the constructors of everything but the data reject their arguments, unless they have ``tried`` them.
+    """Let the constructors of everything but the data reject their arguments, and the logger its settings, unless they
+    have ``tried`` them.
 
     Raises:
         ConfigError: one of them does.
@@ -95,6 +96,8 @@ def try_out(cfg: DictConfig, resolved: Mapping[str, Any], tried: set[str]) -> No
             make_optimizer(cfg)
         if new(resolved["augment"]):
             mix_of(make_augment(cfg, resolved)[0])
+        if new(resolved["logger"]):
+            loggers.check(resolved["logger"])
 
 
 def make_model(cfg: DictConfig, resolved: Mapping[str, Any]) -> torch.nn.Module:
@@ -115,9 +118,15 @@ def make_model(cfg: DictConfig, resolved: Mapping[str, Any]) -> torch.nn.Module:
 def try_size(model: torch.nn.Module, resolved: Mapping[str, Any]) -> None:
     """Raise ValueError if the network cannot train on images of ``data.train_image_size``."""
     side, settings = resolved["data"]["train_image_size"], resolved["data"]
-    images = torch.empty(2, settings["in_channels"], side, side, device="meta")
+
+    def step(device: str) -> None:
+        copy.deepcopy(model).to(device).train()(torch.zeros(2, settings["in_channels"], side, side, device=device))
+
     try:
-        copy.deepcopy(model).to("meta").train()(images)
+        try:
+            step("meta")  # without memory and arithmetic
+        except RuntimeError:
+            step("cpu")  # perhaps the network reads values
     except RuntimeError as error:
         raise ValueError(
             f"data.train_image_size={side}: {resolved['model']['name']}, made for data.image_size="
@@ -188,7 +197,13 @@ def make_augment(cfg: DictConfig, resolved: Mapping[str, Any]) -> tuple[list[Tra
 
 
 def make_logger(cfg: DictConfig, resolved: Mapping[str, Any], work: Path, sweep: str | None) -> Logger | None:
-    """The configured logger; None for metrics.csv alone."""
+    """The configured logger; None for metrics.csv alone.
+
+    Raises:
+        ConfigError: ``loggers.check`` refuses it.
+    """
+    with cli.mistakes():
+        loggers.check(resolved["logger"])
     info = loggers.RunInfo(
         run_id=run_id(resolved),
         group=sweep,

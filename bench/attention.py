@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from captum.attr import LayerGradCam, NeuronDeconvolution, Occlusion
+from captum.attr import LayerGradCam, Occlusion
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,34 +52,60 @@ class Attention:
     features: tuple[Feature, ...]
 
 
-class Capped(nn.ReLU):
-    """ReLU6 as a ReLU, which is what captum knows how to rectify the backward signal of."""
+class _Deconvolved(torch.autograd.Function):
+    """ReLU whose backward pass rectifies the gradient, wherever the input was."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rectify: Callable[[Tensor], Tensor]) -> Tensor:
+        return rectify(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return grad.clamp(min=0), None
+
+
+class Rectifier(nn.Module):
+    """``rectify``, ReLU or ReLU6; if it ``deconvolves``, backwards as in a deconvnet."""
+
+    def __init__(self, rectify: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.rectify, self.deconvolves = rectify, False
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.clamp(max=6))
+        return _Deconvolved.apply(x, self.rectify) if self.deconvolves else self.rectify(x)
 
 
 class Logits(nn.Module):
-    """A copy of a network that returns only its logits and whose ReLUs are not in place."""
+    """A copy of a network that returns only its logits, works nowhere in place, and has a Rectifier for each ReLU."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        for layer in list(self.model.modules()):
-            for name, inner in layer.named_children():
-                if isinstance(inner, nn.ReLU6):
-                    setattr(layer, name, Capped())
-            if isinstance(layer, nn.ReLU):
+        for name, layer in list(self.model.named_modules(remove_duplicate=False)):
+            if isinstance(layer, nn.ReLU | nn.ReLU6):
+                self.model.set_submodule(name, Rectifier(F.relu6 if isinstance(layer, nn.ReLU6) else F.relu))
+            elif getattr(layer, "inplace", False):
                 layer.inplace = False
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, S, S) → (N, num_classes)."""
         return self.model(images).logits.float()
 
+    @contextlib.contextmanager
+    def deconvolving(self) -> Iterator[None]:
+        """Gradients are those of a deconvnet."""
+        rectifiers = [layer for layer in self.modules() if isinstance(layer, Rectifier)]
+        for layer in rectifiers:
+            layer.deconvolves = True
+        try:
+            yield
+        finally:
+            for layer in rectifiers:
+                layer.deconvolves = False
 
-def attend(saved: Saved, picture: Image.Image, asked: int | None, true: str | None) -> Attention:
-    """What the network looks at in a picture, for the class ``asked``, None for the predicted one."""
-    network = Logits(saved.model)
+
+def attend(saved: Saved, network: Logits, picture: Image.Image, asked: int | None, true: str | None) -> Attention:
+    """What the ``saved`` network looks at in a picture, for the class ``asked``, None for the predicted one."""
     device = next(network.parameters()).device
     images = inference.look(saved, picture, 1).permute(0, 3, 1, 2).contiguous().to(device)
     with torch.no_grad():
@@ -141,8 +168,7 @@ def outputs(network: nn.Module, images: Tensor) -> list[Call]:
         for name, layer in network.named_modules()
     ]
     try:
-        with torch.no_grad():
-            network(images)
+        network(images)
     finally:
         for handle in handles:
             handle.remove()
@@ -151,10 +177,11 @@ def outputs(network: nn.Module, images: Tensor) -> list[Call]:
 
 def last_maps(network: nn.Module, images: Tensor) -> nn.Module:
     """The last module to return maps larger than 1×1."""
-    return outputs(network, images)[-1][1]
+    with torch.no_grad():
+        return outputs(network, images)[-1][1]
 
 
-def features(network: nn.Module, images: Tensor) -> tuple[Feature, ...]:
+def features(network: Logits, images: Tensor) -> tuple[Feature, ...]:
     """The strongest maps after the last ReLU (or else convolution) of each resolution, first to last, and what their
     largest values come from: projected back to the image by a deconvnet, Zeiler, Fergus 2014, section 2.1. If a block
     joins that ReLU's maps with those of other branches, as GoogLeNet's do, they are all looked at.
@@ -163,19 +190,19 @@ def features(network: nn.Module, images: Tensor) -> tuple[Feature, ...]:
     in place of ReLU's gradient. Batch norm and local response normalisation, which the paper's network did not have
     after convolutions, use their gradients; so do other activations, and a network without ReLU shows plain gradients.
     """
-    calls = outputs(network, images)
-    kinds = nn.ReLU if any(isinstance(layer, nn.ReLU) for _, layer, _ in calls) else nn.Conv2d
+    images = images.clone().requires_grad_()
+    with network.deconvolving():
+        calls = outputs(network, images)
+    kinds = Rectifier if any(isinstance(layer, Rectifier) for _, layer, _ in calls) else nn.Conv2d
     last = {call[2].shape[-1]: call for call in calls if isinstance(call[1], kinds)}
     found = []
-    for name, layer, (maps,) in (_joined(call, calls) for call in last.values()):
+    for name, _, (maps,) in (_joined(call, calls) for call in last.values()):
         peaks = maps.flatten(1).max(dim=1)
         for channel in peaks.values.argsort(descending=True)[:STRONGEST].tolist():
             where = divmod(int(peaks.indices[channel]), maps.shape[-1])
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Setting backward hooks on ReLU activations")
-                back = NeuronDeconvolution(network, layer).attribute(images.clone().requires_grad_(), (channel, *where))
-            projection = back[0].permute(1, 2, 0).detach().cpu().numpy()
-            found.append(Feature(name.removeprefix("model."), channel, maps[channel].cpu().numpy(), projection))
+            (back,) = torch.autograd.grad(maps[channel][where], images, retain_graph=True)
+            activation, projection = maps[channel].detach().cpu().numpy(), back[0].permute(1, 2, 0).cpu().numpy()
+            found.append(Feature(name.removeprefix("model."), channel, activation, projection))
     return tuple(found)
 
 

@@ -76,7 +76,7 @@ class Meter(L.Callback):
         return self._before["seconds"] + time.perf_counter() - self._begun
 
     def peak_bytes(self) -> int:
-        """The peak over all attempts."""
+        """The peak over all attempts; of earlier ones that of the first process, whose state is kept."""
         return int(max(self._before["peak"], self.peak.read()))
 
     def median(self) -> float | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
@@ -49,6 +50,10 @@ def answering(name: str) -> Iterator[None]:
         if SHOW_TRACEBACKS or not refusal or isinstance(error, InstantiationException):
             raise
         stop(name, explain(error), USAGE_ERROR)
+    except yaml.YAMLError as error:  # in a configuration file of the user's
+        if SHOW_TRACEBACKS:
+            raise
+        stop(name, _line(error), USAGE_ERROR)
     except BrokenPipeError:  # output into head, less and the like, which have seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
     except OSError as error:

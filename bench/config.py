@@ -148,12 +148,11 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     """
     try:
         config = resolved(cfg)
-        unset = sorted(OmegaConf.missing_keys(cfg))
     except OmegaConfBaseException as error:
         raise ConfigError(_first_line(error)) from error
-    if unset:
-        raise ConfigError(_unset(unset[0]))
     for place, key, value in _walk(config):
+        if value == "???":  # OmegaConf's mark
+            raise ConfigError(_unset(place))
         if SECRET.search(key) or (isinstance(value, str) and CREDENTIALS.search(value)):
             raise ConfigError(
                 f"{place}: secrets do not belong in a configuration, which is recorded; "
@@ -192,7 +191,7 @@ def check(cfg: DictConfig) -> dict[str, Any]:
             key = told[1] if told else key
             quotes = f"; a number needs quotes, {key}=\"'{name}'\"" if type(name) in (int, float) else ""
             raise ConfigError(f"{key}={json.dumps(name)}: must be text{quotes}")
-    for key in ("model.name", "data.name"):
+    for key in ("model.name", "data.name", "data.protocol"):
         if not RUN_ID.fullmatch(str(_select(config, key)).replace("/", "-")):
             raise ConfigError(
                 f"{key}={_select(config, key)}: must be letters, digits and . _ - /, starting with a letter or digit"

@@ -66,8 +66,18 @@ def layers(model: nn.Module, in_channels: int, image_size: int) -> list[Layer]:
     Included are layers without children that have parameters, multiply-accumulates or a kernel, or change the number of
     elements; layers with children, and layers that are not called, only if the sums would miss them.
     """
+    try:
+        return _layers(model, in_channels, image_size, "meta")  # without memory and arithmetic
+    except RuntimeError:
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise
+        # perhaps the network reads values, which a black image has
+        return _layers(model, in_channels, image_size, "cpu")
+
+
+def _layers(model: nn.Module, in_channels: int, image_size: int, device: str) -> list[Layer]:
     pending = _counted(model)  # by name: moving a model to the meta device unties shared parameters
-    model = copy.deepcopy(model).to("meta").eval()
+    model = copy.deepcopy(model).to(device).eval()
     counter = FlopCounterMode(display=False)
     found: list[Layer] = []
     unclaimed: list[int] = []  # flops not assigned to a layer, at the start of each active call
@@ -92,7 +102,7 @@ def layers(model: nn.Module, in_channels: int, image_size: int) -> list[Layer]:
         layer.register_forward_pre_hook(enter)
         layer.register_forward_hook(lambda *call, name=name: leave(name, *call))
     with counter, torch.no_grad():
-        model(torch.empty(1, in_channels, image_size, image_size, device="meta"))
+        model(torch.zeros(1, in_channels, image_size, image_size, device=device))
     idle = [(name, layer, own_parameters(name, layer)) for name, layer in model.named_modules()]
     return found + [_row(name, layer, (), params, 0) for name, layer, params in idle if params]
 

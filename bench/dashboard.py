@@ -75,7 +75,10 @@ def dashboard(arguments: list[str]) -> None:
     )
     project = cli.single(own, "project", logged.get("project", "convbench"))
     try:
-        entity = cli.single(own, "entity") or logged.get("entity") or wandb.Api().default_entity
+        entity = cli.single(own, "entity") or logged.get("entity")
+        if not entity:  # as the logger chose
+            api = wandb.Api()
+            entity = api.settings["entity"] or api.default_entity
         if not entity:
             raise ConfigError("entity: the API key has no default entity; name a user or team")
         ids = ids_of(store, records)

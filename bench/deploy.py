@@ -16,7 +16,7 @@ from torch.fx.experimental.optimization import fuse
 from bench.data.normalize import AffineNormalize, Normalize, ZcaNormalize
 from bench.data.pipeline import Pipeline
 from bench.models.kernels import LocalResponseNorm, MaxPool2x2
-from bench.models.layers import FitTo
+from bench.models.layers import AUX_HEADS, FitTo
 from bench.models.winograd import as_pytorchs
 from bench.saved import Saved
 
@@ -109,6 +109,8 @@ def folded(model: nn.Module) -> nn.Module:
     """
     # contiguous weights: on export others cannot be distinguished from views of a larger tensor
     model = as_pytorchs(copy.deepcopy(model)).cpu().to(memory_format=torch.contiguous_format).eval()
+    if AUX_HEADS in dict(model.named_children()):
+        setattr(model, AUX_HEADS, nn.ModuleDict())
     try:
         graph = _Tracer().trace(model)
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError):
@@ -117,8 +119,11 @@ def folded(model: nn.Module) -> nn.Module:
 
 
 def batch_norms(model: nn.Module) -> int:
-    """The number of batch norm layers."""
-    return sum(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
+    """The number of batch norm layers, without those of auxiliary heads."""
+    return sum(
+        isinstance(layer, nn.modules.batchnorm._BatchNorm) and not name.startswith(f"{AUX_HEADS}.")
+        for name, layer in model.named_modules()
+    )
 
 
 def exported(network: Deployed, channels: int) -> torch.export.ExportedProgram:

@@ -7,7 +7,6 @@ command line: that is wrong in a sweep (lightning-hydra-template #393). They tra
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
 import os
@@ -200,8 +199,7 @@ def _process(
 
 def part() -> None:
     """End the process group: from here on each process is on its own."""
-    with contextlib.suppress(ValueError):
-        torch.distributed.barrier()
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 

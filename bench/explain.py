@@ -12,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from bench.config import CONF
 
+QUOTES = "a value with characters such as = ( or ~ needs its own quotes: \"paths.results='~/a=b'\""
+
 ADDED = ("sweep",)
 """Groups without a default, whose options are added with a plus sign: ``+sweep=five``."""
 
@@ -21,13 +23,20 @@ HYDRAS = ("hydra/launcher",)
 
 def explain(error: Exception) -> str:
     """One or two lines for an error raised by Hydra or OmegaConf while composing: what is wrong, what is allowed."""
-    if getattr(error, "options", None) is not None:  # a group's option that does not exist
+    if (known_to_hydra := getattr(error, "options", None)) is not None:  # a group's option that does not exist
         group, name = _option(str(getattr(error, "missing_cfg_file", "")))
-        return f"{group}={name}: no such option{_near(name, options(group))}; choose one of {', '.join(options(group))}"
+        known = options(group)
+        if group not in HYDRAS:  # Hydra knows those of the user's folders; of model/timm, too, if that was asked for
+            asked = re.search(r"Available options in '([^']+)'", str(error))
+            place = f"{asked[1]}/".removeprefix(f"{group}/") if asked else ""
+            known = sorted({*known, *(f"{place}{option}" for option in known_to_hydra)}, key=_by_depth)
+        return f"{group}={name}: no such option{_near(name, known)}; choose one of {', '.join(known)}"
     text = str(error) or str(error.__cause__)
     if match := re.search(r"Could not load '([^']+)'", text):  # one of several, as in augment=[crop,flip]
         group, name = _option(match[1])
-        return f"{group}={name}: no such option{_near(name, options(group))}; choose from {', '.join(options(group))}"
+        known = options(group)
+        choices = f"{_near(name, known)}; choose from {', '.join(known)}" if known else ""  # none of Hydra's own groups
+        return f"{group}={name}: no such option{choices}"
     if match := re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text):
         if match[1] in ADDED:
             return f"{match[1]}: must be added as +{match[1]}=…; available: {', '.join(options(match[1]))}"
@@ -42,7 +51,9 @@ def explain(error: Exception) -> str:
         line = text.splitlines()[0]
         if "[" in line:
             return f"{line}; a list needs quotes and no spaces: 'augment=[crop_flip,cutout]'"
-        return f"{line}; a value with characters such as = or ( needs its own quotes: \"paths.results='/a=b'\""
+        return f"{line}; {QUOTES}"
+    if "LexerNoViableAlt" in text:  # characters without a meaning, such as those of other alphabets
+        return f"{text.partition(': ')[2].splitlines()[0]}: {QUOTES}"
     if "can only concatenate str (not" in text:
         return "a list within a list is not allowed; write 'augment=[crop_flip,cutout]'"
     if "Config group override must be a string or a list" in text:
@@ -67,12 +78,19 @@ def options(group: str) -> list[str]:
     """A group's options: ``lenet`` and the like, then those in subfolders, such as ``timm/resnet18``."""
     files = (file.relative_to(CONF).with_suffix("").as_posix() for file in CONF.glob(f"{group}/**/*.yaml"))
     names = [name for its_group, name in map(_option, files) if its_group == group]
-    return sorted(names, key=lambda name: (name.count("/"), name))
+    return sorted(names, key=_by_depth)
+
+
+def _by_depth(option: str) -> tuple[int, str]:
+    return option.count("/"), option
 
 
 def _option(path: str) -> tuple[str, str]:
-    """The innermost group and its option: ``model/timm/resnet18`` → ``("model", "timm/resnet18")``."""
+    """The innermost group and its option: ``model/timm/resnet18`` → ``("model", "timm/resnet18")``. Of groups that
+    this project does not have, such as ``hydra/sweeper``, the folder.
+    """
     group = max((group for group in groups() if path.startswith(f"{group}/")), key=len, default="")
+    group = group or path.rpartition("/")[0]
     return group, path.removeprefix(f"{group}/")
 
 

@@ -24,7 +24,7 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from bench import console
+from bench import console, resolvers
 from bench.claim import EXPIRY
 from bench.config import need, resolved
 from bench.errors import ConfigError
@@ -88,11 +88,13 @@ class CellLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the cells; their records say how they ended."""
         composed = [cell_of(self.config, overrides) for overrides in job_overrides]
-        cells = [Cell(run_id(values), values) for values in map(resolved, composed)]
+        with resolvers.remembering():
+            cells = [Cell(run_id(values), values) for values in map(resolved, composed)]
         folder = Path(self.config.hydra.sweep.dir)
         store, limits = Store(self.config.paths.results), self.config.sweep
+        left = [cell for cell in cells if cell.config["force"] or store.ok(cell.run_id) is None]
         try:
-            queue = self._queue(cells, folder)
+            queue = self._queue(left or cells, folder)
             with Interrupts():  # also between cells, and while others train them
                 work_through(cells, queue, store, state_of(folder) or {}, limits.retries, limits.fail_fast, folder)
         except ConfigError:  # there will be no sweep; its folder was made for it
@@ -124,7 +126,8 @@ def searchpath(master: DictConfig) -> list[str]:
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("timeout_min", "max_parallel", "requeues", "signal_delay_s"), whole(1)),
+    **dict.fromkeys(("timeout_min", "max_parallel", "signal_delay_s"), whole(1)),
+    "requeues": whole(0),
     **dict.fromkeys(("cpus_per_cell", "cpus_per_task", "gpus_per_node", "mem_gb"), or_null(whole(1))),
     **dict.fromkeys(("num_cpus", "num_gpus"), or_null(whole(0))),
     "cluster": choice("slurm", "local"),
@@ -212,7 +215,11 @@ def work_through(
                     console.say(f"{cell.run_id}: {ended.reason}; try {lost[cell.run_id] + 1} of {retries + 1}")
                     queue.submit(cell)
                     continue
-                record_lost(cell, ended.reason)
+                kept = store.outcome(cell.run_id, started, cell.config["force"])
+                if kept is None or kept.status != "interrupted":
+                    record_lost(cell, ended.reason)
+                else:  # it had saved, and the same command resumes it
+                    console.say(f"{cell.run_id}: {ended.reason}")
             record = store.outcome(cell.run_id, started, cell.config["force"])
             if record is not None:
                 show(record)

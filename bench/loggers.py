@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import os
+import re
 import sys
 import uuid
 import warnings
@@ -16,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
+from hydra.utils import get_object
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
@@ -25,6 +28,7 @@ from bench.errors import ConfigError
 from bench.record import RunRecord
 from bench.reporting import predictions, stats
 from bench.reporting.predictions import MISTAKES, PREDICTIONS
+from bench.rules import SWITCH, Rule, check_keys, check_value, choice, whole
 from bench.store import RECORD, expanded, write_atomically
 
 FILES = ("config.yaml", "metrics.csv", PREDICTIONS, MISTAKES)
@@ -33,6 +37,8 @@ ID = "wandb_id"
 """In the run's directory: which of W&B's runs it is."""
 CELLS = ("Actual", "Predicted", "nPredictions")
 """Column names of W&B's confusion matrix chart."""
+OUTAGE = re.compile("timed out|deadline exceeded|dial tcp|connection (refused|reset)|no such host|error:? 5[0-9][0-9]")
+"""In W&B's messages when it cannot be reached, which else are of what it refuses."""
 MOST_CELLS = 10_000
 """Maximum rows of a W&B table that a chart shows."""
 
@@ -48,13 +54,47 @@ class RunInfo:
     workspace: Path
 
 
+RULES: dict[str, Rule] = {
+    "mode": choice("online", "offline", "disabled"),
+    "gradients": SWITCH,
+    "images": whole(0),
+}
+
+
+def check(settings: Mapping[str, Any]) -> None:
+    """Check a logger's configuration before anything is trained; W&B may ask for an API key, as at every login.
+
+    Raises:
+        ImportError: there is no such logger.
+        ConfigError: its package is not installed, a setting is unknown or has a value that is not allowed, or W&B is
+            to be online and has no API key.
+    """
+    target = get_object(str(settings.get("_target_")))
+    if target not in (none, tensorboard, mlflow, wandb):  # the user's own
+        return
+    name = target.__name__
+    if target is not none:
+        need(f"logger={name}", name, name)
+    _, *known = inspect.signature(target).parameters
+    check_keys("logger", settings, ("_target_", "_partial_", *known))
+    for key, rule in RULES.items():
+        if key in settings:
+            check_value(f"logger.{key}", settings[key], rule)
+    if target is wandb and settings["mode"] == "online":
+        import wandb as api
+
+        with _mistakes(api):
+            # without asking the server, which may be down; a run that is open is logged in
+            if api.run is None and not api.login(verify=False):
+                raise ConfigError("logger=wandb: no API key; log in with `wandb login`, or use logger.mode=offline")
+
+
 def none(run: RunInfo) -> None:
     """No logger; metrics.csv is always written."""
 
 
 def tensorboard(run: RunInfo) -> Logger:
     """TensorBoard event files in the run's directory."""
-    need("logger=tensorboard", "tensorboard", "tensorboard")
     from lightning.pytorch.loggers import TensorBoardLogger
 
     return TensorBoardLogger(run.workspace, name="", version="tensorboard")
@@ -64,7 +104,6 @@ def mlflow(run: RunInfo, experiment: str, tracking_uri: str | None, folder: str)
     """MLflow, one run per cell: at ``tracking_uri``, at ``MLFLOW_TRACKING_URI``, which may have a password and is not
     recorded, or else in the database ``folder``/mlflow.db.
     """
-    need("logger=mlflow", "mlflow", "mlflow")
     from lightning.pytorch.loggers import MLFlowLogger
     from mlflow import MlflowClient
 
@@ -113,46 +152,70 @@ def wandb(run: RunInfo, project: str, entity: str | None, mode: Any, gradients: 
     """Weights & Biases, one run per cell, in the run's directory; ``mode`` is online, offline or disabled.
 
     ``gradients``: log a histogram of each parameter's gradients per epoch. ``images``: number of hardest mistakes in
-    the table of predictions.
+    the table of predictions. A run that the process has open is finished. If W&B cannot be reached, the run is logged
+    offline.
 
     Raises:
-        ConfigError: ``mode`` or ``images`` is invalid, or the mode is online and there is no API key.
+        ConfigError: W&B refuses the settings or the API key.
     """
-    if type(images) is not int or images < 0:
-        raise ConfigError(f"logger.images={images}: must be a whole number, 0 for none")
-    modes = ("online", "offline", "disabled")
-    if mode not in modes:
-        raise ConfigError(f"logger.mode={mode}: choose one of {', '.join(modes)}")
-    need("logger=wandb", "wandb", "wandb")
     import wandb as api
     from lightning.pytorch.loggers import WandbLogger
 
     kept = run.workspace / ID  # a resumed cell stays one run
-    if not kept.exists():
-        write_atomically(kept, uuid.uuid4().hex[:8])
-    try:
-        experiment = api.init(
+
+    def started(mode: Any, again: bool) -> Any:
+        if not again:
+            write_atomically(kept, uuid.uuid4().hex[:8])
+        return api.init(
             project=project, entity=entity, mode=mode, dir=run.workspace, name=run.run_id,
             id=kept.read_text(), resume=None if mode == "disabled" else "allow",  # also of what is sent later
             group=run.group, tags=run.tags, config=run.config, reinit="finish_previous",
             settings=api.Settings(silent=True, console="off"),
         )  # fmt: skip
-    except api.errors.UsageError as error:
-        raise ConfigError(f"logger=wandb: {str(error).rstrip('.')}, or use logger.mode=offline") from error
+
+    with _mistakes(api):
+        try:
+            experiment = started(mode, again=kept.exists())
+        except api.errors.CommError as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            if "previously created and deleted" in reason:
+                console.say(f"{run.run_id}: its run was deleted from W&B, which gets a new one")
+                experiment = started(mode, again=False)
+            elif OUTAGE.search(str(error)):
+                console.say(f"W&B: {reason}; {run.run_id} is logged offline, for `wandb sync`")
+                api.teardown()  # or it still has the run that it could not start
+                experiment = started("offline", again=True)
+            else:  # it was reached, and refuses
+                raise
     return WandbLogger(experiment=experiment)
 
 
 @contextmanager
+def _mistakes(api: Any) -> Iterator[None]:
+    """Turn W&B's complaints of settings and keys into ConfigError."""
+    try:
+        yield
+    except (api.errors.UsageError, api.errors.CommError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ConfigError(f"logger=wandb: {reason}, or use logger.mode=offline") from error
+
+
+@contextmanager
 def finishing() -> Iterator[None]:
-    """Finish the W&B run, if one was started, however the block ends: else the next cell's metrics would join it."""
-    failed = 1
+    """Finish the W&B run, if the block starts one, however it ends: else the next cell's metrics would join it."""
+    failed, before = 1, _open()
     try:
         yield
         failed = 0
     finally:
-        if (api := sys.modules.get("wandb")) is not None and api.run is not None:
+        if (run := _open()) is not None and run is not before:
             with telling("W&B"):
-                api.finish(exit_code=failed)
+                run.finish(exit_code=failed)
+
+
+def _open() -> Any:
+    """The run that this process logs to W&B now; None if there is none."""
+    return getattr(sys.modules.get("wandb"), "run", None)
 
 
 @contextmanager

@@ -3,10 +3,9 @@
     bench-look checkpoint=RUN [IMAGE…] [split=val] [samples=8] [class=NAME] [out=FOLDER] [paths.data=…]
                [trainer.accelerator=auto]
 
-IMAGE: image files and folders, up to 100 images; by default ``samples`` images from all over the run's val or test
-split. Writes SVG and PNG files to out= (by default look/ in the run's folder):
-
-checkpoint= is one run or its selected weights; samples= up to 100; split= val or test.
+checkpoint= is one run or its selected weights. IMAGE: image files and folders, up to 100 images; by default samples=,
+up to 100, from all over split=, the run's val or test images. Writes SVG and PNG files to out= (by default look/ in the
+run's folder):
 
 filters      the filters of the first convolution (Krizhevsky et al. 2012, figure 3)
 attention    where the network looks in each image for the predicted class, or class=NAME: by occlusion (Zeiler, Fergus
@@ -96,7 +95,7 @@ def draw(saved: Saved, pictures: Pictures, chosen: Sequence[int], label: str) ->
     from bench.data.decode import UnreadableError
     from bench.reporting import looks
 
-    seen = []
+    seen, network = [], attention.Logits(saved.model)
     note = f"{saved.name}: {len(chosen)} images"
     if not console.live():
         console.say(note)
@@ -108,7 +107,7 @@ def draw(saved: Saved, pictures: Pictures, chosen: Sequence[int], label: str) ->
                 continue
             raise ConfigError(f"{error.name}: not a readable image ({error.reason})") from error
         true = None if pictures.labels is None else saved.classes[pictures.labels[i]]
-        seen.append(attention.attend(saved, picture, saved.classes.index(label) if label else None, true))
+        seen.append(attention.attend(saved, network, picture, saved.classes.index(label) if label else None, true))
     if not seen:
         raise ConfigError(f"{pictures.title}: none of the {len(chosen)} that were chosen can be read")
     if len(seen) < len(chosen):

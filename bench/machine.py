@@ -20,6 +20,7 @@ import psutil
 import torch
 
 import bench
+from bench.cores import cores
 from bench.errors import ConfigError
 
 
@@ -191,7 +192,7 @@ def _hardware() -> dict[str, Any]:
     names = re.findall(r"model name\s*: (.+)", _text("/proc/cpuinfo"))
     return {
         "cpu": names[0] if names else platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         # names such as AMD EPYC are those of several generations, of which one trains several times faster
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # AVX2, AVX512, … as PyTorch's kernels use them
         "cpu_avx512_bf16": cpu_multiplies_bf16(),

@@ -90,7 +90,7 @@ class RunRecord:
         params, macs: of the network as evaluated, for one image; auxiliary heads do not count.
         train_images_per_s: median over epochs, validation excluded.
         fit_seconds: wall time of training and validation.
-        peak_memory_bytes: of the GPU's allocator, or resident memory of the process.
+        peak_memory_bytes: of the GPU's allocator, or resident memory of the process; of several, the sum.
         config: the resolved configuration.
         hardware, versions, git_sha, precision, device: what trained it, or its last epochs if it was resumed elsewhere.
         earlier: these five of whatever else trained it before it was resumed, in the order of the last steps of each.

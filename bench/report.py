@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,24 +92,34 @@ def report(arguments: list[str]) -> None:
         raise ConfigError(f"readme={readme}: no such file")
     results = expanded(settings.get("paths.results", DEFAULT_RESULTS))
     store = Store(results)
-    records = [record for record in store.load_all() if record.status == "ok"]
+    everything = store.load_all()
+    records = [record for record in everything if record.status == "ok"]
+    failed = [record for record in everything if record.status == "failed" and _passes(record, settings)]
     if not records:
         raise ConfigError(f"paths.results={results}: contains no finished runs")
     chosen = _chosen(records, settings)
     check_writable(results)
     made = build(store, show=[])
-    for table in leaderboard.tables(chosen, made.predictions):
+    for table in leaderboard.tables([*chosen, *failed], made.predictions):
         console.out.print(render.to_rich(leaderboard.in_order(table, key)))
     if readme is not None:
         try:
-            text = readme.read_text(encoding="utf-8")
+            text = readme.read_bytes().decode()
         except UnicodeDecodeError as error:
             raise ConfigError(f"readme={readme}: is not UTF-8 text") from error
+        ends = "\r\n" if 0 < text.count("\r\n") == text.count("\n") else "\n"
+        text = text.replace(ends, "\n")
         sections = render.sections(made.tables, made.effects)
-        if not render.marked(text, sections):
+        try:
+            has_place = render.marked(text, sections)
+        except ValueError as error:
+            raise ConfigError(f"readme={readme}: {error}") from error
+        if not has_place:
             there = ", ".join(f"<!-- {' '.join((f'{kind}:', *names))} -->" for kind, *names in sections)
             raise ConfigError(f"readme={readme}: has no place for a table; add {there} and <!-- end --> to it")
-        write_atomically(readme, render.inject(text, sections))
+        place, mode = readme.resolve(), readme.stat().st_mode  # a link stays one
+        write_atomically(place, render.inject(text, sections).replace("\n", ends))
+        place.chmod(mode)
     written = [results / "leaderboard.md", results / "leaderboard.csv", *([readme] if readme else [])]
     for package, what, write in (("plotly", "report.html", write_page), ("matplotlib", "figures", write_figures)):
         if importlib.util.find_spec(package) is None:
@@ -147,8 +157,15 @@ def _chosen(records: Sequence[RunRecord], settings: dict[str, str]) -> list[RunR
             there = sorted({str(getattr(record, field)) for record in records})
             if unknown := [value for value in wanted if value not in there]:
                 raise ConfigError(f"{key}={unknown[0]}: no finished run matches; available: {', '.join(there)}")
-            records = [record for record in records if str(getattr(record, field)) in wanted]
+            records = [record for record in records if _passes(record, {key: settings[key]})]
     return list(records)
+
+
+def _passes(record: RunRecord, settings: Mapping[str, str]) -> bool:
+    """Whether it passes the filters among the settings."""
+    return all(
+        str(getattr(record, field)) in settings[key].split(",") for key, field in FILTERS.items() if key in settings
+    )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,30 @@
-"""Resolvers for configuration files: ``${class_folders:…}``, ``${content:…}`` and ``${expanded:…}``."""
+"""Resolvers for configuration files: ``${bench.class_folders:…}``, ``${bench.content:…}``, ``${bench.expanded:…}``."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
 PARTS = ("train", "val", "test")
+_remembered: dict[str, str] | None = None
+
+
+@contextlib.contextmanager
+def remembering() -> Iterator[None]:
+    """Within the block, ``content`` looks at a folder once: millions of files take minutes, and a sweep's cells have
+    them in common.
+    """
+    global _remembered
+    _remembered = {}
+    try:
+        yield
+    finally:
+        _remembered = None
 
 
 def class_folders(root: str) -> int:
@@ -32,6 +48,14 @@ def content(root: str) -> str:
     Raises:
         ValueError: there is no folder ``root``/train.
     """
+    if _remembered is None:
+        return _content(root)
+    if root not in _remembered:
+        _remembered[root] = _content(root)
+    return _remembered[root]
+
+
+def _content(root: str) -> str:
     digest = hashlib.sha256()
     for folder in sorted(path for part in PARTS for path in (_train(root).parent / part).glob("[!.]*/")):
         place = f"{folder.parent.name}/{folder.name}"
@@ -59,4 +83,5 @@ def _train(root: str) -> Path:
 def register() -> None:
     """Register the resolvers with OmegaConf; may be called repeatedly."""
     for resolver in (class_folders, content, expanded):
-        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+        # with a prefix: they are registered in all programs of the environment that use Hydra, which loads its plugins
+        OmegaConf.register_new_resolver(f"bench.{resolver.__name__}", resolver, replace=True)

@@ -71,6 +71,12 @@ def check_argument(name: str, value: Any, rule: Rule) -> None:
         raise ValueError(f"{name}={value}: must be {rule.text}")
 
 
+def check_arguments(rule: Rule, **values: Any) -> None:
+    """Raise ValueError unless the rule allows the value of each argument."""
+    for name, value in values.items():
+        check_argument(name, value, rule)
+
+
 SWITCH = choice(True, False)
 NUMBER = number("a number", lambda v: True)
 PROBABILITY = number("a probability, in [0, 1]", lambda v: 0 <= v <= 1)

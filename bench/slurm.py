@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.claim import now
+from bench.cores import cores
 from bench.errors import ConfigError
 from bench.interrupt import SIGNALS, Interrupted, Interrupts
 from bench.launcher import Cell, Ended
@@ -37,7 +38,7 @@ class SlurmCell:
         job = submitit.JobEnvironment()
         try:
             with Interrupts():  # also while PyTorch is imported: submitit ignores SIGTERM
-                return at_work(self.config, self.sweep, self.folder, self.threads or len(os.sched_getaffinity(0)))
+                return at_work(self.config, self.sweep, self.folder, self.threads or cores())
         except Interrupted as stop:
             signum, told = stop.signum, ("interrupted", str(stop))
         if signum == signal.SIGUSR2:  # the time limit is near: submitit requeues the job, ``requeues`` times
@@ -204,10 +205,11 @@ class SlurmJobs:
                 return Ended(cell, "lost", f"job {job.job_id}: {reason}")
         store = Store(cell.config["paths"]["results"])
         record = store.outcome(cell.run_id, self.begun[job], cell.config["force"])
-        if record is not None:
+        if record is not None and record.status != "interrupted":
             return Ended(cell, record.status)
         if state == "CANCELLED":
             return Ended(cell, "interrupted", "cancelled")
+        # also if it has saved: Slurm ended it, not the user, or something else a later attempt of it
         return Ended(cell, "lost", f"job {job.job_id} left no result, {state}; its log: {job.paths.stderr}")
 
     def stop(self) -> None:

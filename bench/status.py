@@ -14,6 +14,7 @@ import json
 import shlex
 import signal
 import statistics
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.table import Table
+from rich.text import Text
 
 from bench import console
 from bench.errors import ConfigError
@@ -36,10 +38,19 @@ State = Literal["done", "running", "failed", "interrupted", "cut off", "waiting"
 
 
 def state_of(folder: Path) -> dict[str, Any] | None:
-    """The plan of the sweep in ``folder``; None if it has none, or one from an earlier version."""
+    """The plan of the sweep in ``folder``; None if it has none, or (with a warning) one that cannot be read."""
     file = folder / PLAN
-    state = json.loads(file.read_text()) if file.exists() else None
-    return state if state is not None and isinstance(state["cells"], dict) else None
+    if not file.exists():
+        return None
+    try:
+        state = json.loads(file.read_text())
+        if isinstance(state["cells"], dict) and isinstance(state["started"], int | float):
+            return dict(state)
+        reason = "is not a plan of this version"
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"is damaged ({type(error).__name__}: {error})"
+    warnings.warn(f"{file}: skipped, {reason}", stacklevel=2)
+    return None
 
 
 def stopped(folder: Path, signum: int) -> None:
@@ -253,7 +264,7 @@ def show(arguments: list[str]) -> None:
 
 
 def _table(name: str, cells: Sequence[CellState]) -> Table:
-    table = Table("cell", "state", title=f"sweep {name}", title_justify="left", box=None, pad_edge=False)
+    table = Table("cell", "state", title=Text(f"sweep {name}"), title_justify="left", box=None, pad_edge=False)
     for column in ("epochs", "val top-1", "time"):
         table.add_column(column, justify="right")
     for cell in cells:

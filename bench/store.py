@@ -23,6 +23,8 @@ from bench.errors import ConfigError
 from bench.record import RUN_ID, RunRecord
 
 DEFAULT_RESULTS = "results/local"
+ASIDE = ".replaced"
+"""Ends the name of a folder whose ok record is being replaced by a new one."""
 RECORD, ERROR, LAST = "record.json", "error.txt", "checkpoints/last.ckpt"
 
 
@@ -157,11 +159,24 @@ class Store:
         return last if last is not None or force else self.ok(run_id)
 
     def load_all(self) -> list[RunRecord]:
-        """All records, by run id; warns about each that cannot be read."""
-        for aside in self.root.glob("runs/.*.old"):
-            self._finish_replacement(aside.name.removeprefix(".").removesuffix(".old"))
-        records = (_read(file) for file in sorted(self.root.glob(f"runs/[!.]*/{RECORD}")))
-        return [record for record in records if record is not None]
+        """All records, by run id; warns about each that cannot be read, or is in another folder than its run's."""
+        for aside in self.root.glob(f"runs/.*{ASIDE}"):
+            if RUN_ID.fullmatch(name := aside.name.removeprefix(".").removesuffix(ASIDE)):
+                self._finish_replacement(name)
+        records = []
+        for folder in sorted(self.root.glob("runs/[!.]*")):
+            try:
+                record = _read(folder / RECORD)
+            except OSError as error:
+                warnings.warn(f"{error.filename}: skipped, {error.strerror}", stacklevel=2)
+                continue
+            if record is None:
+                continue
+            if record.run_id == folder.name:
+                records.append(record)
+            else:  # its predictions and curves would be looked for in a folder of its name
+                warnings.warn(f"{folder}: skipped, its record is of {record.run_id}", stacklevel=2)
+        return records
 
     def holder(self, run_id: str) -> str | None:
         """A line about the live process working on the cell, None if there is none."""
@@ -252,7 +267,7 @@ class Store:
         return target
 
     def _aside(self, run_id: str) -> Path:
-        return self.path(run_id).with_name(f".{run_id}.old")
+        return self.path(run_id).with_name(f".{run_id}{ASIDE}")
 
     def _finish_replacement(self, run_id: str) -> None:
         """Complete an interrupted replacement of an old ok record by a new one."""
@@ -269,7 +284,7 @@ class Store:
 def _read(file: Path, since: float = 0.0) -> RunRecord | None:
     try:
         return None if file.stat().st_mtime < since else RunRecord.from_json(file.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         warnings.warn(f"{file}: skipped, {error}", stacklevel=3)

@@ -15,16 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from bench import cli, console, launcher, status
+from bench import cli, console, launcher, resolvers, status
 from bench.claim import now
 from bench.config import check
 from bench.errors import ConfigError
 from bench.record import run_id
 from bench.store import Store, expanded, write_atomically
+
+BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
 
 
 @contextlib.contextmanager
@@ -45,9 +48,12 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check every cell before the first one runs, and write the plan; exit code 2 if one is wrong."""
         launcher.check(OmegaConf.to_container(config.hydra.launcher, resolve=True))  # type: ignore[arg-type] # keys
+        if (sweeper := config.hydra.sweeper._target_) != BASIC:
+            raise ConfigError(f"hydra/sweeper: {sweeper} has cells that are not known beforehand; bench-tune searches")
         if (most := config.hydra.sweeper.get("max_batch_size")) is not None:  # what stops a batch would start the next
             raise ConfigError(f"hydra.sweeper.max_batch_size={most}: must be null; a launcher has settings of its own")
-        cells = plan(config)
+        with resolvers.remembering():
+            cells = plan(config)
         folder = Path(config.hydra.sweep.dir)
         place = expanded(config.paths.results) / "sweeps"  # where its state is looked for
         if folder.absolute().parent != place.absolute():
@@ -102,7 +108,9 @@ def plan(master: DictConfig) -> dict[str, dict[str, Any]]:
             source says of its arguments and images shows only when they are read.
     """
     grid = [f"{key}={value}" for key, value in (master.hydra.sweeper.get("params") or {}).items()]
-    overrides = OverridesParser.create().parse_overrides([*grid, *master.hydra.overrides.task])
+    overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(
+        [*grid, *master.hydra.overrides.task]
+    )
     (cells,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
     where = [
         f"--config-dir={source.path}"

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from bench import callbacks, config, console, costs, distributed, loggers, machine, saved
 from bench.assemble import build, make_logger, make_trainer, prepare_machine
 from bench.averaging import MovingAverage
-from bench.checkpoint import CheckpointError, Checkpoints
+from bench.checkpoint import CheckpointError, Checkpoints, gather
 from bench.data.loader import Shard
 from bench.data.module import ImageData
 from bench.errors import ConfigError
@@ -201,7 +201,9 @@ def train(
         with interrupts.deferring():
             trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
         fit_seconds = meter.seconds()
+        others = 0  # the peak memory of the other processes
         if processes > 1:
+            others = sum(gather(trainer, meter.peak_bytes())[1:])
             distributed.part()
             if rank > 0:
                 return RunRecord(status="ok", **about)
@@ -225,7 +227,7 @@ def train(
             macs=macs,
             train_images_per_s=meter.median(),
             fit_seconds=fit_seconds,
-            peak_memory_bytes=meter.peak_bytes(),
+            peak_memory_bytes=meter.peak_bytes() + others,
         )
         loggers.conclude(logger, record, work, resolved, data.dataset.pixels, data.test)
     return record

@@ -12,7 +12,7 @@ def settings(model, **net):
     return {
         "model": {"name": model, "net": net, "lr": {"sgd": lr}},
         "data": {"name": "digits"},
-        "optimizer": {"lr": lr},
+        "optimizer": {"_target_": "torch.optim.SGD", "lr": lr},
         "loss": {"aux_weight": 0.3},
     }
 

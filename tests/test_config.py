@@ -65,6 +65,7 @@ from bench.record import run_id
         ("force=perhaps", "true, false"),
         ("data.name=2024", "must be text; a number needs quotes, data.name=\"'2024'\""),
         ("data.protocol=2", "must be text"),
+        ("data.protocol=a:b", "data.protocol=a:b: must be letters, digits and . _ - /"),
         ("data.protocol=null", "data.protocol=null: must be text\n"),
         ("data.source.split=7 data=flowers102", "data.source.split=7: must be text"),
         ("data.source=null data=cifar10", "must describe a data set, as in conf/data"),

@@ -90,6 +90,18 @@ def test_counting_needs_neither_memory_nor_arithmetic():
     assert costs.macs(net, 3, 1000) == 10**6 * (100_000 * 363 + 10**10 * 9)
 
 
+def test_a_network_that_reads_values_is_counted_all_the_same():
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(12, 5)
+
+        def forward(self, x):
+            return self.fc(x.flatten(1)) if x.max() < 1 else x
+
+    assert costs.macs(Reads(), in_channels=3, image_size=2) == 60
+
+
 def test_macs_grow_with_the_image():
     net = nn.Conv2d(1, 1, 1)
     assert [costs.macs(net, 1, side) for side in (1, 2, 10)] == [1, 4, 100]

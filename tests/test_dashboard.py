@@ -2,6 +2,7 @@
 
 import json
 import time
+from types import SimpleNamespace
 
 import pytest
 from cells import answers
@@ -68,6 +69,12 @@ def test_workspace_and_report_are_saved_and_named(call, sweep, monkeypatch):
     assert out == "workspace: https://wandb/Workspace\nreport: https://wandb/Report\n"
     assert call(dashboard.main, f"paths.results={sweep}", "entity=team")[0] == 0
     assert [(one.entity, one.project) for one in saved] == [("team", "course")] * 2 + [("team", "mine")] * 2
+    for chosen, entity in (("lab", "lab"), (None, "me")):  # by WANDB_ENTITY, as for the run that was logged
+        saved.clear()
+        api = SimpleNamespace(settings={"entity": chosen}, default_entity="me")
+        monkeypatch.setattr("wandb.Api", lambda api=api: api)
+        assert call(dashboard.main, f"paths.results={sweep}")[0] == 0
+        assert {one.entity for one in saved} == {entity}
 
 
 @pytest.mark.slow

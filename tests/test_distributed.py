@@ -42,6 +42,7 @@ def test_two_processes_train_as_one_does_with_the_same_batch_and_test_every_imag
     both, rows, predicted, weights = run(tmp_path / "both", "trainer=ddp", "trainer.accelerator=cpu")
     assert (alone.device, both.device) == ("cpu", "2 × cpu")
     assert alone.run_id != both.run_id
+    assert both.peak_memory_bytes > 1.4 * alone.peak_memory_bytes  # that of both processes
     for one, other in zip(alone_rows, rows, strict=True):
         for key in ("train_loss", "val_loss", "train_top1", "val_top1", "lr"):
             assert float(one[key]) == pytest.approx(float(other[key]), rel=1e-5), key

@@ -56,6 +56,10 @@ def commands():
                 yield from ([c[min(i, len(c) - 1)] for c in each] for i in range(max(map(len, each), default=1)))
 
 
+def test_the_commands_are_found():
+    assert len(list(commands())) > 25
+
+
 @pytest.mark.parametrize("settings", list(commands()), ids=" ".join)
 def test_commands_compose_and_are_of_settings_that_are_allowed(settings):
     cfg = cli.composed(settings)

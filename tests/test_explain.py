@@ -63,6 +63,7 @@ def test_options_in_folders_are_among_the_choices(bench, option):
         ("augment=[crop,flap]", "augment=flap: no such option (did you mean flip?); choose from alternating_flip, "),
         ("augment=[crop,", "a list needs quotes and no spaces"),
         ("paths.data=/a=b", "needs its own quotes"),
+        ("paths.data=~/images", "paths.data=~/images: a value with characters such as = ( or ~ needs its own quotes"),
         ("model=lenet,nin", "model=lenet,nin: several values make a sweep, which needs -m"),
         ("lenet", "lenet: write it as setting=value"),
     ],
@@ -71,6 +72,41 @@ def test_what_cannot_be_composed_is_answered_with_what_was_meant(bench, override
     code, _, err = bench(override)
     assert code == 2
     assert said in one_line(err)
+
+
+@pytest.mark.parametrize("group", ["sweeper", "job_logging"])
+def test_unknown_options_of_hydras_own_groups_are_told(bench, group):
+    code, _, err = bench("-m", f"hydra/{group}=nope")
+    assert code == 2
+    assert f"hydra/{group}=nope: no such option" in one_line(err)
+
+
+def test_the_choices_of_a_folder_have_its_name(bench):
+    code, _, err = bench("+model/timm=resnet19")
+    assert code == 2
+    assert "model=timm/resnet19: no such option (did you mean timm/resnet18?)" in one_line(err)
+    assert ", resnet18" not in err
+
+
+def test_the_choices_include_those_of_another_folder(bench, tmp_path):
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "ours.yaml").write_text("name: ours\n")
+    code, _, err = bench(f"--config-dir={tmp_path / 'mine'}", "model=our")
+    assert code == 2
+    assert "did you mean ours?" in one_line(err)
+    assert ", nin_bn, ours, " in err
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("name: a\n net: {\n", "mapping values"), ("a: 1\na: 2\n", "duplicate key a")]
+)
+def test_a_file_that_is_not_yaml_is_told_with_its_place(bench, tmp_path, text, told):
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "ours.yaml").write_text(text)
+    code, _, err = bench(f"--config-dir={tmp_path / 'mine'}", "model=ours")
+    assert code == 2
+    assert told in one_line(err)
+    assert 'ours.yaml", line 2' in err
 
 
 def test_syntax_errors_are_told_in_two_lines(bench):

@@ -39,6 +39,9 @@ class Scripted:
         fate = self.fates[cell.run_id].pop(0)
         if isinstance(fate, BaseException):
             raise fate
+        if fate == "saved, then lost":
+            self.record(cell.run_id, "interrupted")
+            fate = "lost"
         if fate in ("ok", "failed"):
             self.record(cell.run_id, fate)
         return Ended(cell, fate, "the machine is gone" if fate == "lost" else "")
@@ -92,6 +95,14 @@ def test_a_cell_that_is_lost_too_often_is_recorded_with_the_reason(sweep, tmp_pa
     assert (tmp_path / "results/runs" / records[0].run_id / "error.txt").read_text() == "the machine is gone\n"
     assert records[1].status == "ok"
     assert "seed 0: failed, the machine is gone; 0 left" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fail_fast", [True, False])
+def test_a_lost_cell_that_had_saved_stays_interrupted_and_stops_nobody(sweep, capsys, fail_fast):
+    queue, records = sweep(["saved, then lost"], ["ok"], fail_fast=fail_fast)
+    assert [records[seed].status for seed in range(2)] == ["interrupted", "ok"]
+    assert "the machine is gone" in capsys.readouterr().out
+    assert not queue.stopped
 
 
 @pytest.mark.parametrize("dies", [True, False])

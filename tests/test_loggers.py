@@ -4,18 +4,36 @@ import json
 from pathlib import Path
 
 import pytest
+from common import one_line
 from logged import QUIET, run_info
 
 from bench import loggers, train
 from bench.errors import ConfigError
 
 
-def test_a_logger_that_is_not_installed_names_what_to_install(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["wandb", "tensorboard", "mlflow"])
+def test_a_logger_that_is_not_installed_names_what_to_install(composed, monkeypatch, name):
+    cfg = composed(f"logger={name}")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'convbench\[wandb\]'"):
-        loggers.wandb(run_info(tmp_path), project="p", entity=None, mode="offline", gradients=False, images=0)
-    with pytest.raises(ConfigError, match=r"pip install 'convbench\[tensorboard\]'"):
-        loggers.tensorboard(run_info(tmp_path))
+    with pytest.raises(ConfigError, match=rf"pip install 'convbench\[{name}\]'"):
+        loggers.check(cfg.logger)
+
+
+def test_a_logger_is_checked_before_a_sweep_starts(bench, tmp_path):
+    code, _, err = bench("-m", "model=lenet", "seed=0,1", *QUIET[1:], "+logger.foo=1")
+    assert (code, err) == (2, "bench: logger.foo: no such setting; available: _target_, _partial_\n")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_logger_that_is_not_there_is_named_before_a_sweep_starts(bench, tmp_path):
+    code, _, err = bench("-m", "model=lenet", "seed=0,1", *QUIET[1:], "logger._target_=bench.loggers.tensorbord")
+    assert code == 2
+    assert "tensorbord" in one_line(err)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_logger_of_ones_own_has_settings_of_its_own():
+    loggers.check({"_target_": "lightning.pytorch.loggers.CSVLogger", "_partial_": True, "save_dir": "x"})
 
 
 def test_a_logger_that_fails_when_all_is_done_is_told_and_leaves_the_run_ok(composed, capsys, monkeypatch):

@@ -104,7 +104,7 @@ def test_a_projection_is_the_deconvnets():
 def test_every_network_can_be_looked_into(runs, noise, model):
     saved = open_run(runs(f"model={model}", base=(*NOISE, noise)))
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
-    made = attention.attend(saved, picture, asked=None, true=None)
+    made = attention.attend(saved, Logits(saved.model), picture, asked=None, true=None)
     assert made.image.shape == (32, 32, 3)
     assert made.occlusion.shape == made.grad_cam.shape == (32, 32)
     assert made.asked == made.predicted
@@ -152,6 +152,33 @@ def test_relu6_is_rectified_as_relu_is():
             assert np.array_equal(one, other)
     large = Logits(nn.Sequential(nn.ReLU6(), Last()))
     assert large(torch.full((1, 2, 4, 4), 7.0)).tolist() == [[6.0, 6.0]]
+
+
+def test_what_reaches_a_relu_reaches_the_other_readers_of_its_input_too():
+    inner, outer = nn.Conv2d(1, 1, 3, padding=1, bias=False), nn.Conv2d(1, 1, 3, padding=1, bias=False)
+
+    class PreActivated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.outer = inner, outer
+            self.first = self.last = nn.ReLU(inplace=False)
+
+        def forward(self, x):
+            x = self.inner(x)
+            return Output(self.last(x + self.outer(self.first(x))).mean(dim=(2, 3)))
+
+    torch.manual_seed(0)
+    x = images(8, 1)
+    (feature,) = attention.features(Logits(PreActivated()), x)
+    with torch.no_grad():
+        maps = inner(x)
+        maps = F.relu(maps + outer(F.relu(maps)))
+        back = torch.zeros_like(maps)
+        back.view(-1)[int(maps.argmax())] = 1
+        back = back + F.relu(F.conv_transpose2d(back, outer.weight, padding=1))  # around the block, and through it
+        wanted = F.conv_transpose2d(back, inner.weight, padding=1)[0].permute(1, 2, 0)
+    assert feature.activation == pytest.approx(maps[0, 0].numpy(), abs=1e-6)
+    assert feature.projection == pytest.approx(wanted.numpy(), abs=1e-6)
 
 
 def test_a_network_without_relu_has_its_convolutions_shown(runs):

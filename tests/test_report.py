@@ -98,6 +98,29 @@ def test_a_readme_without_markers_is_left_alone_and_told_what_to_write(store, ca
     assert readme.read_text() == "mine\n"
 
 
+def test_a_readme_keeps_its_line_ends_its_mode_and_its_link(store, call, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_bytes(b"before\r\n<!-- leaderboard: digits stratified -->\r\n<!-- end -->\r\n")
+    page.chmod(0o640)
+    (tmp_path / "README.md").symlink_to(page)
+    assert call(report.main, f"paths.results={store.root}", f"readme={tmp_path / 'README.md'}")[0] == 0
+    assert (tmp_path / "README.md").is_symlink()
+    assert page.stat().st_mode & 0o777 == 0o640
+    lines = page.read_bytes().split(b"\n")
+    assert len(lines) > 8
+    assert all(line.endswith(b"\r") for line in lines[:-1])
+
+
+def test_a_marker_without_an_end_is_named_and_nothing_written(store, call):
+    readme = store.root / "README.md"
+    text = "<!-- leaderboard: digits stratified -->\nmine\n<!-- ablations: digits stratified -->\n<!-- end -->\n"
+    readme.write_text(text)
+    code, _, err = call(report.main, f"paths.results={store.root}", f"readme={readme}")
+    assert code == 2
+    assert err.endswith("<!-- leaderboard: digits stratified --> has no <!-- end --> of its own\n")
+    assert readme.read_text() == text
+
+
 def test_damaged_predictions_are_named_and_the_leaderboard_is_made_without_them(store, call):
     (record,) = (record for record in store.load_all() if record.dataset == "digits")
     (store.path(record.run_id) / "predictions.npz").write_bytes(b"")

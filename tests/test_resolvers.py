@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.resolvers import class_folders, content
+from bench.resolvers import class_folders, content, remembering
 
 
 @pytest.fixture
@@ -39,6 +39,15 @@ def test_hidden_files_do_not_count_and_linked_folders_do(pets, tmp_path):
     (pets / "train/dog").symlink_to(tmp_path / "elsewhere")
     assert content(str(pets)) == before
     (tmp_path / "elsewhere/b").touch()
+    assert content(str(pets)) != before
+
+
+def test_a_folder_is_looked_at_once_if_asked_to(pets):
+    before = content(str(pets))
+    with remembering():
+        assert content(str(pets)) == before
+        (pets / "train/cat/d").touch()
+        assert content(str(pets)) == before
     assert content(str(pets)) != before
 
 

@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+from types import SimpleNamespace
 
 import pytest
 from common import SHORT
@@ -97,6 +98,24 @@ def test_a_job_that_has_ended_without_a_result_is_noticed(jobs, slurm, state, st
     assert (ended.cell, ended.status) == (cell, status)
     assert told in ended.reason
     assert len(queue) == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "ended"),
+    [
+        ("interrupted", "PREEMPTED", "lost"),
+        ("interrupted", "OUT_OF_MEMORY", "lost"),
+        ("interrupted", "CANCELLED", "interrupted"),
+        ("ok", "FAILED", "ok"),
+        ("failed", "FAILED", "failed"),
+    ],
+)
+def test_only_the_user_interrupts_a_cell_that_has_saved(jobs, slurm, monkeypatch, status, state, ended):
+    queue, cell = jobs
+    queue.submit(cell)
+    slurm("squeue", f"echo 7 {state}")
+    monkeypatch.setattr("bench.slurm.Store.outcome", lambda *_: SimpleNamespace(status=status))
+    assert queue.wait(None).status == ended
 
 
 def test_a_job_that_slurm_forgets_for_one_look_is_not_given_up(jobs, slurm):

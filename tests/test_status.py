@@ -172,6 +172,16 @@ def test_sweeps_are_told_in_the_order_they_started(tmp_path):
     assert status.one_of(plans, "") == "20250101-000000"
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"cells": {}}', '{"cells": [], "started": 1}'])
+def test_a_plan_that_cannot_be_read_is_named_and_the_others_are_told(tmp_path, text):
+    for name, plan in (("good", '{"cells": {}, "started": 1}'), ("bad", text)):
+        folder = tmp_path / "sweeps" / name
+        folder.mkdir(parents=True)
+        (folder / status.PLAN).write_text(plan)
+    with pytest.warns(UserWarning, match="bad/plan.json: skipped"):
+        assert list(status.sweeps(Store(tmp_path))) == ["good"]
+
+
 def test_of_many_sweeps_the_last_are_named():
     plans = dict.fromkeys("abcdefg")
     assert status.one_of(plans, "") == "g"

@@ -192,7 +192,7 @@ def test_a_replacement_that_was_cut_off_is_finished(tmp_path, make_record, momen
     publish(store, old)
     work = store.workspace(old.run_id)
     write_atomically(work.path / "record.json", make_record(test=0.9).to_json())
-    store.path(old.run_id).rename(tmp_path / f"runs/.{old.run_id}.old")
+    store.path(old.run_id).rename(tmp_path / f"runs/.{old.run_id}.replaced")
     if moment == "new put in place":
         work.path.rename(store.path(old.run_id))
     assert [record.metrics["test"]["top1"] for record in store.load_all()] == [0.9]
@@ -224,6 +224,27 @@ def test_a_torn_record_is_skipped_with_its_name(tmp_path, make_record):
         assert [record.model for record in store.load_all()] == ["lenet"]
     with pytest.warns(UserWarning, match="nin.*skipped"):
         assert store.ok(make_record("nin").run_id) is None
+
+
+def test_a_record_in_another_folder_than_its_runs_is_skipped_with_its_name(tmp_path, make_record):
+    store = Store(tmp_path)
+    publish(store, make_record("lenet"))
+    publish(store, make_record("nin")).rename(tmp_path / "runs/best-nin")
+    with pytest.warns(UserWarning, match="best-nin: skipped, its record is of digits-nin-s0-0123456789"):
+        assert [record.model for record in store.load_all()] == ["lenet"]
+
+
+def test_what_is_no_record_is_named_or_left_alone(tmp_path, make_record):
+    store = Store(tmp_path)
+    publish(store, make_record("lenet"))
+    (tmp_path / "runs/notes.txt").touch()
+    (tmp_path / "runs/.my notes.replaced").mkdir()
+    (tmp_path / "runs/.kept.old").mkdir()
+    (tmp_path / "runs/odd/record.json").mkdir(parents=True)
+    with pytest.warns(UserWarning, match="odd/record.json: skipped, Is a directory"):
+        assert [record.model for record in store.load_all()] == ["lenet"]
+    assert (tmp_path / "runs/.my notes.replaced").is_dir()
+    assert (tmp_path / "runs/.kept.old").is_dir()
 
 
 def test_a_missing_record_is_none(tmp_path):

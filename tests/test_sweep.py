@@ -5,7 +5,7 @@ import shlex
 import pytest
 from common import NOISE, SHORT, files, one_line
 
-from bench import train
+from bench import queues, resolvers, train
 from bench.config import CONF
 from bench.store import Store
 
@@ -42,6 +42,37 @@ def test_a_sweep_of_a_folder_in_the_home_lies_beside_its_runs(bench, tmp_path, m
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
+def test_a_sweep_may_name_options_by_a_pattern(bench, tmp_path):
+    code, out, err = bench("-m", "model=glob(lenet*)", *SHORT, "progress=none")
+    assert (code, err) == (0, "")
+    assert "2 of 2 cells ok" in out
+    assert {record.model for record in Store(tmp_path / "results").load_all()} == {"lenet", "lenet5"}
+
+
+def test_a_queue_gets_the_cells_that_are_left(bench, monkeypatch):
+    settings = ("-m", "model=lenet", *SHORT, "progress=none")
+    assert bench(*settings, "seed=0")[0] == 0
+    given = []
+    make = queues.InProcess.__init__
+    monkeypatch.setattr(
+        queues.InProcess, "__init__", lambda self, cells, **more: given.append(len(cells)) or make(self, cells, **more)
+    )
+    for more in ("seed=0,1", "seed=0,1", "force=true"):  # one is left; none; all again
+        assert bench(*settings, "seed=0,1", *([more] if more == "force=true" else []))[0] == 0
+    assert given == [1, 2, 2]
+
+
+def test_a_sweep_looks_at_a_folder_of_images_a_few_times_only(bench, tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / "data/pets/train" / name).mkdir(parents=True)
+    looked = []
+    monkeypatch.setattr(resolvers, "_content", lambda root: looked.append(root) or "0123456789")
+    settings = ("-m", "model=lenet", "seed=0,1,2,3,4,5", "data=folder", "data.name=pets", f"paths.data={tmp_path}/data")
+    code, out, _ = bench(*settings, "progress=none")  # there are no images
+    assert (code, out.count("failed: ")) == (1, 6)
+    assert len(looked) == 2  # the plan's, and the launcher's
+
+
 def test_a_sweeps_folder_is_new(bench, tmp_path):
     place = tmp_path / "results/sweeps/mine"
     place.mkdir(parents=True)
@@ -53,6 +84,7 @@ def test_a_sweeps_folder_is_new(bench, tmp_path):
     ("settings", "said"),
     [
         (["hydra.sweep.dir=elsewhere"], "hydra.sweep.dir=elsewhere: must be a new folder in "),
+        (["hydra.sweeper._target_=their.Sweeper"], "hydra/sweeper: their.Sweeper has cells that are not known"),
         (["hydra.sweeper.max_batch_size=1"], "hydra.sweeper.max_batch_size=1: must be null"),
         (
             ["hydra/launcher=basic"],

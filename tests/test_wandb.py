@@ -45,24 +45,42 @@ def wandb_records(file):
             whole = b""
 
 
-def test_an_unknown_wandb_mode_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"logger.mode=loud: choose one of online, offline, disabled"):
-        loggers.wandb(run_info(tmp_path), project="p", entity=None, mode="loud", gradients=False, images=0)
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("mode=loud", "logger.mode=loud: must be one of online, offline, disabled"),
+        ("gradients=1", "logger.gradients=1: must be one of true, false"),
+        ("images=-1", "logger.images=-1: must be a whole number, 0 or more"),
+        ("images=true", "logger.images=True: must be a whole number, 0 or more"),
+        ("images=many", "logger.images=many: must be a whole number, 0 or more"),
+    ],
+)
+def test_a_wrong_setting_is_named_before_a_sweep_starts(bench, tmp_path, setting, said):
+    pytest.importorskip("wandb")
+    code, _, err = bench("-m", "seed=0,1", *QUIET, "logger=wandb", f"logger.{setting}")
+    assert (code, err) == (2, f"bench: {said}\n")
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError])
 def test_the_wandb_run_is_finished_however_the_cell_ends(monkeypatch, error):
     codes = []
-    monkeypatch.setitem(
-        sys.modules, "wandb", SimpleNamespace(run=object(), finish=lambda exit_code: codes.append(exit_code))
-    )
+    api = SimpleNamespace(run=None)
+    monkeypatch.setitem(sys.modules, "wandb", api)
     try:
         with loggers.finishing():
+            api.run = SimpleNamespace(finish=lambda exit_code: codes.append(exit_code))
             if error:
                 raise error
     except RuntimeError:
         pass
     assert codes == [1 if error else 0]
+
+
+def test_a_wandb_run_of_the_callers_stays_open(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=SimpleNamespace()))  # without a way to finish
+    with loggers.finishing():
+        pass
 
 
 @pytest.mark.slow
@@ -154,12 +172,6 @@ def test_a_confusion_matrix_of_many_classes_keeps_within_what_a_chart_shows(tmp_
     assert logged["test/mistakes"].data == []
 
 
-@pytest.mark.parametrize("images", [-1, True, "many"])
-def test_a_wrong_number_of_images_is_named(tmp_path, images):
-    with pytest.raises(ConfigError, match=f"logger.images={images}: must be a whole number"):
-        loggers.wandb(run_info(tmp_path), "p", None, "offline", False, images)
-
-
 @pytest.mark.slow
 def test_each_cell_of_a_sweep_is_a_wandb_run_of_its_own(bench, tmp_path):
     pytest.importorskip("wandb")
@@ -181,12 +193,15 @@ def test_wandb_disabled_writes_nothing(composed, tmp_path):
 
 def test_wandb_online_without_a_key_says_what_to_do(composed, tmp_path, monkeypatch):
     api = pytest.importorskip("wandb")
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("HOME", str(tmp_path))
     api.teardown()  # W&B reads the environment once per process
-    with pytest.raises(ConfigError, match=r"logger=wandb.*logger\.mode=offline"):
-        train.run(composed(*QUIET, "logger=wandb", "logger.mode=online"))
+    cfg = composed(*QUIET, "logger=wandb", "logger.mode=online")
+    for start in (lambda: loggers.check(cfg.logger), lambda: train.run(cfg)):
+        with pytest.raises(ConfigError, match=r"logger=wandb.*logger\.mode=offline"):
+            start()
 
 
 @pytest.mark.slow
@@ -214,3 +229,58 @@ def test_a_cell_that_is_gone_on_with_is_one_wandb_run(tmp_path, monkeypatch):
     (tmp_path / "wandb_id").unlink()
     loggers.wandb(run_info(tmp_path), project="p", entity=None, mode="offline", gradients=False, images=0)
     assert ids[0] == ids[1] != ids[2]
+
+
+@pytest.mark.parametrize(
+    ("said", "deleted"),
+    [
+        ("run me/p/abcdefgh was previously created and deleted; try a new run name (<Response [409]>)", True),
+        ("Run initialization has timed out after 90.0 sec", False),
+        ("Failed to get resume status for run abcdefgh: context deadline exceeded\nPost: dial tcp: refused", False),
+        ("failed to upsert bucket: returned error 503: Service Unavailable", False),
+    ],
+)
+def test_a_deleted_run_gets_a_new_one_and_an_unreachable_wandb_an_offline_one(
+    tmp_path, monkeypatch, capsys, said, deleted
+):
+    api = pytest.importorskip("wandb")
+    (tmp_path / "wandb_id").write_text("abcdefgh")
+    asked = []
+
+    def init(**given):
+        asked.append((given["id"], given["mode"]))
+        if len(asked) == 1:
+            raise api.errors.CommError(said)
+        return SimpleNamespace()
+
+    monkeypatch.setattr(api, "init", init)
+    monkeypatch.setattr(api, "teardown", lambda: asked.append("teardown"))
+    monkeypatch.setattr("lightning.pytorch.loggers.WandbLogger", lambda experiment: experiment)
+    loggers.wandb(run_info(tmp_path), project="p", entity=None, mode="online", gradients=False, images=0)
+    assert asked[1:-1] == ([] if deleted else ["teardown"])
+    first, second = asked[0], asked[-1]
+    assert first == ("abcdefgh", "online")
+    kept = (tmp_path / "wandb_id").read_text()
+    told = capsys.readouterr().out
+    if deleted:
+        assert second == (kept, "online")
+        assert kept != "abcdefgh"
+        assert "was deleted from W&B, which gets a new one" in told
+    else:
+        assert second == ("abcdefgh", "offline")
+        assert f"W&B: {said.splitlines()[0]}; digits-lenet-s0-0123456789 is logged offline" in told
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("AuthenticationError", "The API key is not valid"), ("CommError", "returned error 404: entity tpyo not found")],
+)
+def test_what_wandb_refuses_is_no_outage(tmp_path, monkeypatch, kind, reason):
+    api = pytest.importorskip("wandb")
+
+    def init(**given):
+        raise getattr(api.errors, kind)(f"{reason}.")
+
+    monkeypatch.setattr(api, "init", init)
+    with pytest.raises(ConfigError, match=rf"^logger=wandb: {reason}, or use logger.mode=offline$"):
+        loggers.wandb(run_info(tmp_path), project="p", entity=None, mode="online", gradients=False, images=0)

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from rich.progress import Progress
 
 from bench import console
+from bench.cores import cores
 from bench.data.cache import entry
 
 ON_ERROR = ("raise", "skip")
@@ -113,8 +114,7 @@ class Decoder:
         """Decode all images into a .npy file; returns the names of the skipped ones with the reasons."""
         array = _array(file, (len(names), self.side, self.side, self.channels))
         broken: dict[int, str] = {}
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        together, stopped = max(1, min(TOGETHER, len(names) // (8 * cores))), threading.Event()
+        together, stopped = max(1, min(TOGETHER, len(names) // (8 * cores()))), threading.Event()
 
         def decode(start: int) -> int:
             positions = range(start, min(start + together, len(names)))
@@ -133,7 +133,7 @@ class Decoder:
         note = f"decoding {name}"
         if not console.live():
             console.say(f"{note}: {len(names):,} images")
-        with ThreadPoolExecutor(cores) as pool:  # PIL releases the GIL while decoding
+        with ThreadPoolExecutor(cores()) as pool:  # PIL releases the GIL while decoding
             work = pool.map(decode, range(0, len(names), together))
             try:
                 with Progress(console=console.out, disable=not console.live(), transient=True) as bar:

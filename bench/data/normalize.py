@@ -16,7 +16,7 @@ from torch import Tensor
 from bench import console
 from bench.data import cache
 from bench.data.statistics import chunks, pixel_statistics
-from bench.rules import NUMBER, POSITIVE, SWITCH, check_argument, list_of, or_null
+from bench.rules import NUMBER, POSITIVE, SWITCH, check_argument, check_arguments, list_of, or_null
 
 
 class Normalize(ABC):
@@ -160,8 +160,7 @@ class ZcaNormalize(Normalize):
     most_values = 4096
 
     def __init__(self, cache_dir: str, scale: float = 55.0, bias: float = 0.1):
-        for name, value in (("scale", scale), ("bias", bias)):
-            check_argument(name, value, POSITIVE)
+        check_arguments(POSITIVE, scale=scale, bias=bias)
         self.cache_dir, self.scale, self.bias = Path(cache_dir), scale, bias
         self.mean: Tensor | None = None  # (D,)
         self.whitening: Tensor | None = None  # (D, D), symmetric

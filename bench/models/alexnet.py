@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 
 from bench.models.kernels import LocalResponseNorm
-from bench.models.layers import FitTo, Output, check_init, conv, fully_connected, geometry, init_kaiming
+from bench.models.layers import FitTo, Output, conv, fully_connected, geometry, init_kaiming
+from bench.rules import PROBABILITY, SWITCH, check_argument, choice
 
 # channels of conv1 … conv5
 TWO_TOWERS = (96, 256, 384, 384, 256)  # Krizhevsky et al. 2012, figure 2, both towers together
@@ -40,9 +41,9 @@ class AlexNet(nn.Module):
     384 maps in conv4, torchvision 256. Dropout is after fc6 and fc7, in torchvision before them.
 
     Geometries: ``paper`` from 96 pixels. 227 pixels give the published 55×55 maps without padding; smaller images,
-    including the 224 of the paper's text, are padded by 2, which gives the same for 224. Other sizes are pooled to 6×6.
-    ``small`` below: conv1 5×5 stride 1, fc6 and fc7 1024 wide, which keeps the paper's ratio of 2.25 inputs to outputs
-    at fc6.
+    including the 224 of the paper's text, are padded by 2, which gives the same for 224; with one tower all sizes are,
+    as in torchvision. Other sizes are pooled to 6×6. ``small`` below: conv1 5×5 stride 1, fc6 and fc7 1024 wide, which
+    keeps the paper's ratio of 2.25 inputs to outputs at fc6.
 
     ``init=paper``: weights from N(0, 0.01²), biases of conv2, conv4, conv5, fc6 and fc7 one, the others zero
     (section 5). It needs the paper's 90 epochs.
@@ -52,8 +53,8 @@ class AlexNet(nn.Module):
     communicate there).
 
     Raises:
-        ValueError: ``image_size`` is below 15, where nothing is left for the last pooling, or ``towers`` or ``init`` is
-            not an allowed value.
+        ValueError: ``image_size`` is below 15, where nothing is left for the last pooling, or another argument is not
+            allowed.
     """
 
     def __init__(
@@ -69,9 +70,10 @@ class AlexNet(nn.Module):
         super().__init__()
         if image_size < 15:
             raise ValueError(f"image_size={image_size}: AlexNet needs at least 15 pixels")
-        if isinstance(towers, bool) or towers not in (1, 2):
-            raise ValueError(f"towers={towers}: choose one of 1, 2")
-        check_init(init, "paper")
+        check_argument("towers", towers, choice(1, 2))
+        check_argument("batch_norm", batch_norm, SWITCH)
+        check_argument("dropout", dropout, PROBABILITY)
+        check_argument("init", init, choice("kaiming", "paper"))
         shape = PAPER if geometry(image_size) == "paper" else SMALL
         c1, c2, c3, c4, c5 = TWO_TOWERS if towers == 2 else ONE_TOWER
         padding = 0 if towers == 2 and image_size >= 227 else 2

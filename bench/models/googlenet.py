@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.models.kernels import Dropout, LocalResponseNorm
-from bench.models.layers import FitTo, GlobalAveragePool, Output, check_init, conv, geometry, init_kaiming
+from bench.models.layers import FitTo, GlobalAveragePool, Output, conv, geometry, init_kaiming
+from bench.rules import PROBABILITY, SWITCH, check_argument, check_arguments, choice
 
 # table 1 of the paper: #1×1, #3×3 reduce, #3×3, #5×5 reduce, #5×5, pool proj
 INCEPTION: dict[str, tuple[int, int, int, int, int, int]] = {
@@ -106,7 +107,7 @@ class GoogLeNet(nn.Module):
 
     Raises:
         ValueError: the auxiliary heads' 5×5 pooling does not fit ``image_size``, ``torchvision`` is set without
-            ``batch_norm`` or with ``naive``, or ``init`` is not an allowed value.
+            ``batch_norm`` or with ``naive``, or another argument is not allowed.
     """
 
     def __init__(
@@ -123,7 +124,9 @@ class GoogLeNet(nn.Module):
         init: Literal["kaiming", "caffe"] = "kaiming",
     ):
         super().__init__()
-        check_init(init, "caffe")
+        check_arguments(SWITCH, batch_norm=batch_norm, aux_heads=aux_heads, naive=naive, torchvision=torchvision)
+        check_arguments(PROBABILITY, dropout=dropout, aux_dropout=aux_dropout)
+        check_argument("init", init, choice("kaiming", "caffe"))
         paper = geometry(image_size) == "paper"
         if torchvision and (naive or not batch_norm):
             raise ValueError("torchvision=true: needs batch_norm=true and naive=false")

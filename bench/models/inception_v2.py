@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bench.models.kernels import Dropout
 from bench.models.layers import GlobalAveragePool, Output, conv, geometry, init_kaiming
+from bench.rules import PROBABILITY, check_argument
 
 
 class Row(NamedTuple):
@@ -83,10 +84,14 @@ class InceptionV2(nn.Module):
     Deviations: a plain first convolution, where the paper has a separable one with depth multiplier 8; stride 2 pooling
     inside blocks is padded by 1, like the parallel convolutions, so that odd maps fit; Kaiming initialisation (the
     paper gives none).
+
+    Raises:
+        ValueError: ``dropout`` is not allowed.
     """
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, dropout: float = 0.0):
         super().__init__()
+        check_argument("dropout", dropout, PROBABILITY)
         paper = geometry(image_size) == "paper"
 
         def pool() -> nn.Module:

@@ -47,10 +47,11 @@ class FitTo(nn.Module):
         self.side = side
 
     def forward(self, x: Tensor) -> Tensor:
-        # not called if it changes nothing: its gradient costs a copy and is not deterministic on GPUs
+        # not called if it changes nothing: its gradient costs a copy and is not deterministic on CUDA GPUs
         if x.shape[-2:] == (self.side, self.side):
             return x
-        if x.is_cuda and torch.are_deterministic_algorithms_enabled():
+        uneven = any(size % self.side for size in x.shape[-2:])
+        if (x.is_cuda and torch.are_deterministic_algorithms_enabled()) or (x.is_mps and uneven):  # Apple GPUs lack it
             return self.pooled_by_matrices(x)
         return F.adaptive_avg_pool2d(x, self.side)
 
@@ -94,12 +95,6 @@ def fully_connected(c_in: int, width: int, num_classes: int, dropout: float) -> 
         nn.Linear(width, width), nn.ReLU(inplace=True), Dropout(dropout),
         nn.Linear(width, num_classes),
     )  # fmt: skip
-
-
-def check_init(init: str, published: str) -> None:
-    """Raise ValueError if ``init`` is neither ``kaiming`` nor the ``published`` one."""
-    if init not in ("kaiming", published):
-        raise ValueError(f"init={init}: choose one of kaiming, {published}")
 
 
 def init_normal(model: nn.Module, std: float) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bench.models.kernels import MaxPool2x2
 from bench.models.layers import Output, init_kaiming
+from bench.rules import check_argument, choice
 
 PAPER_SIZE = 32
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
@@ -33,10 +34,10 @@ class LeNet(nn.Module):
     LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", Proc. IEEE 86(11),
     1998, section II.B, figure 2: C1 6@5×5, S2, C3 16@5×5, S4, C5 120, F6 84, output.
 
-    Deviations: C3 is fully connected to the maps of S2 (partially in table I); S2 and S4 have no trainable coefficients
-    and no activation; plain instead of scaled tanh, or ReLU; a linear output instead of radial basis
-    functions, trained with cross entropy; Kaiming initialisation. 61,706 parameters at 1×32×32 and 10 classes against
-    the paper's 60,000; ``lenet5.py`` is the network as published.
+    Deviations: C3 is fully connected to the maps of S2 (partially in table I); S2 and S4 take the maximum, or with
+    ``pool=average`` the mean, without trainable coefficients and activation; ReLU, or plain instead of scaled tanh; a
+    linear output instead of radial basis functions, trained with cross entropy; Kaiming initialisation. 61,706
+    parameters at 1×32×32 and 10 classes against the paper's 60,000; ``lenet5.py`` is the network as published.
 
     One geometry for all sizes. Images larger than 32×32 widen the input of C5, which is implemented as a linear layer.
 
@@ -53,10 +54,8 @@ class LeNet(nn.Module):
         pool: Literal["max", "average"] = "max",
     ):
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation={activation}: choose one of {', '.join(ACTIVATIONS)}")
-        if pool not in POOLS:
-            raise ValueError(f"pool={pool}: choose one of {', '.join(POOLS)}")
+        check_argument("activation", activation, choice(*ACTIVATIONS))
+        check_argument("pool", pool, choice(*POOLS))
         act, down = ACTIVATIONS[activation], POOLS[pool]
         side = side_of_s4(image_size)
         self.features = nn.Sequential(

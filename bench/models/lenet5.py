@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from bench.models.kernels import trains_on_cpu
 from bench.models.layers import Output
 from bench.models.lenet import PAPER_SIZE, side_of_s4
+from bench.rules import check_argument, choice
 
 # table I of the paper: the maps of S2 that each of the 16 maps of C3 sees
 C3_SEES: tuple[tuple[int, ...], ...] = (
@@ -149,8 +150,7 @@ class LeNet5(nn.Module):
         output: Literal["rbf", "linear"] = "rbf",
     ):
         super().__init__()
-        if output not in ("rbf", "linear"):
-            raise ValueError(f"output={output}: choose one of rbf, linear")
+        check_argument("output", output, choice("rbf", "linear"))
         side = side_of_s4(image_size)
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, 6, 5), ScaledTanh(),  # C1

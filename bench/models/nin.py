@@ -7,7 +7,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from bench.models.kernels import Dropout
-from bench.models.layers import GlobalAveragePool, Output, check_init, conv, geometry, init_kaiming, init_normal
+from bench.models.layers import GlobalAveragePool, Output, conv, geometry, init_kaiming, init_normal
+from bench.rules import PROBABILITY, SWITCH, check_argument, choice
 
 # one row per mlpconv block: kernel, stride, padding, then the channels of its convolution and of its two 1×1
 # convolutions; None stands for the number of classes. 3×3/2 max pooling and dropout separate the blocks.
@@ -43,7 +44,7 @@ class NiN(nn.Module):
     geometry; the paper gives none.
 
     Raises:
-        ValueError: ``init`` is not an allowed value.
+        ValueError: ``batch_norm``, ``dropout`` or ``init`` is not an allowed value.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class NiN(nn.Module):
         init: Literal["kaiming", "caffe"] = "kaiming",
     ):
         super().__init__()
-        check_init(init, "caffe")
+        check_argument("batch_norm", batch_norm, SWITCH)
+        check_argument("dropout", dropout, PROBABILITY)
+        check_argument("init", init, choice("kaiming", "caffe"))
         layers: list[nn.Module] = []
         c = in_channels
         for kernel, stride, padding, width, mlp1, mlp2 in PAPER if geometry(image_size) == "paper" else SMALL:

@@ -14,7 +14,7 @@ from torch import nn
 from bench.models.layers import AUX_HEADS, SMALL_BELOW
 
 IMAGENET = "IMAGENET1K_V1"
-"""Among the weights that torchvision offers, those that it trained from scratch."""
+"""The first weights that torchvision offers: its own, or for GoogLeNet ported from TensorFlow."""
 
 Weighted = nn.Conv2d | nn.BatchNorm2d | nn.Linear
 

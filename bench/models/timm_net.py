@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.models.layers import SMALL_BELOW, FitTo, Output, geometry
+from bench.rules import PROBABILITY, SWITCH, check_argument
 
 SMALLEST = {"inception_v3": 75, "inception_v4": 75, "inception_resnet_v2": 75}
 """Minimum pixels for the unpadded convolutions of these networks, which have no small form."""
@@ -48,7 +49,8 @@ class TimmNet(nn.Module):
 
     Raises:
         ImportError: timm is not installed.
-        ValueError: timm has no such network, it has no auxiliary heads, or ``image_size`` is too small for it.
+        ValueError: timm has no such network, it has no auxiliary heads, ``image_size`` is too small for it, or another
+            argument is not allowed.
     """
 
     def __init__(
@@ -61,6 +63,8 @@ class TimmNet(nn.Module):
         aux_heads: bool = False,
     ):
         super().__init__()
+        check_argument("dropout", dropout, PROBABILITY)
+        check_argument("aux_heads", aux_heads, SWITCH)
         try:
             import timm  # an extra that the other networks do not need
         except ImportError as error:

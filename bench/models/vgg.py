@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from bench.models.layers import (
     FitTo,
     Output,
-    check_init,
     conv,
     fully_connected,
     geometry,
     init_kaiming,
     init_normal,
 )
+from bench.rules import PROBABILITY, SWITCH, check_argument, choice
 
 # table 1 of the paper: channels of the 3×3 convolutions, block by block; a 2×2 max pooling ends each block
 BLOCKS: dict[int, tuple[tuple[int, ...], ...]] = {
@@ -44,8 +44,7 @@ class VGG(nn.Module):
     Deviations: Kaiming initialisation by default; optional batch norm (not in the paper) after every convolution.
 
     Raises:
-        ValueError: ``depth`` is not 11, 13, 16 or 19, ``image_size`` is below 32, which five poolings halve to 1, or
-            ``init`` is not an allowed value.
+        ValueError: ``image_size`` is below 32, which five poolings halve to 1, or another argument is not allowed.
     """
 
     def __init__(
@@ -59,11 +58,12 @@ class VGG(nn.Module):
         init: Literal["kaiming", "paper"] = "kaiming",
     ):
         super().__init__()
-        if depth not in BLOCKS:
-            raise ValueError(f"depth={depth}: choose one of {', '.join(map(str, BLOCKS))}")
+        check_argument("depth", depth, choice(*BLOCKS))
+        check_argument("batch_norm", batch_norm, SWITCH)
+        check_argument("dropout", dropout, PROBABILITY)
+        check_argument("init", init, choice("kaiming", "paper"))
         if image_size < 32:
             raise ValueError(f"image_size={image_size}: VGG needs at least 32 pixels")
-        check_init(init, "paper")
         shape = PAPER if geometry(image_size) == "paper" else SMALL
         layers: list[nn.Module] = []
         c = in_channels

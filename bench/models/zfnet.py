@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bench.models.kernels import LocalResponseNorm
 from bench.models.layers import FitTo, Output, conv, fully_connected, geometry, init_kaiming
+from bench.rules import PROBABILITY, check_argument
 
 CHANNELS = (96, 256, 384, 384, 256)  # layers 1 … 5, figure 3
 
@@ -40,11 +41,13 @@ class ZFNet(nn.Module):
     down to an RMS of 0.1 in training (section 3).
 
     Raises:
-        ValueError: ``image_size`` is below 8, where nothing is left for the last pooling.
+        ValueError: ``image_size`` is below 8, where nothing is left for the last pooling, or ``dropout`` is not
+            allowed.
     """
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3, image_size: int = 224, dropout: float = 0.5):
         super().__init__()
+        check_argument("dropout", dropout, PROBABILITY)
         if image_size < 8:
             raise ValueError(f"image_size={image_size}: ZFNet needs at least 8 pixels")
         shape = PAPER if geometry(image_size) == "paper" else SMALL

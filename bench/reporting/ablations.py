@@ -80,7 +80,7 @@ def pairs(table: Table, records: Sequence[RunRecord]) -> list[Pair]:
             if settings[i].get(AUX_HEADS) is False and settings[j].get(AUX_HEADS) is True:
                 if _apart(settings[i], AUX_HEADS) == _apart(settings[j], AUX_HEADS):
                     found.append(Pair(HEADS, without, with_it))
-            elif with_it.model == f"{without.model}_bn" and _recipe(settings[i]) == _recipe(settings[j]):
+            elif with_it.model == f"{without.model}_bn" and _same_recipe(settings[i], settings[j]):
                 found.append(Pair(BATCH_NORM, without, with_it))
         for better, own in zip(table.rows[:i], settings, strict=False):
             what = _choice(settings[i], own) if better.model == without.model else None
@@ -123,8 +123,13 @@ def _apart(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key != name}
 
 
-def _recipe(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings except batch norm; a network's own learning rate does not count."""
-    rates = [value for key, value in settings.items() if key.startswith("model.lr.")]
-    told = {key: value for key, value in settings.items() if key not in UNTOLD and not key.startswith("model.lr.")}
-    return _apart(told, "optimizer.lr") if settings.get("optimizer.lr") in rates else told
+def _same_recipe(one: Settings, other: Settings) -> bool:
+    """Whether they differ in batch norm alone; the learning rates may be those of the two networks' configurations."""
+
+    def told(settings: Settings) -> Settings:
+        skipped = (*UNTOLD, "optimizer.lr")
+        return {key: value for key, value in settings.items() if key not in skipped and not key.startswith("model.lr.")}
+
+    rates = [settings.get("optimizer.lr") for settings in (one, other)]
+    own = [settings.get(f"model.lr.{settings.get('optimizer')}") for settings in (one, other)]
+    return told(one) == told(other) and (rates[0] == rates[1] or rates == own)

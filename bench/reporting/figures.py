@@ -22,6 +22,8 @@ CURVES = 16
 """Maximum number of curves with their own colour and style; the rest are grey and have no name."""
 FEW = 20
 """A bin of fewer images says little about the accuracy."""
+WIDE = 24
+"""A name of so many characters would touch that of the next small panel; its settings go on a line of their own."""
 LONGER = 5
 """Curves whose lengths differ by this factor are drawn over the share of the run's epochs."""
 
@@ -141,7 +143,9 @@ def confusions(table: Table, predictions: Mapping[str, Predictions]) -> Figure |
 
 
 def reliabilities(table: Table, predictions: Mapping[str, Predictions]) -> Figure | None:
-    """Accuracy by confidence of the first nine rows, over all seeds (Guo et al. 2017, Figure 1)."""
+    """Accuracy by confidence of the first nine rows, over all seeds, and the mean of the seeds' expected calibration
+    errors (Guo et al. 2017, figure 1, equation 3).
+    """
     told = told_of(table, predictions, most=9)
     if not told:
         return None
@@ -157,7 +161,9 @@ def reliabilities(table: Table, predictions: Mapping[str, Predictions]) -> Figur
         color = np.where(calibration.count < FEW * len(several), GREY, COLORS[5])
         panel.bar(edges[:-1], height, 1 / stats.BINS, align="edge", color=color, edgecolor="white", linewidth=0.5)
         panel.plot([0, 1], [0, 1], "--", color="black", linewidth=0.8)
-        panel.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=f"{row.name}\nECE {100 * calibration.ece:.1f} %")
+        ece = np.mean([stats.calibration(one.confidence, one.correct).ece for one in several])
+        name = row.name if len(row.name) < WIDE else row.name.replace(" ", "\n", 1)
+        panel.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", title=f"{name}\nECE {100 * ece:.1f} %")
         panel.set(xlabel="confidence", ylabel="accuracy")
     return figure
 

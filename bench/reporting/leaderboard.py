@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,7 +57,7 @@ class Table:
     """The rows of one data set and protocol, by rank; ``ranked_by`` is ``val_top1``, or else ``test_top1``.
 
     ``usual``: settings that apply unless a row says otherwise. ``machine``: what they were trained on, or that it
-    differs; empty if it is not known.
+    differs; empty if it is not known. ``notes``: what some rows lack, seeds or images.
     """
 
     dataset: str
@@ -65,26 +66,44 @@ class Table:
     rows: tuple[Row, ...]
     usual: str = ""
     machine: str = ""
+    notes: tuple[str, ...] = ()
 
 
 MEASURES = ("train_images_per_s", "fit_seconds", "peak_memory_bytes")
 
 
 def tables(records: Iterable[RunRecord], predictions: Mapping[str, Predictions] | None = None) -> list[Table]:
-    """Group the ok records; ``predictions`` by run id, for intervals and tests.
+    """Group the ok records; ``predictions`` by run id, for intervals and tests. Failed ones are only counted.
 
     Rows are ranked by validation top-1, so that test data decide nothing, or by test top-1 if a record has no
     validation numbers. Each is compared with the first on the same test images by :func:`stats.compare`; where these
     images have also chosen the first, as if all pairs of rows had been compared.
     """
     by_protocol: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
+    failed: dict[str, set[int]] = defaultdict(set)
     for record in records:
         if record.status == "ok":
             by_protocol[record.dataset, record.protocol].append(record)
-    return [_table(*key, by_protocol[key], predictions or {}) for key in sorted(by_protocol)]
+        elif record.status == "failed":
+            with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):  # of settings that none can have
+                failed[_recipe(record)].add(record.seed)
+    return [_table(*key, by_protocol[key], predictions or {}, failed) for key in sorted(by_protocol)]
 
 
-def _table(dataset: str, protocol: str, records: Sequence[RunRecord], predictions: Mapping[str, Predictions]) -> Table:
+def _recipe(record: RunRecord) -> str:
+    """What makes a row, but for what a failed run may not have got to: its precision, and whether it validates."""
+    told = settings_of(replace(record, val_size=1))
+    settings = {key: value for key, value in told.items() if key != "precision"}
+    return form([record.dataset, record.protocol, settings])
+
+
+def _table(
+    dataset: str,
+    protocol: str,
+    records: Sequence[RunRecord],
+    predictions: Mapping[str, Predictions],
+    failed: Mapping[str, set[int]],
+) -> Table:
     cells: dict[str, dict[int, RunRecord]] = defaultdict(dict)
     for record in sorted(records, key=lambda record: record.run_id):
         # a seed counts once: settings that make no difference make other runs, too
@@ -110,7 +129,17 @@ def _table(dataset: str, protocol: str, records: Sequence[RunRecord], prediction
     tests = None if ranked_by == "val_top1" else math.comb(len(rows), 2)
     machines, told = machines_of({row.number: group for row, (*_, group) in zip(rows, measured, strict=True)})
     rows = [replace(row, machine=machines.get(row.number, "")) for row in rows]
-    return Table(dataset, protocol, ranked_by, tuple(_tested(rows, predictions, tests)), usual, told)
+    notes = [note for row, (*_, group) in zip(rows, measured, strict=True) for note in _notes(row, group, failed)]
+    return Table(dataset, protocol, ranked_by, tuple(_tested(rows, predictions, tests)), usual, told, tuple(notes))
+
+
+def _notes(row: Row, group: Sequence[RunRecord], failed: Mapping[str, set[int]]) -> Iterator[str]:
+    """What a row lacks: seeds that failed, without which its mean may flatter; images that could not be read."""
+    lost = failed.get(_recipe(group[0]), set()) - {record.seed for record in group}
+    if lost:
+        yield f"row {row.number}: {len(lost)} of {len(lost) + row.n} seeds failed"
+    if skipped := max(record.skipped_images or 0 for record in group):
+        yield f"row {row.number}: {skipped:,} images cannot be read, and are left out"
 
 
 ROOM = 32

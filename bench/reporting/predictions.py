@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -86,7 +87,7 @@ def load(run: Path) -> Predictions | None:
     if not file.exists():
         return None
     try:
-        with np.load(file, allow_pickle=False) as content:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as content:  # NumPy leaves bad ones open
             return Predictions(
                 content["logits"].astype(np.float32),
                 content["predicted"].astype(np.int64),
@@ -94,7 +95,7 @@ def load(run: Path) -> Predictions | None:
                 content["ids"],
                 content["classes"],
             )
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{file}: is damaged ({error})") from error
 
 

@@ -82,7 +82,8 @@ def caption(table: Table) -> str:
             f"; {LIKE_BEST} test top-1 not distinguishable from the first row's (p > {1 - LEVEL:.2f}, Holm-corrected)"
         )
     if any(row.interval is not None and row.n == 1 for row in table.rows):
-        text += "; with n = 1 the interval reflects the test images only, not the seed"
+        text += "; with n = 1, interval and test reflect the test images only, not the seed"
+    text += "".join(f"; {note}" for note in table.notes)
     text += f"; on {table.machine}" if table.machine else ""
     return text + (f"; settings unless a row says otherwise: {table.usual}" if table.usual else "")
 
@@ -90,7 +91,7 @@ def caption(table: Table) -> str:
 def to_rich(table: Table) -> Group:
     """For the terminal; fits 80 columns, without top-5 and without the mean over classes, the settings below."""
     title = f"{table.dataset} ({table.protocol})"
-    out = RichTable(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    out = RichTable(title=Text(title), title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     lines = _lines(table)
     shown = [name for name in lines[0] if not name.endswith("top-5") and name != CLASS_MEAN]
     for name in shown:
@@ -148,11 +149,11 @@ def effects_section(table: Table, effects: Sequence[Effect]) -> str:
     named = [(pair.without.model, pair.what) for pair, *_ in effects]
     for pair, difference, interval, p in effects:
         alone = named.count((pair.without.model, pair.what)) == 1
-        sizes = {pair.without.n, pair.with_it.n}
+        sizes = dict.fromkeys((pair.without.n, pair.with_it.n))  # of before and after
         cells = [
             pair.without.model if alone else f"{pair.without.model}\n{pair.without.variant}",
             pair.what,
-            ", ".join(map(str, sorted(sizes))),
+            ", ".join(map(str, sizes)),
             percent(pair.without.stats["test_top1"]),
             percent(pair.with_it.stats["test_top1"]),
             f"{100 * difference:+.1f}",
@@ -166,7 +167,8 @@ def effects_section(table: Table, effects: Sequence[Effect]) -> str:
     return "\n".join([note, "", *markdown.table(EFFECTS, rows, left=["model", "change"]), ""])
 
 
-MARKER = re.compile(r"(<!-- (leaderboard|ablations): (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BEGIN = r"<!-- (leaderboard|ablations): (\S+) (\S+) -->\n"
+MARKER = re.compile(rf"({BEGIN})(?:(?!{BEGIN}).)*?(<!-- end -->)", re.DOTALL)
 """``<!-- leaderboard: <data set> <protocol> -->`` or ``ablations``, and ``<!-- end -->``; between goes a table."""
 
 Sections = dict[tuple[str, str, str], str]
@@ -183,7 +185,15 @@ def sections(all_tables: Sequence[Table], effects: Sequence[Sequence[Effect]]) -
 
 
 def marked(text: str, made: Sections) -> bool:
-    """Whether ``text`` has markers for one of the sections."""
+    """Whether ``text`` has markers for one of the sections.
+
+    Raises:
+        ValueError: such a marker has no ``<!-- end -->`` of its own.
+    """
+    closed = {match.start() for match in MARKER.finditer(text)}
+    for begin in re.finditer(BEGIN, text):
+        if begin.start() not in closed and begin.groups() in made:
+            raise ValueError(f"{begin[0].strip()} has no <!-- end --> of its own")
     return any((match[2], match[3], match[4]) in made for match in MARKER.finditer(text))
 
 
@@ -192,7 +202,7 @@ def inject(text: str, made: Sections) -> str:
 
     def filled(match: re.Match[str]) -> str:
         inside = made.get((match[2], match[3], match[4]))
-        return match[0] if inside is None else f"{match[1]}\n{inside}\n{match[5]}"
+        return match[0] if inside is None else f"{match[1]}\n{inside}\n{match[match.re.groups]}"
 
     return MARKER.sub(filled, text)
 

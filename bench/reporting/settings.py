@@ -29,7 +29,7 @@ def settings_of(record: RunRecord) -> Settings:
     nested = identity(record.config)
     nested.pop("seed", None)
     augment = dict(nested.pop("augment", []))
-    normalize = augment.get("normalize", {}).get("_target_", "").rpartition(".")[2]
+    normalize = _short(augment.get("normalize", {}).get("_target_", ""))
     settings = dict(leaves(nested | {"augment": augment}))
     for name, value in USUAL:  # left out of identities
         settings.setdefault(f"trainer.{name}", value)
@@ -51,8 +51,13 @@ def settings_of(record: RunRecord) -> Settings:
     settings["augment/normalize"] = normalize
     for name in ("optimizer", "scheduler"):
         if (target := settings.pop(f"{name}._target_", None)) is not None:
-            settings[name] = target.rpartition(".")[2].lower()
+            settings[name] = _short(target).lower()
     return settings
+
+
+def _short(target: str) -> str:
+    """The name of a class of PyTorch's or this project's; others in full, as they may be of the same name."""
+    return target.rpartition(".")[2] if target.startswith(("torch.", "bench.")) else target
 
 
 def _precision(asked: str | None, record: RunRecord) -> str | None:

@@ -92,6 +92,14 @@ def test_the_smallest_images_and_any_size_between_the_geometries(target, smalles
         (lambda: AlexNet(image_size=14), "image_size=14"),
         (lambda: ZFNet(image_size=7), "image_size=7"),
         (lambda: VGG(image_size=31), "image_size=31"),
+        (lambda: AlexNet(batch_norm="off"), "batch_norm=off"),
+        (lambda: NiN(batch_norm=1), "batch_norm=1"),
+        (lambda: VGG(batch_norm="no"), "batch_norm=no"),
+        (lambda: GoogLeNet(aux_heads="no"), "aux_heads=no"),
+        (lambda: GoogLeNet(naive="flase"), "naive=flase"),
+        (lambda: VGG(dropout=True), "dropout=True"),
+        (lambda: ZFNet(dropout=1.5), "dropout=1.5"),
+        (lambda: InceptionV2(dropout="none"), "dropout=none"),
     ],
 )
 def test_bad_arguments_raise_naming_the_value(make, named):

@@ -49,6 +49,18 @@ def test_pooling_by_matrices_is_pytorchs_average(side, shape):
     assert torch.allclose(one, other, atol=1e-6)
 
 
+@pytest.mark.parametrize(("side", "lacking"), [(3, True), (2, True), (8, False), (4, False)])
+def test_apple_gpus_lack_uneven_pooling(monkeypatch, side, lacking):
+    class OnApples(torch.Tensor):
+        is_mps = True
+
+    x, used = random(1, 2, 8, 8 if side != 2 else 7), []
+    pool = FitTo(side)
+    monkeypatch.setattr(pool, "pooled_by_matrices", lambda x: used.append(side))
+    pool(x.as_subclass(OnApples))
+    assert bool(used) == lacking
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_pooling_is_deterministic_on_a_gpu_if_asked_for(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -222,6 +222,7 @@ def test_a_first_convolution_of_another_kind_has_no_small_form():
     [
         ({"architecture": "resnet19"}, "architecture=resnet19: must be one of timm.list_models()"),
         ({"architecture": "resnet18", "aux_heads": True}, "aux_heads=true: resnet18 has none; only inception_v3"),
+        ({"architecture": "resnet18", "aux_heads": "no"}, "aux_heads=no: must be one of true, false"),
     ],
 )
 def test_bad_arguments_raise_naming_the_value(arguments, said):

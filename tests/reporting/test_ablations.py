@@ -40,10 +40,12 @@ def test_what_differs_in_more_than_batch_norm_is_no_pair():
         (table,) = leaderboard.tables(records)
         return len(ablations.pairs(table, records))
 
-    def both(net: dict, lr: float) -> dict:
-        return {"model": {"net": net, "lr": rates}, "optimizer": {"lr": lr}}
+    def both(net: dict, lr: float, rates: dict = rates) -> dict:
+        return {"model": {"net": net, "lr": rates}, "optimizer": {"_target_": "torch.optim.SGD", "lr": lr}}
 
-    assert paired(both(plain, 1e-3), both(normed, 0.1)) == 1  # each at its own rate
+    assert paired(both(plain, 0.02, rates | {"sgd": 0.02}), both(normed, 0.1)) == 1  # each at its own rate
+    assert paired(both(plain, 0.1, rates | {"sgd": 0.02}), both(normed, 0.1)) == 1  # not its own, but the same
+    assert paired(both(plain, 1e-3), both(normed, 0.1)) == 0  # that of another optimizer
     assert paired(both(plain, 0.01), both(normed, 0.01)) == 1
     assert paired(both(plain, 0.01), both(normed, 0.02)) == 0
     assert paired(both(plain | {"naive": True}, 0.1), both(normed | {"naive": False}, 0.1)) == 0

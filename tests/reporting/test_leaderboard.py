@@ -120,6 +120,26 @@ def test_cells_that_are_not_ok_are_left_out(make_record, status):
     assert leaderboard.tables([make_record(status=status, metrics={})]) == []
 
 
+def test_seeds_that_failed_and_images_that_were_left_out_are_told(make_record):
+    def config(seed, **trainer):
+        return {"model": {"name": "lenet"}, "seed": seed, "trainer": {"check_val_every_n_epoch": 1, **trainer}}
+
+    records = [make_record("lenet", s, config=config(s), val_size=9, precision="32-true") for s in (0, 1)]
+    records += [
+        make_record("lenet", seed, config=config(seed), status="failed", metrics={}) for seed in (1, 2, 3)
+    ]  # 1 was run again
+    records += [make_record("lenet", 4, config=config(4), status="interrupted", metrics={})]
+    records += [make_record("lenet", 5, config=config(5) | {"augment": {"normalize": None}}, status="failed")]
+    records += [make_record("nin", val=0.5, skipped_images=1200)]
+    records += [make_record("nin", 1, val=None, status="failed", dataset="cifar10", metrics={})]
+    (table,) = leaderboard.tables(records)
+    assert table.notes == (
+        "row 1: 2 of 4 seeds failed",
+        "row 2: 1,200 images cannot be read, and are left out",
+    )
+    assert "; row 1: 2 of 4 seeds failed; row 2: 1,200 images" in render.caption(table)
+
+
 def answered(record, accuracy, n=400, seed=0):
     """Predictions of a record with about that accuracy on samples that all share."""
     labels = np.random.default_rng(0).integers(0, 10, n)

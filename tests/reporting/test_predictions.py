@@ -45,12 +45,26 @@ def test_a_strip_has_its_images_side_by_side_in_colour():
     assert (picture.getpixel((10, 24)), picture.getpixel((80, 24))) == ((0, 0, 0), (255, 255, 255))
 
 
-@pytest.mark.parametrize("content", [b"", b"PK no archive", None])
-def test_a_damaged_file_is_named(tmp_path, content):
-    if content is None:
-        np.savez(tmp_path / predictions.PREDICTIONS, logits=np.zeros(1))  # the rest is missing
-    else:
-        (tmp_path / predictions.PREDICTIONS).write_bytes(content)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:4] + b" no archive",
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:200] + bytes(200) + content[400:],  # within the first array's compressed values
+    ],
+    ids=["empty", "no archive", "cut off", "zeros"],
+)
+def test_a_damaged_file_is_named(tmp_path, damage):
+    predictions.save(tmp_path, make(200))
+    file = tmp_path / predictions.PREDICTIONS
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=r"predictions.npz: is damaged"):
+        predictions.load(tmp_path)
+
+
+def test_a_file_in_which_something_is_missing_is_named(tmp_path):
+    np.savez(tmp_path / predictions.PREDICTIONS, logits=np.zeros(1))
     with pytest.raises(ValueError, match=r"predictions.npz: is damaged"):
         predictions.load(tmp_path)
 

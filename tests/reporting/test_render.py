@@ -4,9 +4,10 @@ import csv
 import io
 
 import pytest
+from cells import cell
 from common import printed
 
-from bench.reporting import leaderboard, render
+from bench.reporting import ablations, leaderboard, render
 
 
 def test_settings_stand_below_the_terminals_table_in_whole_words(make_record):
@@ -106,3 +107,18 @@ def test_tables_go_between_the_markers_that_name_them(make_record):
     assert render.inject(once, made) == once
     assert render.marked(text, made)
     assert not render.marked("no marker", made)
+
+
+def test_a_marker_without_an_end_takes_nothing_with_it(make_record):
+    made = render.sections(leaderboard.tables([make_record()]), [[]])
+    second = "<!-- ablations: digits stratified -->\n<!-- end -->\n"
+    text = f"<!-- leaderboard: digits stratified -->\nmine\n{second}"
+    assert render.inject(text, made).startswith(f"<!-- leaderboard: digits stratified -->\nmine\n{second[:37]}")
+    with pytest.raises(ValueError, match="^<!-- leaderboard: digits stratified --> has no <!-- end --> of its own$"):
+        render.marked(text, made)
+
+
+def test_an_ablations_numbers_of_seeds_are_in_the_order_of_before_and_after():
+    records = [cell("nin", seed, 0.8) for seed in range(3)] + [cell("nin_bn", 0, 0.9)]
+    (table,) = leaderboard.tables(records)
+    assert "| nin | batch norm | 3, 1 |" in render.effects_section(table, ablations.effects(table, records, {}))

@@ -14,6 +14,19 @@ def test_configurations_of_one_model_are_told_apart_by_what_differs(make_record)
     assert sorted((row.variant, row.n) for row in table.rows) == [("optimizer.lr=0.1", 2), ("optimizer.lr=0.2", 2)]
 
 
+def test_classes_of_one_name_in_other_packages_are_other_settings(make_record):
+    def config(package, seed):
+        own = {"_target_": f"{package}.AdamW", "lr": 0.1}
+        return {"model": {"name": "nin"}, "data": {"name": "digits"}, "seed": seed, "optimizer": own}
+
+    packages = ("torch.optim", "mylab.optim")
+    records = [make_record("nin", seed, config=config(one, seed)) for seed, one in enumerate(packages)]
+    (table,) = leaderboard.tables(records)
+    assert sorted((row.variant, row.n) for row in table.rows) == [
+        ("optimizer=adamw", 1), ("optimizer=mylab.optim.adamw", 1),
+    ]  # fmt: skip
+
+
 def test_pretrained_rows_are_marked_whatever_stands_beside_them(make_record):
     scratch = make_record("lenet", config={"model": {"name": "lenet"}, "seed": 0})
     probe = {"name": "vgg16", "pretrained": "imagenet", "freeze": "backbone"}

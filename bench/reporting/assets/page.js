@@ -2,7 +2,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const LEVEL = 0.05;
-// Okabe and Ito's colours, which the colour-blind can tell apart; black gives way to the text's colour
+// Okabe and Ito's colours, which the colour-blind can tell apart, and for their yellow and black a brown and a grey
 const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7F7F7F"];
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down"];
 const DASHES = ["solid", "dash", "dot", "dashdot"];
@@ -59,7 +59,7 @@ const shownRows = () => table().rows.filter(matches);
 /** A row's own colour, symbol and line, whatever the filter shows. */
 function look(row) {
   const i = table().rows.indexOf(row), turn = Math.floor(i / COLORS.length);
-  return { color: COLORS[i % COLORS.length], symbol: SYMBOLS[(turn + i) % SYMBOLS.length], dash: DASHES[turn % DASHES.length] };
+  return { color: COLORS[i % COLORS.length], symbol: SYMBOLS[(turn + i) % SYMBOLS.length], dash: DASHES[(turn + i) % DASHES.length] };
 }
 const KEYED = 24; // a legend of more rows would leave no room for the chart; pointing at a mark names it
 
@@ -205,7 +205,7 @@ function drawComparison() {
   const verdict = p < LEVEL ? `${better} is better by ${percent(gap, 2)} points` : `They cannot be told apart (${percent(gap, 2)} points)`;
   const row = (label, value) => make("tr", {}, make("th", { scope: "row" }, label), make("td", {}, value));
   place.replaceChildren(
-    make("p", { id: "verdict" }, `${verdict}: p = ${p < 1e-4 ? p.toExponential(1) : p.toFixed(4)}, McNemar's exact test on ${number(n)} images.`),
+    make("p", { id: "verdict" }, `${verdict}: p ${p < 1e-300 ? "< 1e-300" : `= ${p < 1e-4 ? p.toExponential(1) : p.toFixed(4)}`}, McNemar's exact test on ${number(n)} images.`),
     make("table", { class: "text" }, make("tbody", {},
       row("both right", number(both)), row("only the first right", number(onlyFirst)),
       row("only the second right", number(onlySecond)), row("both wrong", number(n - both - onlyFirst - onlySecond)))),
@@ -220,7 +220,9 @@ function fill(body, id) {
   const facts = (...pairs) => make("div", { class: "wide", tabindex: "0" }, make("table", { class: "text" }, make("tbody", {}, ...pairs.map((pair) => fact(...pair)))));
   if (run.status !== "ok") body.append(make("p", { class: "failed" }, `${run.status}: ${run.error}`));
   const metrics = Object.entries(run.metrics).map(([split, values]) => [split, `top-1 ${percent(values.top1, 2)} %, top-5 ${percent(values.top5, 2)} %, loss ${values.loss.toFixed(4)}`]);
-  const own = [...metrics, ["epochs", run.epochs ? `${run.epochs}, weights of epoch ${run.selected_epoch}` : "–"], ["parameters, MACs", `${count(run.params)}, ${count(run.macs)}`],
+  const sizes = ["train", "val", "test"].filter((split) => run[`${split}_size`]).map((split) => `${number(run[`${split}_size`])} ${split}`);
+  if (run.skipped_images) sizes.push(`${number(run.skipped_images)} left out, as they cannot be read`);
+  const own = [...metrics, ["images", sizes.join(", ") || "–"], ["epochs", run.epochs ? `${run.epochs}, weights of epoch ${run.selected_epoch}` : "–"], ["parameters, MACs", `${count(run.params)}, ${count(run.macs)}`],
     ["training", run.fit_seconds === null ? "–" : `${number(run.fit_seconds)} s, ${number(run.train_images_per_s)} images/s, ${number(run.peak_memory_bytes / 2 ** 20)} MiB`]];
   if (run.ece !== undefined) own.push(["expected calibration error", percent(run.ece, 2) + " %"]);
   body.append(facts(...own));
@@ -228,7 +230,7 @@ function fill(body, id) {
   body.append(charts);
   const plots = []; // drawn when all places are there, and so have their widths
   const chart = (title, traces, more) => {
-    const place = make("div", { class: "chart" });
+    const place = make("div", { class: "chart", role: "img", "aria-label": `${title} of ${id}` });
     charts.append(make("div", {}, make("h3", {}, title), place));
     plots.push(() => plot(place, traces, more));
   };
