@@ -98,6 +98,7 @@ def try_out(cfg: DictConfig, resolved: Mapping[str, Any], tried: set[str]) -> No
             mix_of(make_augment(cfg, resolved)[0])
         if new(resolved["logger"]):
             loggers.check(resolved["logger"])
+            loggers.log_in(resolved["logger"])
 
 
 def make_model(cfg: DictConfig, resolved: Mapping[str, Any]) -> torch.nn.Module:

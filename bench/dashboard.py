@@ -176,7 +176,7 @@ def report(
 
     ok = {record.run_id: record for record in records if record.status == "ok"}
     blocks: list[Any] = [v2.TableOfContents()]
-    for table in leaderboard.tables(ok.values(), predictions):
+    for table in leaderboard.tables(records, predictions):
         own = [ok[run_id] for row in table.rows for run_id in row.run_ids]
         keys = told_apart(own)
         title = f"{table.dataset} ({table.protocol})"

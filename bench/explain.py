@@ -30,7 +30,7 @@ def explain(error: Exception) -> str:
             asked = re.search(r"Available options in '([^']+)'", str(error))
             place = f"{asked[1]}/".removeprefix(f"{group}/") if asked else ""
             known = sorted({*known, *(f"{place}{option}" for option in known_to_hydra)}, key=_by_depth)
-        return f"{group}={name}: no such option{_near(name, known)}; choose one of {', '.join(known)}"
+        return f"{group}={name}: no such option{_near(name, known)}; choose one of {', '.join(known) or 'none'}"
     text = str(error) or str(error.__cause__)
     if match := re.search(r"Could not load '([^']+)'", text):  # one of several, as in augment=[crop,flip]
         group, name = _option(match[1])

@@ -11,7 +11,7 @@ import sys
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from torch import nn
 from bench import console
 from bench.config import need
 from bench.errors import ConfigError
+from bench.queues import SERVICE
 from bench.record import RunRecord
 from bench.reporting import predictions, stats
 from bench.reporting.predictions import MISTAKES, PREDICTIONS
@@ -37,8 +38,8 @@ ID = "wandb_id"
 """In the run's directory: which of W&B's runs it is."""
 CELLS = ("Actual", "Predicted", "nPredictions")
 """Column names of W&B's confusion matrix chart."""
-OUTAGE = re.compile("timed out|deadline exceeded|dial tcp|connection (refused|reset)|no such host|error:? 5[0-9][0-9]")
-"""In W&B's messages when it cannot be reached, which else are of what it refuses."""
+REFUSED = re.compile(r"error:? 4(?!08|29)\d\d")
+"""In W&B's messages of what it refuses; others are of its not being reached, or being busy."""
 MOST_CELLS = 10_000
 """Maximum rows of a W&B table that a chart shows."""
 
@@ -62,12 +63,11 @@ RULES: dict[str, Rule] = {
 
 
 def check(settings: Mapping[str, Any]) -> None:
-    """Check a logger's configuration before anything is trained; W&B may ask for an API key, as at every login.
+    """Check a logger's configuration.
 
     Raises:
         ImportError: there is no such logger.
-        ConfigError: its package is not installed, a setting is unknown or has a value that is not allowed, or W&B is
-            to be online and has no API key.
+        ConfigError: its package is not installed, a setting is missing, unknown, or has a value that is not allowed.
     """
     target = get_object(str(settings.get("_target_")))
     if target not in (none, tensorboard, mlflow, wandb):  # the user's own
@@ -76,17 +76,34 @@ def check(settings: Mapping[str, Any]) -> None:
     if target is not none:
         need(f"logger={name}", name, name)
     _, *known = inspect.signature(target).parameters
-    check_keys("logger", settings, ("_target_", "_partial_", *known))
-    for key, rule in RULES.items():
-        if key in settings:
-            check_value(f"logger.{key}", settings[key], rule)
-    if target is wandb and settings["mode"] == "online":
-        import wandb as api
+    own = {key: value for key, value in settings.items() if not key.startswith("_")}
+    check_keys("logger", own, known or ("none",))
+    for key in known:
+        if key not in own:
+            raise ConfigError(f"logger.{key}: must be set, as logger.{key}=…")
+        if key in RULES:
+            check_value(f"logger.{key}", own[key], RULES[key])
 
+
+def log_in(settings: Mapping[str, Any]) -> None:
+    """Let W&B, if that is the logger and online, look for its API key, or ask for it in a terminal.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if get_object(str(settings.get("_target_"))) is not wandb or settings["mode"] != "online":
+        return
+    import wandb as api
+
+    if api.run is not None:  # the caller's, who is logged in
+        return
+    running = SERVICE in os.environ
+    try:
         with _mistakes(api):
-            # without asking the server, which may be down; a run that is open is logged in
-            if api.run is None and not api.login(verify=False):
-                raise ConfigError("logger=wandb: no API key; log in with `wandb login`, or use logger.mode=offline")
+            api.login(verify=False)  # the server may be down
+    finally:
+        if not running:  # it has started W&B's service, which other machines would look for
+            _stop_service(api)
 
 
 def none(run: RunInfo) -> None:
@@ -181,13 +198,19 @@ def wandb(run: RunInfo, project: str, entity: str | None, mode: Any, gradients: 
             if "previously created and deleted" in reason:
                 console.say(f"{run.run_id}: its run was deleted from W&B, which gets a new one")
                 experiment = started(mode, again=False)
-            elif OUTAGE.search(str(error)):
-                console.say(f"W&B: {reason}; {run.run_id} is logged offline, for `wandb sync`")
-                api.teardown()  # or it still has the run that it could not start
-                experiment = started("offline", again=True)
-            else:  # it was reached, and refuses
+            elif isinstance(error, api.errors.AuthenticationError) or REFUSED.search(str(error)):
                 raise
+            else:
+                console.say(f"W&B: {reason}; {run.run_id} is logged offline, for `wandb sync`")
+                _stop_service(api)  # it has the run that it could not start, and would not start it again
+                experiment = started("offline", again=True)
     return WandbLogger(experiment=experiment)
+
+
+def _stop_service(api: Any) -> None:
+    """End W&B's process on this machine, if this process has started it."""
+    with suppress(SystemExit):  # with which W&B ends if its process fails
+        api.teardown()
 
 
 @contextmanager

@@ -52,6 +52,8 @@ def say_stopping(running: int) -> None:
 
 LOGGERS = ("MLFLOW_", "WANDB_")
 """Prefixes of the variables of the environment that say where loggers log, and as whom."""
+SERVICE = "WANDB_SERVICE"
+"""One that is for this machine alone: how to reach W&B's process on it."""
 
 
 def at_work(
@@ -115,7 +117,9 @@ class RayTasks:
         # one call per process; the launcher retries lost workers and counts the retries
         task = self.ray.remote(max_calls=1, max_retries=0, **needs)(at_work)  # type: ignore[call-overload]
         # as futures, whose wait is Python's: a signal during ray.wait is lost in a SystemError
-        own = {name: value for name, value in os.environ.items() if name.startswith(LOGGERS)}  # a node has another
+        own = {
+            name: value for name, value in os.environ.items() if name.startswith(LOGGERS) and name != SERVICE
+        }  # a node has another
         self.running[task.remote(cell.config, self.sweep, str(Path.cwd()), self.cpus, own).future()] = cell
 
     def _needs(self, cell: Cell) -> dict[str, int]:

@@ -181,7 +181,10 @@ class SlurmJobs:
         if listed.returncode:  # Slurm is temporarily unavailable
             return
         known = dict(line.split() for line in listed.stdout.splitlines())
-        states = {job.job_id: known.get(job.job_id, "no longer known to Slurm") for job in self.running}
+        # of a job that has ended Slurm may forget how
+        ended = {name: state for name, (state, _) in self.over.items() if state in OVER}
+        forgotten = "no longer known to Slurm"
+        states = {job.job_id: known.get(job.job_id) or ended.get(job.job_id, forgotten) for job in self.running}
         looks = {name: self.over.get(name, ("", 0))[1] + 1 for name in states}
         self.over = {name: (state, looks[name]) for name, state in states.items() if state in OVER or name not in known}
 
@@ -209,7 +212,7 @@ class SlurmJobs:
             return Ended(cell, record.status)
         if state == "CANCELLED":
             return Ended(cell, "interrupted", "cancelled")
-        # also if it has saved: Slurm ended it, not the user, or something else a later attempt of it
+        # also if it has saved, as Slurm has ended it, not the user
         return Ended(cell, "lost", f"job {job.job_id} left no result, {state}; its log: {job.paths.stderr}")
 
     def stop(self) -> None:

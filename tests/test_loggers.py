@@ -21,7 +21,7 @@ def test_a_logger_that_is_not_installed_names_what_to_install(composed, monkeypa
 
 def test_a_logger_is_checked_before_a_sweep_starts(bench, tmp_path):
     code, _, err = bench("-m", "model=lenet", "seed=0,1", *QUIET[1:], "+logger.foo=1")
-    assert (code, err) == (2, "bench: logger.foo: no such setting; available: _target_, _partial_\n")
+    assert (code, err) == (2, "bench: logger.foo: no such setting; available: none\n")
     assert not (tmp_path / "results").exists()
 
 

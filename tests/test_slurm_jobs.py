@@ -118,6 +118,16 @@ def test_only_the_user_interrupts_a_cell_that_has_saved(jobs, slurm, monkeypatch
     assert queue.wait(None).status == ended
 
 
+def test_a_job_that_was_cancelled_and_is_forgotten_was_cancelled(jobs, slurm):
+    queue, cell = jobs
+    queue.submit(cell)
+    slurm("squeue", "echo 7 CANCELLED")
+    assert queue.wait(-1) is None
+    slurm("squeue", "")
+    ended = queue.wait(None)
+    assert (ended.status, ended.reason) == ("interrupted", "cancelled")
+
+
 def test_a_job_that_slurm_forgets_for_one_look_is_not_given_up(jobs, slurm):
     queue, cell = jobs
     queue.submit(cell)

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import struct
 import sys
 from types import SimpleNamespace
@@ -199,7 +200,7 @@ def test_wandb_online_without_a_key_says_what_to_do(composed, tmp_path, monkeypa
     monkeypatch.setenv("HOME", str(tmp_path))
     api.teardown()  # W&B reads the environment once per process
     cfg = composed(*QUIET, "logger=wandb", "logger.mode=online")
-    for start in (lambda: loggers.check(cfg.logger), lambda: train.run(cfg)):
+    for start in (lambda: loggers.log_in(cfg.logger), lambda: train.run(cfg)):
         with pytest.raises(ConfigError, match=r"logger=wandb.*logger\.mode=offline"):
             start()
 
@@ -238,6 +239,8 @@ def test_a_cell_that_is_gone_on_with_is_one_wandb_run(tmp_path, monkeypatch):
         ("Run initialization has timed out after 90.0 sec", False),
         ("Failed to get resume status for run abcdefgh: context deadline exceeded\nPost: dial tcp: refused", False),
         ("failed to upsert bucket: returned error 503: Service Unavailable", False),
+        ("failed to upsert bucket: returned error 429: Too Many Requests", False),
+        ("failed to upsert bucket: net/http: TLS handshake timeout", False),
     ],
 )
 def test_a_deleted_run_gets_a_new_one_and_an_unreachable_wandb_an_offline_one(
@@ -284,3 +287,23 @@ def test_what_wandb_refuses_is_no_outage(tmp_path, monkeypatch, kind, reason):
     monkeypatch.setattr(api, "init", init)
     with pytest.raises(ConfigError, match=rf"^logger=wandb: {reason}, or use logger.mode=offline$"):
         loggers.wandb(run_info(tmp_path), project="p", entity=None, mode="online", gradients=False, images=0)
+
+
+@pytest.mark.slow
+def test_looking_for_a_key_needs_no_server_and_leaves_no_service(composed, monkeypatch):
+    api = pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens
+    api.teardown()  # W&B reads the environment once per process
+    try:
+        loggers.log_in(composed(*QUIET, "logger=wandb", "logger.mode=online").logger)
+        assert loggers.SERVICE not in os.environ
+    finally:
+        api.teardown()
+
+
+def test_a_setting_that_is_missing_is_named(composed):
+    pytest.importorskip("wandb")
+    with pytest.raises(ConfigError, match=r"^logger.mode: must be set, as logger.mode=…$"):
+        loggers.check(composed("logger=wandb", "~logger.mode").logger)

@@ -20,6 +20,6 @@ def curves(run: Path) -> dict[str, list[float]]:
         with file.open() as lines:
             rows = list(csv.DictReader(lines))
         return {name: [float(row[name] or "nan") for row in rows] for name in CURVES if rows and name in rows[0]}
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         warnings.warn(f"{file}: is damaged ({error})", stacklevel=2)
         return {}

@@ -91,9 +91,12 @@ def tables(records: Iterable[RunRecord], predictions: Mapping[str, Predictions] 
 
 
 def _recipe(record: RunRecord) -> str:
-    """What makes a row, but for what a failed run may not have got to: its precision, and whether it validates."""
-    told = settings_of(replace(record, val_size=1))
-    settings = {key: value for key, value in told.items() if key != "precision"}
+    """What makes a row, with the precision that was asked for: a failed run may not have got to its own, nor to
+    validation.
+    """
+    settings = settings_of(replace(record, val_size=1)) | {
+        "precision": record.config.get("trainer", {}).get("precision")
+    }
     return form([record.dataset, record.protocol, settings])
 
 
@@ -135,7 +138,7 @@ def _table(
 
 def _notes(row: Row, group: Sequence[RunRecord], failed: Mapping[str, set[int]]) -> Iterator[str]:
     """What a row lacks: seeds that failed, without which its mean may flatter; images that could not be read."""
-    lost = failed.get(_recipe(group[0]), set()) - {record.seed for record in group}
+    lost = {seed for record in group for seed in failed.get(_recipe(record), ())} - {record.seed for record in group}
     if lost:
         yield f"row {row.number}: {len(lost)} of {len(lost) + row.n} seeds failed"
     if skipped := max(record.skipped_images or 0 for record in group):

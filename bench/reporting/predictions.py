@@ -95,7 +95,16 @@ def load(run: Path) -> Predictions | None:
                 content["ids"],
                 content["classes"],
             )
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        EOFError,
+        KeyError,
+        MemoryError,
+        RuntimeError,
+        ValueError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise ValueError(f"{file}: is damaged ({error})") from error
 
 

@@ -130,14 +130,17 @@ def test_seeds_that_failed_and_images_that_were_left_out_are_told(make_record):
     ]  # 1 was run again
     records += [make_record("lenet", 4, config=config(4), status="interrupted", metrics={})]
     records += [make_record("lenet", 5, config=config(5) | {"augment": {"normalize": None}}, status="failed")]
+    records += [make_record("lenet", 0, config=config(0, precision="bf16-mixed"), val=0.7, precision="bf16-mixed")]
+    records += [make_record("lenet", 6, config=config(6, precision="bf16-mixed"), status="failed", metrics={})]
     records += [make_record("nin", val=0.5, skipped_images=1200)]
     records += [make_record("nin", 1, val=None, status="failed", dataset="cifar10", metrics={})]
     (table,) = leaderboard.tables(records)
     assert table.notes == (
         "row 1: 2 of 4 seeds failed",
-        "row 2: 1,200 images cannot be read, and are left out",
+        "row 2: 1 of 2 seeds failed",
+        "row 3: 1,200 images cannot be read, and are left out",
     )
-    assert "; row 1: 2 of 4 seeds failed; row 2: 1,200 images" in render.caption(table)
+    assert "; row 1: 2 of 4 seeds failed; row 2: 1 of 2 seeds failed; row 3: 1,200 images" in render.caption(table)
 
 
 def answered(record, accuracy, n=400, seed=0):
