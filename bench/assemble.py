@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
 
-from bench import cli, loggers, machine
+from bench import cli, loggers, machine, weights_biases
 from bench.checkpoint import AtomicIO
 from bench.data.augment import Mix, Transform
 from bench.data.decode import Decoder
@@ -98,7 +98,7 @@ def try_out(cfg: DictConfig, resolved: Mapping[str, Any], tried: set[str]) -> No
             mix_of(make_augment(cfg, resolved)[0])
         if new(resolved["logger"]):
             loggers.check(resolved["logger"])
-            loggers.log_in(resolved["logger"])
+            weights_biases.log_in(resolved["logger"])
 
 
 def make_model(cfg: DictConfig, resolved: Mapping[str, Any]) -> torch.nn.Module:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 
@@ -30,3 +32,13 @@ def say(text: str) -> None:
     """
     shown = text.encode(out.encoding, "backslashreplace").decode(out.encoding)
     out.print(shown, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def telling(what: str) -> Iterator[None]:
+    """Say that a logger failed at the end, instead of raising it: what is trained and tested is done."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        say(f"{what} has not got all of the run: {type(error).__name__}: {reason}")

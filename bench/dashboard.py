@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 from bench import cli, console
 from bench.config import need
 from bench.errors import ConfigError
-from bench.loggers import CELLS, ID
 from bench.record import RunRecord, identity
 from bench.report import predictions_of
 from bench.reporting import leaderboard, render
@@ -30,6 +29,7 @@ from bench.reporting.predictions import Predictions
 from bench.reporting.settings import form, leaves
 from bench.status import cells_of, one_of, sweeps
 from bench.store import DEFAULT_RESULTS, Store
+from bench.weights_biases import CELLS, ID
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import LinePlot, Report
@@ -226,7 +226,7 @@ def curve(name: str, keys: Sequence[str]) -> LinePlot:
 
 
 def of_test_images() -> list[Any]:
-    """Panels for what :func:`bench.loggers.conclude` logs."""
+    """Panels for what :func:`bench.weights_biases.conclude` logs."""
     from wandb_workspaces.reports import v2
 
     chart = v2.CustomChart(

@@ -18,7 +18,7 @@ import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from bench import callbacks, config, console, costs, distributed, loggers, machine, saved
+from bench import callbacks, config, console, costs, distributed, loggers, machine, saved, weights_biases
 from bench.assemble import build, make_logger, make_trainer, prepare_machine
 from bench.averaging import MovingAverage
 from bench.checkpoint import CheckpointError, Checkpoints, gather
@@ -182,7 +182,7 @@ def train(
     bar, on_row = callbacks.progress(shown, resolved["model"]["name"], resolved["trainer"]["max_epochs"])
     minutes = resolved["trainer"]["checkpoint_minutes"]
     checkpoints = Checkpoints(work / "checkpoints", minutes, interrupts, lambda: saved.use(resolved, data), check)
-    with loggers.finishing(), callbacks.quiet():
+    with weights_biases.finishing(), callbacks.quiet():
         logger = make_logger(cfg, resolved, work, sweep) if rank == 0 else None
         here = {name: about[name] for name in ("hardware", "versions", "git_sha")}
         here["precision"] = machine.precision(resolved["trainer"]["precision"], device)

@@ -8,7 +8,7 @@ import pytest
 from cells import answers
 from common import record_of
 
-from bench import dashboard, loggers
+from bench import dashboard, weights_biases
 from bench.record import protocol
 from bench.reporting import stats
 from bench.store import Store
@@ -117,7 +117,7 @@ def test_the_ids_are_those_of_the_runs_that_were_kept(tmp_path):
     for record, logged in zip(records, (True, False), strict=True):
         work = store.workspace(record.run_id)
         if logged:
-            (work.path / loggers.ID).write_text("abcdefgh")
+            (work.path / weights_biases.ID).write_text("abcdefgh")
         store.publish(record, work)
     assert dashboard.ids_of(store, records) == {records[0].run_id: "abcdefgh"}
 
@@ -163,7 +163,7 @@ def test_the_report_has_the_table_of_the_records(spec):
     assert "| 2 | lenet ≈ |" in text  # by a test of the predictions
     low, high = (f"{100 * end:.1f}" for end in stats.interval(predictions[records[1].run_id].correct[None]))
     assert f"{low}–{high}" in text
-    assert all(name in text for name in (*dashboard.CURVES, *dashboard.COSTS, *loggers.CELLS))
+    assert all(name in text for name in (*dashboard.CURVES, *dashboard.COSTS, *weights_biases.CELLS))
 
 
 def test_what_w_and_b_says_is_told_in_a_line(call, sweep, monkeypatch):

@@ -81,41 +81,30 @@ def test_a_queue_that_does_not_answer_is_asked_again(jobs, slurm):
 
 
 @pytest.mark.parametrize(
-    ("state", "status", "told"),
+    ("state", "recorded", "status", "told"),
     [
-        ("7 FAILED", "lost", "job 7 left no result, FAILED; its log: "),
-        ("7 OUT_OF_MEMORY", "lost", "OUT_OF_MEMORY"),
-        ("7 PREEMPTED", "lost", "PREEMPTED"),
-        ("", "lost", "no longer known to Slurm"),
-        ("7 CANCELLED", "interrupted", "cancelled"),
+        ("7 FAILED", None, "lost", "job 7 left no result, FAILED; its log: "),
+        ("7 OUT_OF_MEMORY", None, "lost", "OUT_OF_MEMORY"),
+        ("7 PREEMPTED", None, "lost", "PREEMPTED"),
+        ("", None, "lost", "no longer known to Slurm"),
+        ("7 CANCELLED", None, "interrupted", "cancelled"),
+        ("7 PREEMPTED", "interrupted", "lost", "PREEMPTED"),  # only the user interrupts a cell that has saved
+        ("7 OUT_OF_MEMORY", "interrupted", "lost", "OUT_OF_MEMORY"),
+        ("7 CANCELLED", "interrupted", "interrupted", "cancelled"),
+        ("7 FAILED", "ok", "ok", ""),
+        ("7 FAILED", "failed", "failed", ""),
     ],
 )
-def test_a_job_that_has_ended_without_a_result_is_noticed(jobs, slurm, state, status, told):
+def test_a_job_that_has_ended_without_a_result_is_noticed(jobs, slurm, monkeypatch, state, recorded, status, told):
     queue, cell = jobs
     queue.submit(cell)
     slurm("squeue", f"echo {state}" if state else "")
+    record = None if recorded is None else SimpleNamespace(status=recorded)
+    monkeypatch.setattr("bench.slurm.Store.outcome", lambda *_: record)
     ended = queue.wait(None)
     assert (ended.cell, ended.status) == (cell, status)
     assert told in ended.reason
     assert len(queue) == 0
-
-
-@pytest.mark.parametrize(
-    ("status", "state", "ended"),
-    [
-        ("interrupted", "PREEMPTED", "lost"),
-        ("interrupted", "OUT_OF_MEMORY", "lost"),
-        ("interrupted", "CANCELLED", "interrupted"),
-        ("ok", "FAILED", "ok"),
-        ("failed", "FAILED", "failed"),
-    ],
-)
-def test_only_the_user_interrupts_a_cell_that_has_saved(jobs, slurm, monkeypatch, status, state, ended):
-    queue, cell = jobs
-    queue.submit(cell)
-    slurm("squeue", f"echo 7 {state}")
-    monkeypatch.setattr("bench.slurm.Store.outcome", lambda *_: SimpleNamespace(status=status))
-    assert queue.wait(None).status == ended
 
 
 def test_a_job_that_was_cancelled_and_is_forgotten_was_cancelled(jobs, slurm):
