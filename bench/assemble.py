@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
 
-from bench import cli, loggers, machine, weights_biases
+from bench import cli, costs, loggers, machine, weights_biases
 from bench.checkpoint import AtomicIO
 from bench.data.augment import Mix, Transform
 from bench.data.decode import Decoder
@@ -124,10 +124,7 @@ def try_size(model: torch.nn.Module, resolved: Mapping[str, Any]) -> None:
         copy.deepcopy(model).to(device).train()(torch.zeros(2, settings["in_channels"], side, side, device=device))
 
     try:
-        try:
-            step("meta")  # without memory and arithmetic
-        except RuntimeError:
-            step("cpu")  # perhaps the network reads values
+        costs.dry_run(model, step)
     except RuntimeError as error:
         raise ValueError(
             f"data.train_image_size={side}: {resolved['model']['name']}, made for data.image_size="

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.models.kernels import LocalResponseNorm
 from bench.models.layers import AUX_HEADS, FitTo, GlobalAveragePool
 
+T = TypeVar("T")
 KINDS: dict[str, tuple[type[nn.Module], ...]] = {
     "conv": (nn.Conv2d,),
     "linear": (nn.Linear,),
@@ -66,13 +68,19 @@ def layers(model: nn.Module, in_channels: int, image_size: int) -> list[Layer]:
     Included are layers without children that have parameters, multiply-accumulates or a kernel, or change the number of
     elements; layers with children, and layers that are not called, only if the sums would miss them.
     """
+    return dry_run(model, lambda device: _layers(model, in_channels, image_size, device))
+
+
+def dry_run(model: nn.Module, run: Callable[[str], T]) -> T:
+    """``run`` on the meta device, without memory and arithmetic; on the CPU if the network fails there, perhaps as it
+    reads values.
+    """
     try:
-        return _layers(model, in_channels, image_size, "meta")  # without memory and arithmetic
+        return run("meta")
     except RuntimeError:
         if any(parameter.is_meta for parameter in model.parameters()):
             raise
-        # perhaps the network reads values, which a black image has
-        return _layers(model, in_channels, image_size, "cpu")
+        return run("cpu")
 
 
 def _layers(model: nn.Module, in_channels: int, image_size: int, device: str) -> list[Layer]:
