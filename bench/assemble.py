@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +25,8 @@ from bench.data.decode import Decoder
 from bench.data.module import ImageData, mix_of
 from bench.data.normalize import ChannelNormalize, Normalize
 from bench.distributed import BatchNormSync
-from bench.models.pretrained import freeze_backbone, imagenet_statistics, load_imagenet
+from bench.models import Output
+from bench.models.pretrained import check_twin, freeze_backbone, imagenet_statistics, load_imagenet
 from bench.module import Classifier
 from bench.optim import OptimizerFactory, SchedulerFactory
 from bench.record import run_id
@@ -38,8 +40,7 @@ def prepare_machine(resolved: Mapping[str, Any]) -> torch.device:
     """
     machine.prepare_cpu()
     machine.release_freed_pages()
-    # TF32 is part of auto; 32-true means 32 bits
-    machine.allow_tf32(resolved["trainer"]["precision"] == "auto")
+    machine.allow_tf32(resolved["trainer"]["precision"] != "32-true")
     L.seed_everything(resolved["seed"], verbose=False)
     return machine.device(resolved["trainer"]["accelerator"])
 
@@ -54,8 +55,7 @@ def build(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device) ->
     with cli.mistakes():
         # errors of the network and of what trains it should not wait for images to be decoded
         model = make_model(cfg, resolved)
-        if settings["train_image_size"] != settings["image_size"]:
-            try_size(model, resolved)
+        try_sizes(model, resolved)
         optimizer, scheduler = make_optimizer(cfg)
         data = make_data(cfg, resolved, device)
         if resolved["trainer"]["channels_last"]:
@@ -90,8 +90,9 @@ def try_out(cfg: DictConfig, resolved: Mapping[str, Any], tried: set[str]) -> No
     with cli.mistakes():
         if new(model, data["image_size"], data["train_image_size"]):
             network = hydra.utils.instantiate(cfg.model.net)  # without pretrained weights, which may be far away
-            if data["train_image_size"] != data["image_size"]:
-                try_size(network, resolved)
+            if model.get("pretrained"):
+                check_twin(network, model["twin"])
+            try_sizes(network, resolved)
         if new(resolved["optimizer"], resolved["scheduler"]):
             make_optimizer(cfg)
         if new(resolved["augment"]):
@@ -116,20 +117,28 @@ def make_model(cfg: DictConfig, resolved: Mapping[str, Any]) -> torch.nn.Module:
     return model
 
 
-def try_size(model: torch.nn.Module, resolved: Mapping[str, Any]) -> None:
-    """Raise ValueError if the network cannot train on images of ``data.train_image_size``."""
-    side, settings = resolved["data"]["train_image_size"], resolved["data"]
+def try_sizes(model: torch.nn.Module, resolved: Mapping[str, Any]) -> None:
+    """Raise ValueError if the network cannot train on images of ``data.image_size`` and ``data.train_image_size``, or
+    if it does not return an ``Output`` with a logit for each class.
+    """
+    settings, name = resolved["data"], resolved["model"]["name"]
 
-    def step(device: str) -> None:
-        copy.deepcopy(model).to(device).train()(torch.zeros(2, settings["in_channels"], side, side, device=device))
+    def step(side: int, device: str) -> Any:
+        images = torch.zeros(2, settings["in_channels"], side, side, device=device)
+        with torch.random.fork_rng(devices=[]):
+            return copy.deepcopy(model).to(device).train()(images)
 
-    try:
-        costs.dry_run(model, step)
-    except RuntimeError as error:
-        raise ValueError(
-            f"data.train_image_size={side}: {resolved['model']['name']}, made for data.image_size="
-            f"{settings['image_size']}, cannot train on images of that size: {str(error).partition(chr(10))[0]}"
-        ) from error
+    sizes = {settings[key]: f"data.{key}={settings[key]}" for key in ("train_image_size", "image_size")}
+    for side, told in sizes.items():
+        try:
+            out = costs.dry_run(model, functools.partial(step, side))
+        except Exception as error:  # of anyone's network
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise ValueError(f"{told}: {name} cannot train on images of that size: {reason}") from error
+        if not isinstance(out, Output) or out.logits.shape != (2, settings["num_classes"]):
+            made = f"logits {tuple(out.logits.shape)} of 2 images" if isinstance(out, Output) else type(out).__name__
+            wanted = f"bench.models.Output with logits (N, {settings['num_classes']})"
+            raise ValueError(f"{told}: {name} must return {wanted}, not {made}")
 
 
 def make_optimizer(cfg: DictConfig) -> tuple[OptimizerFactory, SchedulerFactory]:
@@ -139,7 +148,8 @@ def make_optimizer(cfg: DictConfig) -> tuple[OptimizerFactory, SchedulerFactory]
         ValueError: one of them rejects its arguments.
         hydra's InstantiationException: likewise.
     """
-    optimizer, scheduler = hydra.utils.instantiate(cfg.optimizer), hydra.utils.instantiate(cfg.scheduler)
+    # lists and not OmegaConf's, which end up in checkpoints and would not be loaded from there
+    optimizer, scheduler = (hydra.utils.instantiate(each, _convert_="all") for each in (cfg.optimizer, cfg.scheduler))
     try:
         tried = optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))]}])
     except (TypeError, ValueError, RuntimeError, LookupError) as error:  # PyTorch does not name the setting
@@ -159,7 +169,7 @@ def make_data(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device
     settings = resolved["data"]
     augment, normalize = make_augment(cfg, resolved)
     bf16 = machine.precision(resolved["trainer"]["precision"], device) == "bf16-mixed"
-    return ImageData(
+    data = ImageData(
         source=hydra.utils.instantiate(cfg.data.source),
         decoder=Decoder(
             resolved["paths"]["cache"], settings["decode_size"], settings["in_channels"], settings["on_error"]
@@ -174,6 +184,10 @@ def make_data(cfg: DictConfig, resolved: Mapping[str, Any], device: torch.device
         batch_size=settings["batch_size"] // resolved["trainer"]["devices"],  # the processes share a batch
         **{key: settings[key] for key in ("image_size", "train_image_size", "num_classes", "val_size")},
     )
+    for part, index in (("training", data.train), ("validation", data.val)):
+        if 0 < len(index) < (devices := resolved["trainer"]["devices"]):
+            raise ValueError(f"trainer.devices={devices}: there are only {len(index)} {part} images to share")
+    return data
 
 
 def make_augment(cfg: DictConfig, resolved: Mapping[str, Any]) -> tuple[list[Transform | Mix], Normalize]:
@@ -183,7 +197,7 @@ def make_augment(cfg: DictConfig, resolved: Mapping[str, Any]) -> tuple[list[Tra
         ValueError, hydra's InstantiationException: a constructor rejects its arguments, or makes something else.
     """
     augment = dict(hydra.utils.instantiate(cfg.augment))
-    normalize = augment.pop("normalize")
+    normalize = augment.pop("normalize", None)
     if resolved["model"].get("pretrained"):
         normalize = ChannelNormalize(*imagenet_statistics(resolved["model"]["twin"]))
     if not isinstance(normalize, Normalize):
@@ -219,11 +233,13 @@ def make_trainer(
     logger: Logger | None,
     watchers: list[L.Callback],
     processes: int,
+    work: Path,
 ) -> L.Trainer:
-    """Lightning's Trainer, used only for its loop; this process is one of ``processes``."""
+    """Lightning's Trainer, used only for its loop; this process is one of ``processes``; ``work``: the run's folder."""
     options = resolved["trainer"]
     sync = [BatchNormSync()] if processes > 1 and device.type == "cuda" else []  # PyTorch has none for CPUs
     return L.Trainer(
+        default_root_dir=work,  # under Slurm, Lightning resumes from any hpc_ckpt_*.ckpt in it
         max_epochs=options["max_epochs"],
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=processes,

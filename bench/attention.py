@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from bench import inference
 from bench.data.decode import fit
 from bench.data.pipeline import center_crop
+from bench.errors import ConfigError
 from bench.saved import Saved
 
 WINDOW, STEPS = 0.25, 4
@@ -178,7 +179,9 @@ def outputs(network: nn.Module, images: Tensor) -> list[Call]:
 def last_maps(network: nn.Module, images: Tensor) -> nn.Module:
     """The last module to return maps larger than 1×1."""
     with torch.no_grad():
-        return outputs(network, images)[-1][1]
+        if not (found := outputs(network, images)):
+            raise ConfigError("the network has no feature maps larger than 1×1 to look at")
+        return found[-1][1]
 
 
 def features(network: Logits, images: Tensor) -> tuple[Feature, ...]:
@@ -223,5 +226,7 @@ def _joined(call: Call, calls: Sequence[Call]) -> Call:
 
 def first_filters(model: nn.Module) -> np.ndarray:
     """The weights of the first convolution: (n, k, k, C)."""
-    first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
+    if first is None:
+        raise ConfigError("the network has no convolution, and so no filters to look at")
     return first.weight.detach().permute(0, 2, 3, 1).cpu().numpy()

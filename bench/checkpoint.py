@@ -154,7 +154,8 @@ class Checkpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch, previous = trainer.current_epoch, self.best_epoch
         top1 = float(trainer.callback_metrics["val/top1"]) if validates(trainer) else self.best_top1
-        if top1 > self.best_top1 or (not trainer.enable_validation and epoch + 1 == trainer.max_epochs):
+        last = epoch + 1 == trainer.max_epochs or trainer.should_stop  # by a callback of the caller's
+        if top1 > self.best_top1 or (not trainer.enable_validation and last):
             self.best_epoch, self.best_top1 = epoch + 1, top1
             if trainer.is_global_zero:
                 # auxiliary heads are not needed after training

@@ -77,7 +77,7 @@ def dry_run(model: nn.Module, run: Callable[[str], T]) -> T:
     """
     try:
         return run("meta")
-    except RuntimeError:
+    except Exception:  # of anyone's network
         if any(parameter.is_meta for parameter in model.parameters()):
             raise
         return run("cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -187,7 +188,8 @@ def deviation(run: Runner, saved: Saved, side: int, n: int = 64) -> float:
     """
     shape = (n, side, side, saved.in_channels)
     coarse = np.random.default_rng(0).integers(0, 256, (n, 4, 4, saved.in_channels), dtype=np.uint8)
-    tile = coarse.repeat(-(-side // 4), axis=1).repeat(-(-side // 4), axis=2)[:, :side, :side]
+    block = math.ceil(side / 4)
+    tile = coarse.repeat(block, axis=1).repeat(block, axis=2)[:, :side, :side]
     noise = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
     pixels = torch.from_numpy(np.where(np.arange(n)[:, None, None, None] % 2 == 0, tile, noise))
     wanted = saved.logits(Pipeline(saved.image_size, saved.normalize)(pixels, ()))

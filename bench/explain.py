@@ -17,16 +17,16 @@ QUOTES = "a value with characters such as = ( or ~ needs its own quotes: \"paths
 ADDED = ("sweep",)
 """Groups without a default, whose options are added with a plus sign: ``+sweep=five``."""
 
-HYDRAS = ("hydra/launcher",)
+HYDRA_OWN = ("hydra/launcher",)
 """Hydra's own groups for which this project has options."""
 
 
 def explain(error: Exception) -> str:
-    """One or two lines for an error raised by Hydra or OmegaConf while composing: what is wrong, what is allowed."""
+    """A line for an error raised by Hydra or OmegaConf while composing: what is wrong, what is allowed."""
     if (known_to_hydra := getattr(error, "options", None)) is not None:  # a group's option that does not exist
         group, name = _option(str(getattr(error, "missing_cfg_file", "")))
         known = options(group)
-        if group not in HYDRAS:  # Hydra knows those of the user's folders; of model/timm, too, if that was asked for
+        if group not in HYDRA_OWN:  # Hydra knows those of the user's folders; of model/timm, if that was asked for
             asked = re.search(r"Available options in '([^']+)'", str(error))
             place = f"{asked[1]}/".removeprefix(f"{group}/") if asked else ""
             known = sorted({*known, *(f"{place}{option}" for option in known_to_hydra)}, key=_by_depth)
@@ -59,7 +59,7 @@ def explain(error: Exception) -> str:
     if "Config group override must be a string or a list" in text:
         return f"a group's option must be a name, not null; groups are {', '.join(groups())}"
     if "Ambiguous value for argument" in text:
-        return f"{text.split(chr(39))[1]}: several values make a sweep, which needs -m: bench -m …"
+        return f"{text.split(chr(39))[1]}: several values make a sweep, which bench -m runs; name one"
     if match := re.search(r"Error parsing override '([^']+)'\s+missing EQUAL", text):
         return f"{match[1]}: write it as setting=value; bench --help lists the settings"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -68,10 +68,10 @@ def explain(error: Exception) -> str:
 
 @cache
 def groups() -> tuple[str, ...]:
-    """The groups with defaults in config.yaml, such as ``augment/normalize``, plus ADDED and HYDRAS."""
+    """The groups with defaults in config.yaml, such as ``augment/normalize``, plus ADDED and HYDRA_OWN."""
     entries = OmegaConf.load(CONF / "config.yaml").defaults
     names = [str(name) for entry in entries if isinstance(entry, DictConfig) for name in entry]
-    return tuple(sorted([*(name for name in names if not name.startswith("override ")), *ADDED, *HYDRAS]))
+    return tuple(sorted([*(name for name in names if not name.startswith("override ")), *ADDED, *HYDRA_OWN]))
 
 
 def options(group: str) -> list[str]:
@@ -106,7 +106,8 @@ def _settings() -> Iterator[str]:
 
     yield from walk(OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml")), "")
     for group in groups():
-        for option in options(group) if group not in (*ADDED, *HYDRAS, "experiment") else ():  # recipes set others'
+        # recipes set others'
+        for option in options(group) if group not in (*ADDED, *HYDRA_OWN, "experiment") else ():
             settings = OmegaConf.load(CONF / group / f"{option}.yaml")
             yield from walk(OmegaConf.to_container(settings), group.replace("/", ".") + ".")
 

@@ -73,7 +73,7 @@ def step(
     for share in milestones:
         check_value("scheduler.milestones", share, SHARE)
     check_value("scheduler.gamma", gamma, FALL)
-    return LambdaLR(optimizer, lambda step: gamma ** sum(step >= share * total_steps for share in milestones))
+    return LambdaLR(optimizer, lambda step: gamma ** sum(step >= share * total_steps - 1e-9 for share in milestones))
 
 
 def staircase(optimizer: Optimizer, total_steps: int, every: float = 0.1, gamma: float = 0.5) -> LRScheduler:

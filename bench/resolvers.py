@@ -1,11 +1,13 @@
-"""Resolvers for configuration files: ``${bench.class_folders:…}``, ``${bench.content:…}``, ``${bench.expanded:…}``."""
+"""Resolvers for configuration files: ``${bench.class_folders:…}``, ``${bench.content:…}``, ``${bench.expanded:…}``,
+``${bench.official:…}``.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -41,7 +43,7 @@ def class_folders(root: str) -> int:
 
 
 def content(root: str) -> str:
-    """A hash of the names and sizes (bytes) of the files ``root``/{train,val,test}/<class>/*, except hidden ones.
+    """A hash of the names and sizes (bytes) of the images ``root``/{train,val,test}/<class>/*.
 
     10 hex digits, the same for a copy.
 
@@ -56,10 +58,12 @@ def content(root: str) -> str:
 
 
 def _content(root: str) -> str:
+    from bench.data.sources.folder import images_in  # NumPy and Pillow, which few configurations need
+
     digest = hashlib.sha256()
     for folder in sorted(path for part in PARTS for path in (_train(root).parent / part).glob("[!.]*/")):
         place = f"{folder.parent.name}/{folder.name}"
-        for name in sorted(name for name in os.listdir(folder) if not name.startswith(".")):
+        for name in sorted(images_in(folder)):
             try:
                 size = os.stat(os.path.join(folder, name)).st_size
             except OSError:  # a broken link
@@ -73,6 +77,13 @@ def expanded(folder: str) -> str:
     return str(Path(folder).expanduser())
 
 
+def official(sizes: Sequence[int] | None, usual: Sequence[int]) -> str:
+    """The protocol of a data set of so many training and test images, None for any: ``official`` if there are as many
+    as ``usual``, else ``own`` with their numbers.
+    """
+    return "official" if sizes is not None and [*sizes] == [*usual] else "-".join(map(str, ("own", *(sizes or ()))))
+
+
 def _train(root: str) -> Path:
     train = Path(root).expanduser() / "train"
     if not train.is_dir():
@@ -82,6 +93,6 @@ def _train(root: str) -> Path:
 
 def register() -> None:
     """Register the resolvers with OmegaConf; may be called repeatedly."""
-    for resolver in (class_folders, content, expanded):
+    for resolver in (class_folders, content, expanded, official):
         # with a prefix: they are registered in all programs of the environment that use Hydra, which loads its plugins
         OmegaConf.register_new_resolver(f"bench.{resolver.__name__}", resolver, replace=True)

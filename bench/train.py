@@ -196,7 +196,7 @@ def train(
         decay = resolved["trainer"]["ema"]
         average = [] if decay is None else [MovingAverage(decay)]
         watching = [callbacks.Guard(check), meter, provenance, *bar, *average, table, checkpoints, *watchers]
-        trainer = make_trainer(resolved, device, data, logger, watching, processes)
+        trainer = make_trainer(resolved, device, data, logger, watching, processes, work)
         last = work / LAST
         with interrupts.deferring():
             trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None)
@@ -207,7 +207,7 @@ def train(
             distributed.part()
             if rank > 0:
                 return RunRecord(status="ok", **about)
-            trainer = make_trainer(resolved, device, data, logger, [*bar], processes=1)
+            trainer = make_trainer(resolved, device, data, logger, [*bar], 1, work)
         selected_epoch = saved.load_weights(module.model, checkpoints.finish())
         test = trainer.test(module, datamodule=data, verbose=False)[0]
         check()

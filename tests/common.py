@@ -41,7 +41,7 @@ def files(folder: Path) -> list[str]:
 
 def one_line(err: str) -> str:
     assert err.startswith("bench: ")
-    assert len(err.strip().splitlines()) <= 2
+    assert len(err.strip().splitlines()) == 1
     assert "Traceback" not in err
     return err
 

@@ -1,6 +1,7 @@
 """What settings make of the objects that train: clipping, compilation, precision, rates and decay."""
 
 import csv
+import io
 import itertools
 import math
 import shutil
@@ -10,9 +11,12 @@ import pytest
 import torch
 from common import NOISE, SHORT
 from hydra.utils import instantiate
+from torch import nn
 
-from bench import train
-from bench.assemble import build
+from bench import assemble, train
+from bench.assemble import build, make_data
+from bench.errors import ConfigError
+from bench.models import Output
 from bench.module import Classifier
 
 QUIET = (*SHORT, "progress=none")
@@ -23,6 +27,82 @@ def test_the_norm_to_clip_to_reaches_the_module(composed, norm):
     cfg = composed("model=lenet", *SHORT, f"trainer.clip_norm={'null' if norm is None else norm}")
     _, module = build(cfg, train.config.check(cfg), torch.device("cpu"))
     assert module.clip_norm == norm
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("~augment/normalize", "augment.normalize=None: is not a normalisation; write augment/normalize=channel"),
+        (
+            "trainer.devices=16 data.batch_size=32 data.val_size=10",
+            "trainer.devices=16: there are only 10 validation images to share",
+        ),
+    ],
+)
+def test_data_that_cannot_be_made_are_refused(composed, setting, said):
+    cfg = composed("model=lenet", *(one for one in SHORT if "val_size" not in one), *setting.split())
+    with pytest.raises(ValueError, match=said):
+        make_data(cfg, train.config.check(cfg), torch.device("cpu"))
+
+
+class Flawed(nn.Module):
+    """A network that anyone might have written."""
+
+    def __init__(self, flaw: str):
+        super().__init__()
+        self.flaw, self.layer = flaw, nn.Linear(3 * 32 * 32, 10)
+
+    def forward(self, images):
+        assert self.flaw != "refuses", "of another size"
+        if self.flaw == "width":
+            images = images[..., 1:]
+        logits = self.layer(images.flatten(1))
+        return logits if self.flaw == "tensor" else Output(logits[:, :9] if self.flaw == "classes" else logits)
+
+
+@pytest.mark.parametrize(
+    ("flaw", "said"),
+    [
+        ("width", r"data\.image_size=32: lenet cannot train on images of that size: .*2976"),
+        ("refuses", "cannot train on images of that size: of another size"),
+        ("tensor", r"must return bench\.models\.Output with logits \(N, 10\), not Tensor"),
+        ("classes", r"Output with logits \(N, 10\), not logits \(2, 9\)"),
+    ],
+)
+def test_networks_are_tried_out_before_images_are_decoded(composed, flaw, said, monkeypatch):
+    cfg = composed("model=lenet", *SHORT)
+    monkeypatch.setattr(assemble, "make_model", lambda *_: Flawed(flaw))
+    monkeypatch.setattr(assemble, "make_data", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(ConfigError, match=said):
+        build(cfg, train.config.check(cfg), torch.device("cpu"))
+
+
+def test_trying_networks_out_leaves_the_random_numbers_alone(composed):
+    resolved = train.config.check(composed("model=googlenet", *SHORT))
+    network = assemble.make_model(composed("model=googlenet", *SHORT), resolved)
+    torch.manual_seed(0)
+    assemble.try_sizes(network, resolved)
+    drawn = torch.rand(3)
+    assert torch.equal(drawn, torch.rand(3, generator=torch.Generator().manual_seed(0)))
+
+
+def test_pretrained_weights_that_do_not_fit_are_refused_before_a_sweep(composed):
+    cfg = composed("model=vgg16", "model.net.depth=11", "model.pretrained=imagenet", "data.image_size=224")
+    with pytest.raises(ConfigError, match="pretrained weights do not fit VGG"):
+        assemble.try_out(cfg, train.config.resolved(cfg), set())
+
+
+def test_the_state_of_anyones_optimizer_and_schedule_holds_plain_lists(composed):
+    cfg = composed(
+        "model=lenet", *SHORT, "optimizer._target_=torch.optim.NAdam", "~optimizer.fused", "scheduler=step"
+    )  # fmt: skip
+    optimizer, scheduler = assemble.make_optimizer(cfg)
+    made = optimizer([nn.Parameter(torch.zeros(1))])
+    content = io.BytesIO()
+    torch.save([made.state_dict(), scheduler(made, 10).state_dict()], content)
+    content.seek(0)
+    state, _ = torch.load(content, weights_only=True)  # as checkpoints are loaded
+    assert list(state["param_groups"][0]["betas"]) == [0.9, 0.95]
 
 
 @pytest.mark.slow
@@ -62,7 +142,7 @@ def test_each_cell_of_a_process_compiles_all_of_its_network(composed, monkeypatc
     assert len(set(graphs)) == 1
 
 
-@pytest.mark.parametrize(("precision", "products"), [("auto", "high"), ("32-true", "highest")])
+@pytest.mark.parametrize(("precision", "products"), [("auto", "high"), ("bf16-mixed", "high"), ("32-true", "highest")])
 def test_products_may_be_tf32_in_training_unless_32_bits_are_asked_for_and_never_in_the_test(
     composed, precision, products, monkeypatch
 ):

@@ -5,8 +5,9 @@ import shlex
 from collections import Counter
 
 import pytest
+from common import SHORT
 
-import bench
+import bench as package
 from bench import cli, config
 
 ROOT = config.PACKAGE.parent
@@ -68,6 +69,18 @@ def test_commands_compose_and_are_of_settings_that_are_allowed(settings):
         config.check(cfg)
 
 
+def test_the_readmes_network_of_ones_own_trains(bench, tmp_path, monkeypatch):
+    readme = (ROOT / "README.md").read_text()
+    (code,), (settings,) = (re.findall(rf"^```{kind}\n(.*?)^```", readme, re.M | re.S) for kind in ("python", "yaml"))
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/mynet.yaml").write_text(settings.replace("bench.models.mynet.", "mynet."))
+    (tmp_path / "mynet.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    status, out, _ = bench(f"--config-dir={tmp_path / 'conf'}", "model=mynet", *SHORT)
+    assert status == 0
+    assert "mynet" in out
+
+
 def test_one_can_cite_the_version_there_is():
     citation = (ROOT / "CITATION.cff").read_text()
-    assert f"version: {bench.__version__}" in citation.splitlines()
+    assert f"version: {package.__version__}" in citation.splitlines()

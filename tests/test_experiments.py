@@ -1,6 +1,7 @@
 """Recipes: each composes, takes real steps on images of its size, and has the published schedule."""
 
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def steps(cfg):
     take = module.training_step
     module.training_step = lambda batch, batch_idx: losses.append(take(batch, batch_idx)) or losses[-1]
     with quiet():
-        make_trainer(resolved, device, data, None, [], processes=1).fit(module, datamodule=data)
+        make_trainer(resolved, device, data, None, [], 1, Path()).fit(module, datamodule=data)
     moved = [not torch.equal(p, old) for p, old in zip(module.model.parameters(), before, strict=True)]
     return [loss.item() for loss in losses], moved
 

@@ -187,6 +187,14 @@ def test_a_network_without_relu_has_its_convolutions_shown(runs):
     assert {feature.layer for feature in made} == {"features.0", "features.3"}
 
 
+def test_networks_without_maps_or_convolutions_are_refused():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+    with pytest.raises(ConfigError, match="no feature maps larger than 1×1"):
+        attention.last_maps(network, images())
+    with pytest.raises(ConfigError, match="no convolution"):
+        attention.first_filters(network)
+
+
 def test_filters_are_the_weights_around_grey(runs):
     saved = open_run(runs("model=lenet"))
     filters = attention.first_filters(saved.model)

@@ -43,9 +43,9 @@ def classifier(model, num_classes=10, **kwargs):
     return Classifier(model, num_classes, optimizer, scheduler, **kwargs)
 
 
-def trainer(**kwargs):
+def trainer(max_epochs=1, **kwargs):
     quietly = dict(logger=False, enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False)
-    return L.Trainer(accelerator="cpu", max_epochs=1, **quietly, **kwargs)
+    return L.Trainer(accelerator="cpu", max_epochs=max_epochs, **quietly, **kwargs)
 
 
 def expected(logits, labels):
@@ -144,12 +144,21 @@ def test_top5_of_fewer_than_five_classes_is_top_of_all():
 
 
 def test_metrics_start_anew_every_epoch():
-    metrics = EpochMetrics(10)
-    metrics.update(torch.eye(10), torch.arange(10))
-    assert metrics.compute()["top1"] == 1.0
-    metrics.reset()
-    metrics.update(torch.eye(10), (torch.arange(10) + 1) % 10)
-    assert metrics.compute()["top1"] == 0.0
+    labels = torch.randint(10, (20,), generator=torch.Generator().manual_seed(0))
+    right = F.one_hot(labels, 10).float()
+
+    class Turning(Loader):
+        """The right labels in the first epoch, wrong ones in the second."""
+
+        def __iter__(self):
+            return iter(batches((labels + fitter.current_epoch) % 10, 6))
+
+    with callbacks.quiet():
+        fitter = trainer(2, log_every_n_steps=1, num_sanity_val_steps=0)
+        loader = Turning(batches(labels, 6))
+        fitter.fit(classifier(Table(right, [right])), loader, loader)
+    found = {name: float(fitter.callback_metrics[name]) for name in ("train/top1", "train/aux1_top1", "val/top1")}
+    assert found == {"train/top1": 0.0, "train/aux1_top1": 0.0, "val/top1": 0.0}
 
 
 @pytest.mark.parametrize("norm", [0.5, None])

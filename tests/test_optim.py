@@ -188,6 +188,14 @@ def test_a_staircase_has_its_steps_where_they_are_in_whole_numbers(total, parts)
         assert factor((part + 1) * total - 1) == 0.5**part
 
 
+@given(total=st.integers(1, 300), at=st.integers(1, 99))
+@settings(max_examples=60)
+def test_milestones_are_where_they_are_in_whole_numbers(total, at):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=LR)
+    factor = optim.step(optimizer, 100 * total, milestones=(at / 100,), gamma=0.5).lr_lambdas[0]
+    assert (factor(at * total - 1), factor(at * total)) == (1, 0.5)
+
+
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
 def test_poly_falls_by_a_power_of_what_is_left(power):
     expected = [LR * (1 - step / 8) ** power for step in range(8)]

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import json
 import re
 import statistics
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 
 from bench import cli, config, report
 from bench.record import run_id
-from bench.reporting import ablations, leaderboard, predictions, render
+from bench.reporting import ablations, leaderboard, markdown, predictions, render
+from bench.speed import train
 from bench.store import Store
 
 ROOT = config.PACKAGE.parent
@@ -24,7 +26,7 @@ RECIPES = sorted(
 )
 REACHED = re.compile(r"test top-1 ([\d.]+) %(?: \(mean of (\d+) seeds\))?")
 TOOK = re.compile(r"(\d+) minutes")
-BESIDES = re.compile(r"# With ((?:\S+=\S+ ?)+), .*?test top-1 ([\d.]+) %", re.DOTALL)
+BESIDES = re.compile(r"# With ((?:\S+=\S+ ?)+)[,:] .*?test top-1 ([\d.]+) %", re.DOTALL)
 """What a recipe reached with other settings, which stand before the number."""
 
 
@@ -100,9 +102,37 @@ def test_a_recipe_tells_what_its_records_say(recipe):
     assert abs(60 * int(TOOK.search(header)[1]) - statistics.fmean(seconds)) <= 31
     top1 = [record.metrics["test"]["top1"] for record in found]
     assert f"{100 * statistics.fmean(top1):.1f}" == reached[1]
-    for settings, told in BESIDES.findall(header):
+    besides = BESIDES.findall(header)
+    assert len(besides) == len(re.findall(r"^# With \S+=", header, re.MULTILINE))
+    for settings, told in besides:
         record = store.ok(run_id(config.resolved(cli.composed([f"experiment={recipe}", *settings.split()]))))
         assert f"{100 * record.metrics['test']['top1']:.1f}" == told
+
+
+@pytest.mark.skipif(not STORES, reason="an installed package comes without")
+def test_the_readme_shows_the_first_row_of_each_network():
+    def reached(model: str, data: str, protocol: str) -> str:
+        (table,) = (table for table in made(RESULTS / data)[0] if table.protocol == protocol)
+        return next((render.percent(row.stats["test_top1"]) for row in table.rows if row.model == model), "–")
+
+    _, _, below = (ROOT / "README.md").read_text().partition("| | CIFAR-10 |")
+    shown = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", below.partition("\n\n")[0], re.MULTILINE)
+    assert len(shown) == 10
+    for name, *told in shown:
+        model = name.lower().replace(" with batch norm", "_bn").replace(" as published", "").replace("-", "")
+        assert told == [reached(model, "cifar10", "official-val5000"), reached(model, "flowers102", "official")]
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("speed/**/train.json")), ids=lambda file: file.parent.name)
+def test_tables_of_speed_are_made_of_the_rates(file):
+    networks = json.loads(file.read_text())["results"]
+    published = file.with_suffix(".md").read_text().splitlines()
+    for line in markdown.table([], [train.row(name, value) for name, value in networks.items()], left=())[2:]:
+        assert line in published
+    for value in networks.values():
+        rates = value["rates"]
+        assert value["of_bare"] == pytest.approx(train.quotient(rates[train.OURS], rates[train.BARE]))
+        assert value["of_reference"] == pytest.approx(train.quotient(rates[train.OURS], rates[value["reference"]]))
 
 
 @pytest.mark.skipif(not STORES, reason="an installed package comes without")

@@ -147,6 +147,16 @@ def test_without_validation_images_the_last_epoch_is_tested_and_no_number_report
     assert not any(name.startswith("val") for name in rows_of(tmp_path / "results/runs" / record.run_id)[0])
 
 
+def test_a_callback_may_stop_a_run_without_validation_images(composed):
+    class Enough(L.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.should_stop = trainer.current_epoch == 1
+
+    cfg = composed("model=lenet", *QUIET, "data.val_size=0", "trainer.max_epochs=5")
+    record = train.run(cfg, watchers=[Enough()])
+    assert (record.status, record.epochs, record.selected_epoch) == ("ok", 2, 2), record.error
+
+
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(composed, tmp_path):
     def metrics(*overrides):
         return train.run(composed("model=lenet", *QUIET, *overrides)).metrics

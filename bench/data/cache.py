@@ -56,7 +56,7 @@ def entry(folder: Path, key: Any, build: Callable[[Path], dict[str, Any]]) -> tu
 @contextlib.contextmanager
 def _locked(place: Path) -> Iterator[None]:
     """Hold the entry's lock; prints a message if another process has it."""
-    lock = FileLock(f"{place}.lock")
+    lock = FileLock(f"{place}.lock", mode=0o666)  # others may write here, too
     try:
         lock.acquire(timeout=0)
     except Timeout:

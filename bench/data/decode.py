@@ -24,9 +24,9 @@ from bench.data.cache import entry
 ON_ERROR = ("raise", "skip")
 DECODING = 3
 """Higher whenever the same files are decoded to other pixels."""
-OF_THE_IMAGE = {None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP}
-"""Error numbers that say something about the image being read; None is Pillow's. All others, such as those of a network
-file system that does not answer, are the machine's.
+OF_THE_IMAGE = {None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
+"""Error numbers that say something about the image being read; None is Pillow's. All others are the machine's, as of a
+network file system that does not answer, or the user's, who may not read what another user of the cache may.
 """
 TOGETHER = 64
 """Images decoded by one task, at most: a task for each would take gigabytes for millions."""

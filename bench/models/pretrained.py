@@ -30,14 +30,20 @@ def load_imagenet(model: nn.Module, twin: str) -> None:
         ConnectionError: the weights cannot be downloaded.
         RuntimeError: the weights file is damaged.
     """
-    untrained = {"init_weights": False, "aux_logits": False} if twin == "googlenet" else {}
-    with torch.device("meta"):
-        theirs = torchvision.models.get_model(twin, **untrained)
-    _pairs(theirs, model)
+    theirs = check_twin(model, twin)
     weights = _downloaded(torchvision.models.get_model_weights(twin)[IMAGENET])
     weights = {name: value for name, value in weights.items() if not name.startswith("aux")}
     theirs.load_state_dict(weights, assign=True)
     copy_weights(theirs, model)
+
+
+def check_twin(model: nn.Module, twin: str) -> nn.Module:
+    """torchvision's network ``twin``, on the meta device; ValueError if ``model`` differs in layers or shapes."""
+    untrained = {"init_weights": False, "aux_logits": False} if twin == "googlenet" else {}
+    with torch.device("meta"):
+        theirs = torchvision.models.get_model(twin, **untrained)
+    _pairs(theirs, model)
+    return theirs
 
 
 def _downloaded(weights: torchvision.models.WeightsEnum) -> dict[str, torch.Tensor]:

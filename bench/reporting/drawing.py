@@ -85,17 +85,13 @@ def plain_log(axis: XAxis | YAxis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def title_of(table: Table) -> str:
-    return f"{table.dataset} ({table.protocol})"
-
-
 def grid(table: Table, count: int, side: float, note: str = "") -> tuple[Figure, list[Axes]]:
     """A figure with ``count`` square panels, one a row; ``note`` is appended to the title."""
     columns = min(3, count)
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(side * columns, side * rows + 0.3), layout="compressed")
     some = f", {count} of {len(table.rows)} rows" if count < len(table.rows) else ""
-    figure.suptitle(f"{title_of(table)}{some}{note}", fontsize=10)
+    figure.suptitle(f"{table.title}{some}{note}", fontsize=10)
     panels = list(np.atleast_1d(figure.subplots(rows, columns)).flatten())
     for panel in panels[count:]:
         panel.set_axis_off()

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bench.reporting import ablations, stats
 from bench.reporting.curves import curves
-from bench.reporting.drawing import COLORS, GREY, STYLE, grid, looks, rendered, title_of
+from bench.reporting.drawing import COLORS, GREY, STYLE, grid, looks, rendered
 from bench.reporting.leaderboard import Row, Table
 from bench.reporting.predictions import Predictions, same_samples
 from bench.reporting.tradeoff import cost
@@ -61,7 +61,7 @@ def learning(table: Table, runs: Path) -> Figure | None:
     told = [[curves(runs / name) for name in row.run_ids] for row in table.rows]
     accuracy = "val_top1" if any("val_top1" in one for several in told for one in several) else "train_top1"
     figure = Figure(figsize=(7, 3.8), layout="constrained")
-    figure.suptitle(title_of(table), fontsize=10)
+    figure.suptitle(table.title, fontsize=10)
     left, right = figure.subplots(1, 2)
     lengths = [len(one["train_loss"]) for several in told for one in several if "train_loss" in one]
     shares = bool(lengths) and max(lengths) >= LONGER * min(lengths)
@@ -191,5 +191,5 @@ def ablation(table: Table, found: Sequence[ablations.Effect]) -> Figure | None:
     if any(interval is not None for _, _, interval, _ in found):
         figure.supxlabel(bars, fontsize=7)
     panel.set_ylim(len(found) - 0.4, -0.6)
-    panel.set_title(title_of(table), fontsize=10)
+    panel.set_title(table.title, fontsize=10)
     return figure

@@ -68,6 +68,10 @@ class Table:
     machine: str = ""
     notes: tuple[str, ...] = ()
 
+    @property
+    def title(self) -> str:
+        return f"{self.dataset} ({self.protocol})"
+
 
 MEASURES = ("train_images_per_s", "fit_seconds", "peak_memory_bytes")
 

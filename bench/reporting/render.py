@@ -90,8 +90,7 @@ def caption(table: Table) -> str:
 
 def to_rich(table: Table) -> Group:
     """For the terminal; fits 80 columns, without top-5 and without the mean over classes, the settings below."""
-    title = f"{table.dataset} ({table.protocol})"
-    out = RichTable(title=Text(title), title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    out = RichTable(title=Text(table.title), title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     lines = _lines(table)
     shown = [name for name in lines[0] if not name.endswith("top-5") and name != CLASS_MEAN]
     for name in shown:
@@ -111,7 +110,7 @@ def to_markdown(all_tables: Sequence[Table], effects: Sequence[Sequence[Effect]]
     """One section a table, with the ``effects`` found in it."""
     lines = ["# Leaderboard", ""]
     for table, found in zip(all_tables, effects, strict=True):
-        lines += [f"## {table.dataset} ({table.protocol})", "", section(table)]
+        lines += [f"## {table.title}", "", section(table)]
         if found:
             lines += ["### Ablations", "", effects_section(table, found)]
     return "\n".join(lines)
@@ -126,9 +125,9 @@ def section(table: Table) -> str:
 
 EFFECTS = ("model", "change", "n", "test top-1 before", "test top-1 after", "difference", "95 % interval", "p")
 EFFECTS_NOTE = (
-    "Test top-1 in %; differences in percentage points. Intervals are Student's, over seeds and images, between single "
-    "runs at least as wide as the exact test's, and not corrected for multiple comparisons. p: probability of a "
-    "difference at least this large if there were none, "
+    "Test top-1 in %; differences in percentage points. Intervals are Student's t intervals over seeds and images, not "
+    "corrected for multiple comparisons; between single runs they are widened to those of the exact test, where these "
+    "are wider. p: probability of a difference at least this large if there were none, "
     "Holm-corrected for the number of rows; from the same Student's t or, between single runs (n = 1), from McNemar's "
     "exact test, which, like the interval, covers these two trained networks only, not other seeds; against several "
     "runs, a single one is taken to vary as they do. Settings: each row is compared with the best row of its network, "

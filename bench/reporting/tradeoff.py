@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bench.reporting.drawing import GREY, NAMED, Look, looks, plain_log, title_of
+from bench.reporting.drawing import GREY, NAMED, Look, looks, plain_log
 from bench.reporting.leaderboard import Row, Table
 
 AROUND = (
@@ -76,7 +76,7 @@ def cost(table: Table) -> Figure | None:
     """
     figure = Figure(figsize=(7, 6), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title_of(table), fontsize=10)
+    figure.suptitle(table.title, fontsize=10)
     panels = figure.subplots(2, 2, sharey=True)
     few, handles = len(table.rows) <= NAMED, {}
     apart = bool(table.machine)  # else nothing is known of machines

@@ -84,7 +84,9 @@ def fit(line: Connection, job: Job) -> None:
     with tempfile.TemporaryDirectory() as folder, callbacks.quiet():
         table = callbacks.EpochTable(Path(folder) / "metrics.csv", meter)
         watchers = [Gate(turns, len(data.train)), meter, table]
-        make_trainer(resolved, device, data, None, watchers, processes=1).fit(module, datamodule=data)
+        make_trainer(resolved, device, data, None, watchers, processes=1, work=Path(folder)).fit(
+            module, datamodule=data
+        )
 
 
 def plain_fit(line: Connection, job: Job, workers: int) -> None:
@@ -116,7 +118,9 @@ def plain_fit(line: Connection, job: Job, workers: int) -> None:
 
 
 def bare_loop(line: Connection, job: Job) -> None:
-    """The same steps on batches that were made before, by nothing but PyTorch."""
+    """The same steps, of the same network, optimizer and precision, on batches that were made before: without
+    Lightning, augmentation and metrics.
+    """
     cfg, resolved = job.configured()
     device = prepare_machine(resolved)
     turns = Turns(line, device)

@@ -61,7 +61,8 @@ def publish(
         f"# {command or f'bench-speed {subject}'}",
         "",
         f"{hardware['cpu']}, {cores}, GPUs: {', '.join(hardware['gpus']) or 'none'}; "
-        f"PyTorch {versions['torch']}, torchvision {versions['torchvision']}; {now.date()}.",
+        f"PyTorch {versions['torch']}, torchvision {versions['torchvision']}; {now.date()}, "
+        f"commit {about['git_sha'] or 'unknown'}.",
         *(["", note] * bool(note)),
     ]
     for title, header, rows in tables:

@@ -86,7 +86,9 @@ def test_what_one_run_skips_another_that_does_not_skip_refuses(things):
 
 
 @pytest.mark.parametrize("things", ["png"], indirect=True)
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EAGAIN])
+@pytest.mark.parametrize(
+    "number", [errno.EMFILE, errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EAGAIN, errno.EACCES]
+)
 def test_errors_of_the_machine_are_not_laid_to_the_image(things, number):
     def failing(i):
         if i == 3:

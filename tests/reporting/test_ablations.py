@@ -21,7 +21,7 @@ def test_pairs_are_such_as_differ_in_one_thing():
     }
 
 
-def test_another_recipe_makes_no_pair(make_record):
+def test_another_recipe_makes_no_pair():
     records = [cell("nin", 0, 0.8), cell("nin_bn", 0, 0.9, loss={"aux_weight": 0.1})]
     (table,) = leaderboard.tables(records)
     assert ablations.pairs(table, records) == []

@@ -35,7 +35,7 @@ def fetched(title: str, root: Path, load: Callable[[bool], T], download: bool) -
             raise FileNotFoundError(f"paths.data={root}: {hint}") from error
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / ".download.lock"):
+        with FileLock(root / ".download.lock", mode=0o666):
             return load(True)
     except (RuntimeError, OSError) as error:
         inside = "; it has a folder train/, so name the folder above it" if (root / "train").is_dir() else ""

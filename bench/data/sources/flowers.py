@@ -12,6 +12,7 @@ from PIL import Image
 from bench.data.dataset import TEST, TRAIN, VAL, Dataset, assemble
 from bench.data.decode import Decoder, listing
 from bench.data.sources.fetch import fetched
+from bench.rules import check_argument, choice
 
 PROTOCOLS = {
     "official": {"trnid": TRAIN, "valid": VAL, "tstid": TEST},  # 1,020 / 1,020 / 6,149
@@ -69,8 +70,7 @@ def flowers17(decoder: Decoder, root: str, split: int = 1, download: bool = True
         FileNotFoundError: the files are missing or damaged, and downloading is disabled or fails.
         ValueError: ``split`` is not 1, 2 or 3, or an image cannot be read.
     """
-    if split not in (1, 2, 3):
-        raise ValueError(f"data.source.split={split}: must be one of 1, 2, 3")
+    check_argument("data.source.split", split, choice(1, 2, 3))
     from scipy.io import loadmat
 
     base = Path(root).expanduser() / "flowers-17"

@@ -30,7 +30,7 @@ def folder(decoder: Decoder, root: str, val_share: float = 0.1, test_share: floa
     Raises:
         FileNotFoundError: ``root`` has no folder train/.
         ValueError: a part has no class folders; a class has no images, or is missing from train/; a share is not in
-            [0, 1) or leaves a class without a sample; an image cannot be read.
+            [0, 1); a class has a single image to draw from; an image cannot be read.
     """
     for name, share in (("val_share", val_share), ("test_share", test_share)):
         if type(share) not in (int, float) or not 0 <= share < 1 or (name == "test_share" and share == 0):

@@ -12,6 +12,7 @@ from samples import CHANNELS, QUICK, SEEDS, draws, random_images
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
+from bench.data import statistics
 from bench.data.augment import ColorJitter, Lighting
 
 TORCHVISION = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
@@ -135,7 +136,8 @@ def test_lighting_moves_all_pixels_of_an_image_by_the_weighted_sum(n, side, chan
         np.testing.assert_allclose(result, image + move, rtol=0, atol=1e-3)
 
 
-def test_lighting_is_learnt_from_more_images_than_are_summed_at_a_time():
+def test_lighting_is_learnt_from_more_images_than_are_summed_at_a_time(monkeypatch):
+    monkeypatch.setattr(statistics, "CHUNK_BYTES", 10_000)
     lighting, covariance = fitted(3, seed=0, n=2510)
     units = moves(lighting, torch.eye(3), 3) / 255
     assert units.T @ units == pytest.approx(covariance @ covariance, rel=1e-5)

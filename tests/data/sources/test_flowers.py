@@ -111,7 +111,7 @@ def test_flowers102_that_is_missing_damaged_or_nowhere_is_told(site, root, decod
         sources.flowers102(decoder(8), str(root))
 
 
-@pytest.mark.parametrize(("source", "split"), [("flowers102", "Official"), ("flowers17", 0), ("flowers17", 4)])
+@pytest.mark.parametrize(("source", "split"), [("flowers102", "Official"), ("flowers17", 0), ("flowers17", 1.0)])
 def test_another_split_is_refused_before_anything_is_fetched(source, split, site, root, decoder):
     with pytest.raises(ValueError, match=rf"data\.source\.split={split}: must be one of "):
         getattr(sources, source)(decoder(), str(root), split)
