@@ -88,14 +88,14 @@ def try_out(cfg: DictConfig, resolved: Mapping[str, Any], tried: set[str]) -> No
 
     model, data = resolved["model"], resolved["data"]
     with cli.mistakes():
-        if new(model, data["image_size"], data["train_image_size"]):
+        if new(model, *(data[key] for key in ("num_classes", "in_channels", "image_size", "train_image_size"))):
             network = hydra.utils.instantiate(cfg.model.net)  # without pretrained weights, which may be far away
             if model.get("pretrained"):
                 check_twin(network, model["twin"])
             try_sizes(network, resolved)
         if new(resolved["optimizer"], resolved["scheduler"]):
             make_optimizer(cfg)
-        if new(resolved["augment"]):
+        if new(resolved["augment"], data["decode_size"]):
             mix_of(make_augment(cfg, resolved)[0])
         if new(resolved["logger"]):
             loggers.check(resolved["logger"])
@@ -118,27 +118,31 @@ def make_model(cfg: DictConfig, resolved: Mapping[str, Any]) -> torch.nn.Module:
 
 
 def try_sizes(model: torch.nn.Module, resolved: Mapping[str, Any]) -> None:
-    """Raise ValueError if the network cannot train on images of ``data.image_size`` and ``data.train_image_size``, or
-    if it does not return an ``Output`` with a logit for each class.
+    """Raise ValueError if the network cannot train on images of ``data.train_image_size`` or be used on images of
+    ``data.image_size``, or if it does not return an ``Output`` with a logit for each class.
     """
     settings, name = resolved["data"], resolved["model"]["name"]
 
     def step(side: int, device: str) -> Any:
         images = torch.zeros(2, settings["in_channels"], side, side, device=device)
         with torch.random.fork_rng(devices=[]):
-            return copy.deepcopy(model).to(device).train()(images)
+            return copy.deepcopy(model).to(device).train(side == settings["train_image_size"])(images)
 
     sizes = {settings[key]: f"data.{key}={settings[key]}" for key in ("train_image_size", "image_size")}
     for side, told in sizes.items():
         try:
             out = costs.dry_run(model, functools.partial(step, side))
+        except MemoryError:
+            raise
         except Exception as error:  # of anyone's network
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise ValueError(f"{told}: {name} cannot train on images of that size: {reason}") from error
+            kind = "" if isinstance(error, RuntimeError | ValueError) else f"{type(error).__name__}: "
+            raise ValueError(
+                f"{told}: {name} fails on such images: {kind}{str(error).partition(chr(10))[0]}"
+            ) from error
         if not isinstance(out, Output) or out.logits.shape != (2, settings["num_classes"]):
             made = f"logits {tuple(out.logits.shape)} of 2 images" if isinstance(out, Output) else type(out).__name__
             wanted = f"bench.models.Output with logits (N, {settings['num_classes']})"
-            raise ValueError(f"{told}: {name} must return {wanted}, not {made}")
+            raise ValueError(f"model.net: {name} must return {wanted}, not {made}")
 
 
 def make_optimizer(cfg: DictConfig) -> tuple[OptimizerFactory, SchedulerFactory]:
@@ -205,6 +209,9 @@ def make_augment(cfg: DictConfig, resolved: Mapping[str, Any]) -> tuple[list[Tra
     for name, transform in augment.items():
         if not isinstance(transform, Transform | Mix):
             raise ValueError(f"augment.{name}: is not an augmentation from bench.data.augment")
+    crop, stored = resolved["augment"].get("random_crop"), resolved["data"]["decode_size"]
+    if crop and not crop.get("padding") and crop.get("size") == stored:
+        raise ValueError(f"augment.random_crop: leaves all of images stored at data.decode_size={stored}; raise it")
     return list(augment.values()), normalize
 
 

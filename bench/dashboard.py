@@ -179,17 +179,16 @@ def report(
     for table in leaderboard.tables(records, predictions):
         own = [ok[run_id] for row in table.rows for run_id in row.run_ids]
         keys = told_apart(own)
-        title = f"{table.dataset} ({table.protocol})"
         runs = v2.Runset(
             entity=entity,
             project=project,
-            name=title,
+            name=table.title,
             filters=of_these(own, ids),
             groupby=[f"config.{key}" for key in keys],
         )
         costs: list[Any] = [v2.ScatterPlot(x=v2.SummaryMetric(cost), y=v2.SummaryMetric("test/top1")) for cost in COSTS]
         blocks += [
-            v2.H1(title),
+            v2.H1(table.title),
             v2.MarkdownBlock(render.section(table)),
             v2.H2("Learning curves"),
             v2.P("One line per network and settings: the mean over its seeds, with their range."),

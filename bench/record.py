@@ -59,7 +59,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def protocol(config: Mapping[str, Any]) -> str:
     """The name of the split into training, validation and test images; with ``data.val_size``, if that draws validation
-    images, and for a folder with the start of the hash of its files: other images are another protocol.
+    images, and for a folder with the start of the hash of its images: others are another protocol.
     """
     data = config["data"]
     size, content = data["val_size"], data.get("content")

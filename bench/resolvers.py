@@ -81,7 +81,8 @@ def official(sizes: Sequence[int] | None, usual: Sequence[int]) -> str:
     """The protocol of a data set of so many training and test images, None for any: ``official`` if there are as many
     as ``usual``, else ``own`` with their numbers.
     """
-    return "official" if sizes is not None and [*sizes] == [*usual] else "-".join(map(str, ("own", *(sizes or ()))))
+    told = [*sizes] if isinstance(sizes, Sequence) and not isinstance(sizes, str) else []  # the source refuses others
+    return "official" if told == [*usual] else "-".join(map(str, ("own", *told)))
 
 
 def _train(root: str) -> Path:

@@ -129,6 +129,7 @@ def test_tables_of_speed_are_made_of_the_rates(file):
     published = file.with_suffix(".md").read_text().splitlines()
     for line in markdown.table([], [train.row(name, value) for name, value in networks.items()], left=())[2:]:
         assert line in published
+    assert train.NOTE in published
     for value in networks.values():
         rates = value["rates"]
         assert value["of_bare"] == pytest.approx(train.quotient(rates[train.OURS], rates[train.BARE]))

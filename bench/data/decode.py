@@ -26,7 +26,7 @@ DECODING = 3
 """Higher whenever the same files are decoded to other pixels."""
 OF_THE_IMAGE = {None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 """Error numbers that say something about the image being read; None is Pillow's. All others are the machine's, as of a
-network file system that does not answer, or the user's, who may not read what another user of the cache may.
+network file system that does not answer, or concern this user's permissions, which must not be cached for others.
 """
 TOGETHER = 64
 """Images decoded by one task, at most: a task for each would take gigabytes for millions."""

@@ -8,7 +8,7 @@ import lightning as L
 import numpy as np
 import torch
 
-from bench.data.augment import Draws, Mix, RandomCrop, Transform
+from bench.data.augment import Draws, Mix, Transform
 from bench.data.dataset import Dataset, Source
 from bench.data.decode import Decoder
 from bench.data.loader import BatchLoader, Shard
@@ -73,21 +73,15 @@ class ImageData(L.LightningDataModule):
             transform.fit(dataset.pixels, self.train)
         self.plain = Pipeline(image_size, normalize)
         self.augmented = Pipeline(train_image_size or image_size, normalize, transforms)
-        self._try_out(transforms)
+        self._try_out()
         self.batch_size, self.seed, self.num_classes = batch_size, seed, num_classes
         self.storage = storage
         resident(dataset.pixels.nbytes, self.device, storage)  # reject what is impossible before training starts
         # on the CPU, the memory-mapped file itself
         self.pixels, self.labels = torch.from_numpy(dataset.pixels), torch.from_numpy(dataset.labels)
 
-    def _try_out(self, transforms: Sequence[Transform]) -> None:
-        """Let the transforms reject images to which they cannot be applied, and reject crops of all there is."""
-        side = self.dataset.pixels.shape[1]
-        for transform in transforms:
-            if isinstance(transform, RandomCrop) and transform.size == side and not transform.padding:
-                raise ValueError(
-                    f"data.decode_size={side}: leaves nothing to crop to {side}×{side}; store larger images"
-                )
+    def _try_out(self) -> None:
+        """Let the transforms reject images to which they cannot be applied."""
         image = torch.from_numpy(self.dataset.pixels[self.train[:1]])
         generators = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
         self.augmented(image, self.augmented.draw(Draws(1, 0, *generators)))

@@ -194,7 +194,6 @@ def test_evaluation_takes_the_centre_of_larger_stored_images():
         ([RandomCrop(6)], "data.train_image_size=8: the augmentations make images of 6×6"),
         ([RandomCrop(8, 8)], "padding=8: reflecting 8×8 images allows at most 7"),
         ([RandomCrop(20, 2)], "size=20: images of 8×8 padded by 2 are smaller"),
-        ([RandomCrop(8, 0)], "data.decode_size=8: leaves nothing to crop to 8×8"),
         ([Mixup(), CutMix()], "Mixup and CutMix exclude each other"),
     ],
 )
