@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from common import NOISE, SHORT
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import OmegaConf
 from torch.nn import functional as F
 
@@ -100,6 +101,16 @@ def test_a_rank_that_a_job_script_has_left_changes_nothing(composed, tmp_path, m
     record = train.run(composed("model=nin", "data.image_size=16", *QUIET, f"paths.results={tmp_path}/b"))
     assert record.metrics == reference.metrics  # of a network with dropout
     assert (tmp_path / "b/runs" / record.run_id / "config.yaml").exists()
+
+
+def test_another_projects_checkpoint_in_the_current_folder_of_a_slurm_job_is_left_alone(
+    composed, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"another project's")
+    monkeypatch.setattr(SLURMEnvironment, "detect", staticmethod(lambda: True))
+    record = train.run(composed("model=lenet", *QUIET))
+    assert record.status == "ok", record.error
 
 
 def test_only_epochs_that_were_validated_are_selected(composed, tmp_path, monkeypatch):

@@ -117,6 +117,7 @@ def test_an_entry_holds_one_array_and_json_and_no_pickle_and_has_the_usual_permi
     assert np.array_equal(np.load(entry / "pixels.npy", allow_pickle=False), things.pixels)
     assert json.loads((entry / "entry.json").read_text())["content"]["about"] == {"skipped": {}}
     assert entry.stat().st_mode & 0o777 == 0o750
+    assert entry.with_name(f"{entry.name}.lock").stat().st_mode & 0o777 == 0o666  # for all who may write to the folder
 
 
 def test_an_entry_is_not_there_before_it_is_whole(things):
