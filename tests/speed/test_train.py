@@ -1,7 +1,9 @@
 """The comparison of training, made small: what is compared, not how fast it is."""
 
+import contextlib
 import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -74,6 +76,35 @@ def test_training_takes_three_times_the_operations_but_the_images_need_no_gradie
     batch = Batch(torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.int64))
     counted = contestants.flops_per_image(Classifier(network, 10, None, None), batch)
     assert counted == 2 * (3 * macs - first)
+
+
+def test_the_bare_loops_loss_is_that_of_training_with_its_auxiliary_heads():
+    module = Classifier(GoogLeNet(10, image_size=32), 10, None, None, aux_weight=0.3)
+    assert module.heads()
+    batch = Batch(torch.randn(4, 3, 32, 32), torch.tensor([0, 3, 9, 1]))
+    told = []
+    for loss in (lambda: module.training_step(batch, 0), lambda: contestants.losses(module, batch)):
+        torch.manual_seed(0)  # dropout
+        told.append(loss().item())
+    assert told[0] == told[1] > 3  # a network that knows nothing yet has a loss of 2.3 in each head
+
+
+def test_the_reference_is_the_one_with_the_best_number_of_workers_by_median(monkeypatch):
+    rates = {
+        "ours": [30.0, 90.0, 40.0],
+        "bare loop": [60.0, 60.0, 40.0],
+        "reference, 0": [9.0, 10.0, 90.0],  # the best mean
+        "reference, 1": [20.0, 15.0, 20.0],
+        "ceiling": [200.0, 200.0, 200.0],
+    }
+    turn = SimpleNamespace(peak_bytes=1, more={"flops": 3.0})
+    monkeypatch.setattr(train, "Contestant", lambda *work: SimpleNamespace(last=turn))
+    monkeypatch.setattr(train, "together", contextlib.nullcontext)
+    monkeypatch.setattr(train.reference, "workers", lambda: (0, 1))
+    monkeypatch.setattr(train, "interleaved", lambda asked, rounds: rates)
+    value = train.compare(["model=lenet"], 256, torch.device("cpu"))
+    assert value["reference"] == "reference, 1"
+    assert (value["of_reference"], value["of_bare"], value["of_ceiling"]) == (2.0, 1.0, 0.6)
 
 
 def test_a_dataloader_has_no_more_workers_than_there_are_cores(monkeypatch):
