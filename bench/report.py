@@ -123,7 +123,8 @@ def report(arguments: list[str]) -> None:
     written = [results / "leaderboard.md", results / "leaderboard.csv", *([readme] if readme else [])]
     for package, what, write in (("plotly", "report.html", write_page), ("matplotlib", "figures", write_figures)):
         if importlib.util.find_spec(package) is None:
-            console.say(f"no {what}: needs {package}; pip install 'convbench[report]'")
+            old = "new " if (results / what).exists() else ""
+            console.say(f"no {old}{what}: needs {package}; pip install 'convbench[report]'")
         else:
             written.append(write(store, made))
     console.say(f"written: {', '.join(map(str, written))}")

@@ -150,7 +150,7 @@ def test_the_page_is_written_and_without_plotly_it_is_told_what_to_install(store
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     code, out, _ = call(report.main, f"paths.results={store.root}")
     assert code == 0
-    assert "pip install 'convbench[report]'" in out
+    assert "no report.html: needs plotly; pip install 'convbench[report]'" in out
     assert not (store.root / "report.html").exists()
 
 
@@ -166,4 +166,4 @@ def test_figures_are_written_and_without_matplotlib_it_is_told_what_to_install(s
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "matplotlib" else there(name))
     code, out, _ = call(report.main, f"paths.results={store.root}")
     assert code == 0
-    assert "no figures: needs matplotlib; pip install 'convbench[report]'" in out
+    assert "no new figures: needs matplotlib; pip install 'convbench[report]'" in out

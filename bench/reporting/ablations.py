@@ -21,11 +21,18 @@ UNTOLD = ("model.name", "model.twin", "model.net.batch_norm")
 
 
 class Pair(NamedTuple):
-    """``what`` is ``batch norm``, ``auxiliary heads``, or a setting and its two values."""
+    """``what`` is ``batch norm``, with the learning rates if they differ, ``auxiliary heads``, or a setting and its two
+    values.
+    """
 
     what: str
     without: Row
     with_it: Row
+
+    @property
+    def switched(self) -> bool:
+        """Whether it is something to have or not, rather than one of two values."""
+        return self.what.startswith((BATCH_NORM, HEADS))
 
 
 class Effect(NamedTuple):
@@ -81,7 +88,9 @@ def pairs(table: Table, records: Sequence[RunRecord]) -> list[Pair]:
                 if _apart(settings[i], AUX_HEADS) == _apart(settings[j], AUX_HEADS):
                     found.append(Pair(HEADS, without, with_it))
             elif with_it.model == f"{without.model}_bn" and _same_recipe(settings[i], settings[j]):
-                found.append(Pair(BATCH_NORM, without, with_it))
+                rates = [settings[place].get("optimizer.lr") for place in (i, j)]
+                what = BATCH_NORM if rates[0] == rates[1] else f"{BATCH_NORM}, optimizer.lr={rates[0]} → {rates[1]}"
+                found.append(Pair(what, without, with_it))
         for better, own in zip(table.rows[:i], settings, strict=False):
             what = _choice(settings[i], own) if better.model == without.model else None
             if what is not None:

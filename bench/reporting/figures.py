@@ -110,9 +110,10 @@ def band(values: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def told_of(table: Table, predictions: Mapping[str, Predictions], most: int) -> list[tuple[Row, list[Predictions]]]:
-    """The first ``most`` rows that have predictions, for the same samples."""
-    rows = [(row, [predictions[name] for name in row.run_ids if name in predictions]) for row in table.rows]
-    return [(row, several) for row, several in rows if several and same_samples(several)][:most]
+    """The first ``most`` rows of which all seeds have predictions, for the same samples."""
+    whole = [row for row in table.rows if all(name in predictions for name in row.run_ids)]
+    rows = [(row, [predictions[name] for name in row.run_ids]) for row in whole]
+    return [(row, several) for row, several in rows if same_samples(several)][:most]
 
 
 def confusions(table: Table, predictions: Mapping[str, Predictions]) -> Figure | None:
@@ -178,10 +179,9 @@ def ablation(table: Table, found: Sequence[ablations.Effect]) -> Figure | None:
     for place, (_, middle, interval, _) in enumerate(found):
         reach = None if interval is None else [[100 * (middle - interval.low)], [100 * (interval.high - middle)]]
         panel.errorbar(100 * middle, place, xerr=reach, color=COLORS[0], marker="o", markersize=5, capsize=3)
-    switched = (ablations.BATCH_NORM, ablations.HEADS)  # on or off: the row without it is its label
     changes = [(pair.without.model, pair.what) for pair, *_ in found]
     names = [
-        f"{pair.without.name if pair.what in switched or changes.count(change) > 1 else change[0]}: {pair.what}"
+        f"{pair.without.name if pair.switched or changes.count(change) > 1 else change[0]}: {pair.what}"
         for (pair, *_), change in zip(found, changes, strict=True)
     ]
     panel.set_yticks(range(len(found)), names)

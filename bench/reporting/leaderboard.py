@@ -57,7 +57,7 @@ class Table:
     """The rows of one data set and protocol, by rank; ``ranked_by`` is ``val_top1``, or else ``test_top1``.
 
     ``usual``: settings that apply unless a row says otherwise. ``machine``: what they were trained on, or that it
-    differs; empty if it is not known. ``notes``: what some rows lack, seeds or images.
+    differs; empty if it is not known. ``notes``: what some rows lack: seeds, images, the comparison with the first.
     """
 
     dataset: str
@@ -136,8 +136,10 @@ def _table(
     tests = None if ranked_by == "val_top1" else math.comb(len(rows), 2)
     machines, told = machines_of({row.number: group for row, (*_, group) in zip(rows, measured, strict=True)})
     rows = [replace(row, machine=machines.get(row.number, "")) for row in rows]
+    rows = _tested(rows, predictions, tests)
     notes = [note for row, (*_, group) in zip(rows, measured, strict=True) for note in _notes(row, group, failed)]
-    return Table(dataset, protocol, ranked_by, tuple(_tested(rows, predictions, tests)), usual, told, tuple(notes))
+    notes += _untested(rows)
+    return Table(dataset, protocol, ranked_by, tuple(rows), usual, told, tuple(notes))
 
 
 def _notes(row: Row, group: Sequence[RunRecord], failed: Mapping[str, set[int]]) -> Iterator[str]:
@@ -147,6 +149,14 @@ def _notes(row: Row, group: Sequence[RunRecord], failed: Mapping[str, set[int]])
         yield f"row {row.number}: {len(lost)} of {len(lost) + row.n} seeds failed"
     if skipped := max(record.skipped_images or 0 for record in group):
         yield f"row {row.number}: {skipped:,} images cannot be read, and are left out"
+
+
+def _untested(rows: Sequence[Row]) -> Iterator[str]:
+    """Which rows were not compared with the first, though there are predictions: they have no mark, either."""
+    untested = [row.number for row in rows[1:] if row.p is None]
+    if untested and any(row.interval is not None for row in rows):
+        of = f"row {untested[0]} is" if len(untested) == 1 else f"rows {', '.join(untested)} are"
+        yield f"{of} not compared with the first: predictions are missing or of other images"
 
 
 ROOM = 32

@@ -82,7 +82,13 @@ def caption(table: Table) -> str:
             f"; {LIKE_BEST} test top-1 not distinguishable from the first row's (p > {1 - LEVEL:.2f}, Holm-corrected)"
         )
     if any(row.interval is not None and row.n == 1 for row in table.rows):
-        text += "; with n = 1, interval and test reflect the test images only, not the seed"
+        first = min(table.rows, key=lambda row: row.rank)  # which the others are tested against
+        text += "; with n = 1, " + (
+            "interval and test reflect the test images only, not the seed"
+            if first.n == 1
+            else "the interval reflects the test images only, not the seed, which in the test is taken to vary as the "
+            "first row's do"
+        )
     text += "".join(f"; {note}" for note in table.notes)
     text += f"; on {table.machine}" if table.machine else ""
     return text + (f"; settings unless a row says otherwise: {table.usual}" if table.usual else "")

@@ -43,8 +43,8 @@ def settings_of(record: RunRecord) -> Settings:
             del settings[f"augment.{name}.size"]
     settings.pop("augment.normalize._target_", None)
     settings.pop("data.epochs", None)  # trainer.max_epochs is what was trained
-    asked = settings.pop("trainer.precision", None)
-    now, *before = (_precision(asked, one) for one in makers(record))
+    settings.pop("trainer.precision", None)  # of which the record has what it came to
+    now, *before = (one.precision for one in makers(record))
     others = dict.fromkeys(one for one in before if one != now)
     settings["precision"] = ", then ".join(map(str, (*others, now))) if others else now
     settings["augment"] = [name for name in augment if name != "normalize"]
@@ -58,12 +58,6 @@ def settings_of(record: RunRecord) -> Settings:
 def _short(target: str) -> str:
     """The name of a class of PyTorch's or this project's; others in full, as they may be of the same name."""
     return target.rpartition(".")[2] if target.startswith(("torch.", "bench.")) else target
-
-
-def _precision(asked: str | None, record: RunRecord) -> str | None:
-    """``auto`` where that is TF32, of which records say 32 bits."""
-    tf32 = (asked, record.precision) == ("auto", "32-true") and "cpu" not in (record.device or "")
-    return "auto" if tf32 else record.precision
 
 
 def leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -127,9 +121,17 @@ def told_apart(rows: Sequence[tuple[str, Settings]]) -> tuple[list[str], str]:
             elif (frequent := _frequent([other.get(key) for _, other in there])) != [value]:
                 keys.add(key)
                 if frequent:
-                    usual[key] = frequent[0]
+                    usual[key] = _resolved(frequent[0], [other for _, other in there if other.get(key) == frequent[0]])
         told.append(line({key: value_of(own, key) for key in keys & own.keys()}))
     return told, line(usual)
+
+
+def _resolved(value: Any, rows: Sequence[Settings]) -> Any:
+    """The value, with SAME_SIZE as a number, or, where the rows that have it differ in that number, by name."""
+    if value != SAME_SIZE:
+        return value
+    sizes = {row.get("data.image_size") for row in rows}
+    return sizes.pop() if len(sizes) == 1 else "data.image_size"
 
 
 def _same_choice(key: str, one: Settings, other: Settings) -> bool:

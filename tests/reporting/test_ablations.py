@@ -15,8 +15,8 @@ def test_pairs_are_such_as_differ_in_one_thing():
         (pair.what, *(row.run_ids[0].split("-s0")[0] for row in pair[1:])) for pair in ablations.pairs(table, records)
     }
     assert found == {
-        ("batch norm", "digits-nin", "digits-nin_bn"),
-        ("batch norm", "digits-googlenet", "digits-googlenet_bn"),
+        ("batch norm, optimizer.lr=0.01 → 0.1", "digits-nin", "digits-nin_bn"),
+        ("batch norm, optimizer.lr=0.01 → 0.1", "digits-googlenet", "digits-googlenet_bn"),
         ("auxiliary heads", "digits-googlenet-off", "digits-googlenet"),
     }
 
@@ -32,23 +32,26 @@ def test_what_differs_in_more_than_batch_norm_is_no_pair():
     rates = {"adamw": 1e-3, "sgd": 0.1}
     plain, normed = {"batch_norm": False}, {"batch_norm": True}
 
-    def paired(one: dict, other: dict) -> int:
+    def paired(one: dict, other: dict) -> list[str]:
         records = [
             replace(made, config=made.config | settings)
             for made, settings in ((cell("nin", 0, 0.8), one), (cell("nin_bn", 0, 0.9), other))
         ]
         (table,) = leaderboard.tables(records)
-        return len(ablations.pairs(table, records))
+        return [pair.what for pair in ablations.pairs(table, records)]
 
     def both(net: dict, lr: float, rates: dict = rates) -> dict:
         return {"model": {"net": net, "lr": rates}, "optimizer": {"_target_": "torch.optim.SGD", "lr": lr}}
 
-    assert paired(both(plain, 0.02, rates | {"sgd": 0.02}), both(normed, 0.1)) == 1  # each at its own rate
-    assert paired(both(plain, 0.1, rates | {"sgd": 0.02}), both(normed, 0.1)) == 1  # not its own, but the same
-    assert paired(both(plain, 1e-3), both(normed, 0.1)) == 0  # that of another optimizer
-    assert paired(both(plain, 0.01), both(normed, 0.01)) == 1
-    assert paired(both(plain, 0.01), both(normed, 0.02)) == 0
-    assert paired(both(plain | {"naive": True}, 0.1), both(normed | {"naive": False}, 0.1)) == 0
+    each_its_own = paired(both(plain, 0.02, rates | {"sgd": 0.02}), both(normed, 0.1))
+    assert each_its_own == ["batch norm, optimizer.lr=0.02 → 0.1"]
+    the_same_but_not_its_own = paired(both(plain, 0.1, rates | {"sgd": 0.02}), both(normed, 0.1))
+    assert the_same_but_not_its_own == ["batch norm"]
+    of_another_optimizer = paired(both(plain, 1e-3), both(normed, 0.1))
+    assert of_another_optimizer == []
+    assert paired(both(plain, 0.01), both(normed, 0.01)) == ["batch norm"]
+    assert paired(both(plain, 0.01), both(normed, 0.02)) == []
+    assert paired(both(plain | {"naive": True}, 0.1), both(normed | {"naive": False}, 0.1)) == []
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,15 @@ def test_equal_records_give_equal_bytes_and_names_that_are_safe(told):
             assert "nin_bn" in text or "ablation" in name
 
 
+def test_predictions_are_drawn_of_rows_of_which_all_seeds_have_them(told):
+    tables, _, predictions, _ = told
+    row = next(row for row in tables[0].rows if row.n > 1)
+    drawn = [one for one, _ in figures.told_of(tables[0], predictions, most=99)]
+    assert row in drawn
+    less = {name: one for name, one in predictions.items() if name != row.run_ids[0]}
+    assert [one for one, _ in figures.told_of(tables[0], less, most=99)] == [one for one in drawn if one != row]
+
+
 def test_curves_are_mean_and_range_over_the_seeds_that_have_the_epoch(told):
     tables, _, _, runs = told
     figure = figures.learning(tables[0], runs)

@@ -111,8 +111,8 @@ def test_a_seed_counts_once(make_record):
     (row,) = table.rows
     assert (row.n, row.variant, len(set(row.run_ids))) == (2, "", 2)
     asked = [record(0, i, trainer={"precision": precision}) for i, precision in enumerate(("auto", "32-true"))]
-    (table,) = leaderboard.tables(asked)  # on a GPU the first may use TF32
-    assert {row.variant for row in table.rows} == {"precision=auto", "precision=32-true"}
+    (table,) = leaderboard.tables(asked)  # auto came to the same
+    assert [(row.n, row.variant) for row in table.rows] == [(1, "")]
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted"])
@@ -208,6 +208,16 @@ def test_predictions_on_other_samples_are_not_compared(make_record):
     )
     assert table.rows[1].p is None
     assert table.rows[1].interval is not None
+    assert table.notes == ("row 2 is not compared with the first: predictions are missing or of other images",)
+    assert table.notes[0] in render.caption(table)
+
+
+def test_without_the_first_rows_predictions_no_row_is_compared_and_that_is_told(make_record):
+    records = [make_record("nin", val=0.9), make_record("lenet", val=0.8), make_record("vgg16", val=0.7)]
+    (table,) = leaderboard.tables(records, {one.run_id: answered(one, 0.9) for one in records[1:]})
+    assert table.notes == ("rows 2, 3 are not compared with the first: predictions are missing or of other images",)
+    (table,) = leaderboard.tables(records, {one.run_id: answered(one, 0.9) for one in records})
+    assert table.notes == leaderboard.tables(records)[0].notes == ()
 
 
 def of_classes(right, sizes):

@@ -198,6 +198,27 @@ def test_in_a_browser_curves_go_over_epochs_that_were_not_validated(browser):
 
 
 @pytest.mark.slow
+def test_in_a_browser_curves_of_very_different_lengths_go_over_the_share_of_the_run(browser, store, tmp_path):
+    records = [record_of("lenet", run_id="long"), record_of("nin", run_id="short")]
+    for record, epochs in zip(records, (10, 2), strict=True):
+        lines = [f"{epoch},0.5,0.1" for epoch in range(1, epochs + 1)]
+        (tmp_path / record.run_id).mkdir()
+        (tmp_path / record.run_id / "metrics.csv").write_text("\n".join(["epoch,val_top1,train_loss", *lines]))
+    file = tmp_path / "report.html"
+    file.write_text(page.build(tables(records), records, {}, tmp_path))
+    before = browser.current_url
+    browser.get(file.as_uri())
+    chart = browser.execute_script(
+        "const c = document.getElementById('curve-chart');"
+        "return [c.data.map((line) => [line.x, line.text]), c.layout.xaxis.title.text]"
+    )
+    browser.get(before)
+    longer, shorter = ([list(range(10, 101, 10)), list(range(1, 11))], [[50, 100], [1, 2]])
+    assert sorted(chart[0]) == sorted([longer, shorter])
+    assert chart[1] == "% of the run's epochs"
+
+
+@pytest.mark.slow
 def test_in_a_browser_a_run_opens_with_its_charts_and_mistakes(browser, store):
     name = "digits-lenet-s1-0123456789"
     choose(browser, "table", "digits (stratified)")
@@ -205,6 +226,12 @@ def test_in_a_browser_a_run_opens_with_its_charts_and_mistakes(browser, store):
     body = browser.find_element("id", name)
     until(browser, lambda: body.get_attribute("open"))
     until(browser, lambda: len(body.find_elements("css selector", ".js-plotly-plot")) == 4)
+    one = report.predictions_of(store, store.load_all())[name]
+    matrix = stats.confusion(one.labels, one.predicted, 3)
+    body.find_element("css selector", ".classes summary").click()
+    lines = [row.text for row in body.find_elements("css selector", ".classes tbody tr")]
+    assert lines[0] == f"{CLASSES[0]} {matrix[0].sum()} {100 * matrix[0, 0] / matrix[0].sum():.1f} dog ({matrix[0, 1]})"
+    assert len(lines) == 3
     tiles = body.find_elements("css selector", ".tiles li")
     assert len(tiles) == 16
     assert any("<b>cat</b>" in tile.text for tile in tiles)

@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from cells import cell
+from cells import answers, cell
 from common import printed
 
 from bench.reporting import ablations, leaderboard, render
@@ -48,6 +48,23 @@ def test_the_table_fits_80_columns(make_record):
     assert max(map(len, text.splitlines())) <= 80
     for shown in ("googlenet_bn", "91.0±1.0", "92.0±2.0", "144M", "19.6G", "12,346", "86,400", "12,288"):
         assert shown in text
+
+
+@pytest.mark.parametrize(
+    ("seeds", "covers"),
+    [
+        (1, "; with n = 1, interval and test reflect the test images only, not the seed"),
+        (
+            2,
+            "; with n = 1, the interval reflects the test images only, not the seed, which in the test is taken to vary",
+        ),
+    ],
+)
+def test_what_the_test_of_a_single_run_covers_depends_on_the_first_row(seeds, covers):
+    records = [cell("nin", seed, 0.9) for seed in range(seeds)] + [cell("lenet", 0, 0.8)]
+    told_of = {record.run_id: answers(record.metrics["test"]["top1"], record.seed) for record in records}
+    (table,) = leaderboard.tables(records, told_of)
+    assert covers in render.caption(table)
 
 
 def test_csv_holds_the_numbers_in_full(make_record):
@@ -121,4 +138,6 @@ def test_a_marker_without_an_end_takes_nothing_with_it(make_record):
 def test_an_ablations_numbers_of_seeds_are_in_the_order_of_before_and_after():
     records = [cell("nin", seed, 0.8) for seed in range(3)] + [cell("nin_bn", 0, 0.9)]
     (table,) = leaderboard.tables(records)
-    assert "| nin | batch norm | 3, 1 |" in render.effects_section(table, ablations.effects(table, records, {}))
+    assert "| nin | batch norm, optimizer.lr=0.01 → 0.1 | 3, 1 |" in render.effects_section(
+        table, ablations.effects(table, records, {})
+    )

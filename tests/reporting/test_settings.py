@@ -108,12 +108,26 @@ def test_a_usual_value_tells_of_itself_below_the_table(make_record):
     assert "; settings unless a row says otherwise: trainer.ema=0.9." in render.section(table)
 
 
+@pytest.mark.parametrize(("side", "usual"), [(32, "32"), (64, "data.image_size")])
+def test_a_usual_size_that_follows_another_setting_is_told_as_a_number_or_by_that_settings_name(
+    make_record, side, usual
+):
+    def record(model, side, **more):
+        config = {"model": {"name": model}, "seed": 0, "data": {"image_size": side, **more}}
+        return make_record(model, config=config)
+
+    records = [record("lenet", 32, train_image_size=24), record("nin", 32), record("vgg16", side)]
+    (table,) = leaderboard.tables(records)
+    assert f"data.train_image_size={usual}" in table.usual.split()
+    assert any("data.train_image_size=24" in row.variant for row in table.rows)
+
+
 @pytest.mark.parametrize(
     ("earlier", "precision", "device", "told"),
     [
         ([("32-true", "cpu")], "bf16-mixed", "cpu", "32-true, then bf16-mixed"),
-        ([("32-true", "cuda:0")], "bf16-mixed", "cuda:0", "auto, then bf16-mixed"),
-        ([("32-true", "cpu")], "32-true", "cuda:0", "32-true, then auto"),  # which is TF32
+        ([("32-true", "cuda:0")], "bf16-mixed", "cuda:0", "32-true, then bf16-mixed"),
+        ([("32-true", "cpu")], "32-true", "cuda:0", "32-true"),
         ([("32-true", "cpu")], "32-true", "cpu", "32-true"),
     ],
 )

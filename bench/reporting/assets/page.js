@@ -142,20 +142,25 @@ function drawCosts() {
 /** Values an epoch, null in epochs that were not validated. */
 const scaled = (values, by) => values.map((value) => (value === null ? null : by * value));
 
+const LONGER = 5; // runs whose lengths differ by this factor are drawn over the share of their epochs, as in the figures
+
 function drawCurves() {
   const name = $("curve").value;
   const scale = name.endsWith("top1") ? 100 : 1;
   const alone = (values) => values.filter((value) => value !== null).length === 1; // a line would not show
   const rows = shownRows();
+  const lengths = rows.flatMap((row) => row.runs).map((id) => data.runs[id].curves[name]?.length ?? 0).filter((length) => length);
+  const shares = Math.max(...lengths) >= LONGER * Math.min(...lengths);
   const traces = rows.flatMap((row, i) => row.runs.filter((id) => data.runs[id].curves[name]).map((id, k) => ({
     type: "scatter", mode: alone(data.runs[id].curves[name]) ? "markers" : "lines", name: row.name,
     legendgroup: String(i), showlegend: k === 0, connectgaps: true,
-    x: data.runs[id].curves[name].map((_, epoch) => epoch + 1), y: scaled(data.runs[id].curves[name], scale),
+    x: data.runs[id].curves[name].map((_, i, { length }) => (shares ? 100 * (i + 1) / length : i + 1)),
+    y: scaled(data.runs[id].curves[name], scale), text: data.runs[id].curves[name].map((_, i) => i + 1),
     line: { color: look(row).color, dash: look(row).dash },
-    hovertemplate: `%{fullData.name}, seed ${data.runs[id].seed}<br>epoch %{x}: %{y:.2f}<extra></extra>`,
+    hovertemplate: `%{fullData.name}, seed ${data.runs[id].seed}<br>epoch %{text}: %{y:.2f}<extra></extra>`,
   })));
   plot("curve-chart", traces, {
-    xaxis: { title: { text: "epoch" } },
+    xaxis: { title: { text: shares ? "% of the run's epochs" : "epoch" } },
     yaxis: { title: { text: $("curve").selectedOptions[0].text + (scale === 100 ? ", %" : "") } },
     showlegend: rows.length <= KEYED,
   });
@@ -213,6 +218,22 @@ function drawComparison() {
   );
 }
 
+/** Of each class how many images were right, and which class the others were taken for most often. */
+function classTable(run, classes) {
+  const images = classes.map(() => 0), right = classes.map(() => 0), mistakes = classes.map(() => [null, 0]);
+  for (const [truth, taken, count] of run.confusion) {
+    images[truth] += count;
+    if (taken === truth) right[truth] = count;
+    else if (count > mistakes[truth][1]) mistakes[truth] = [taken, count];
+  }
+  const head = ["class", "images", "right, %", "most often taken for"].map((title) => make("th", { scope: "col" }, title));
+  const lines = classes.map((name, i) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, number(images[i])),
+    make("td", {}, images[i] ? percent(right[i] / images[i]) : "–"),
+    make("td", {}, mistakes[i][1] ? `${classes[mistakes[i][0]]} (${number(mistakes[i][1])})` : "–")));
+  const place = make("div", { class: "wide", tabindex: "0" }, make("table", { class: "text" }, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...lines)));
+  return make("details", { class: "classes" }, make("summary", {}, "Classes"), place);
+}
+
 /** A run's section, filled when it is opened. */
 function fill(body, id) {
   const run = data.runs[id], classes = data.classes[`${run.dataset} ${run.protocol}`] ?? [];
@@ -266,6 +287,7 @@ function fill(body, id) {
     }], { xaxis: { type: "category", ...(classes.length > 20 ? { showticklabels: false } : {}) }, yaxis: { title: { text: "%" }, range: [0, 100] } });
   }
   plots.forEach((draw) => draw());
+  if (run.confusion) body.append(classTable(run, classes));
   if (run.mistakes) {
     const n = run.mistakes.told.length, side = 96;
     body.append(make("h3", {}, "Hardest mistakes"), make("ul", { class: "tiles" }, ...run.mistakes.told.map(([name, truth, taken, sure], i) => {
