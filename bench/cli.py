@@ -70,16 +70,18 @@ MISTAKES = (ValueError, TypeError, FileNotFoundError, NotADirectoryError, Permis
 
 @contextlib.contextmanager
 def mistakes() -> Iterator[None]:
-    """Turn what constructors say of their arguments into ConfigError."""
+    """Turn what constructors say of their arguments, and mistakes in those of others, into ConfigError."""
     try:
         yield
     except MISTAKES as error:
         raise ConfigError(_line(error)) from error
     except InstantiationException as error:
-        if not isinstance(error.__cause__, MISTAKES):
+        cause = error.__cause__
+        if not isinstance(cause, Exception) or isinstance(cause, MemoryError):
             raise
         place = re.search(r"full_key: (\S+)", str(error))
-        raise ConfigError(f"{place[1]}: {_line(error.__cause__)}" if place else _line(error.__cause__)) from error
+        said = _line(cause) if isinstance(cause, MISTAKES) else f"{type(cause).__name__}: {_line(cause)}"
+        raise ConfigError(f"{place[1]}: {said}" if place else said) from error
 
 
 def _line(error: BaseException) -> str:

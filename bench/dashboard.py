@@ -58,6 +58,8 @@ def dashboard(arguments: list[str]) -> None:
     state = plans[sweep]
     need("bench-dashboard", "wandb", "wandb_workspaces")
     records = [cell.record for cell in cells_of(store, state) if cell.record is not None]
+    if not records:
+        raise ConfigError(f"sweep={sweep}: none of its cells has ended yet")
     folders = [store.path(record.run_id) / "wandb" for record in records]
     if not any(folder.is_dir() for folder in folders):
         raise ConfigError(f"sweep={sweep}: no cell was logged to W&B; run it with logger=wandb")

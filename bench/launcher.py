@@ -215,10 +215,9 @@ def work_through(
                     console.say(f"{cell.run_id}: {ended.reason}; try {lost[cell.run_id] + 1} of {retries + 1}")
                     queue.submit(cell)
                     continue
-                kept = store.outcome(cell.run_id, started, cell.config["force"])
-                if kept is None or kept.status != "interrupted":
+                if store.outcome(cell.run_id, started, cell.config["force"]) is None:
                     record_lost(cell, ended.reason)
-                else:  # it had saved, and the same command resumes it
+                else:  # it had saved, and the same command resumes it; or had failed, and the record says of what
                     console.say(f"{cell.run_id}: {ended.reason}")
             record = store.outcome(cell.run_id, started, cell.config["force"])
             if record is not None:
@@ -231,6 +230,9 @@ def work_through(
         stopped(folder, stop.signum if isinstance(stop, Interrupted) else signal.SIGINT)
         with contextlib.suppress(KeyboardInterrupt, Interrupted):
             queue.stop()
+    except Exception:  # a file server that does not answer, say: what runs saves, and the same command goes on
+        queue.stop()
+        raise
 
 
 def record_lost(cell: Cell, reason: str) -> None:

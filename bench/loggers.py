@@ -57,13 +57,19 @@ def check(settings: Mapping[str, Any]) -> None:
         ConfigError: its package is not installed, a setting is missing, unknown, or has a value that is not allowed.
     """
     target = get_object(str(settings.get("_target_")))
+    own = {key: value for key, value in settings.items() if not key.startswith("_")}
     if target not in (none, tensorboard, mlflow, wandb):  # the user's own
+        if not settings.get("_partial_"):
+            raise ConfigError("logger._partial_: must be true, as the logger is made of a bench.loggers.RunInfo")
+        try:
+            inspect.signature(target).bind(None, **own)  # the RunInfo comes first
+        except TypeError as error:
+            raise ConfigError(f"logger: {settings['_target_']} of a bench.loggers.RunInfo: {error}") from error
         return
     name = target.__name__
     if target is not none:
         need(f"logger={name}", name, name)
     _, *known = inspect.signature(target).parameters
-    own = {key: value for key, value in settings.items() if not key.startswith("_")}
     check_keys("logger", own, known or ("none",))
     for key in known:
         if key not in own:

@@ -91,6 +91,9 @@ class RayTasks:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
 
+        for name, value in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
+            if address and value is not None:
+                raise ConfigError(f"hydra.launcher.{name}={value}: the cluster at {address} has those that it has")
         self.ray, self.sweep = ray, sweep
         own: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))

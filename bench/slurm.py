@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import console
 from bench.claim import now
 from bench.cores import cores
 from bench.errors import ConfigError
@@ -74,6 +75,11 @@ def _state(job_id: str) -> str:
 LOOK = 10.0
 """Seconds between polls of Slurm's queue; results are polled every second."""
 
+PATIENCE = 3
+"""Polls in a row without an answer, after which that is told."""
+PROGRAMS = ("sbatch", "srun", "squeue", "scancel")
+"""Slurm's, without which no job is sent, watched or stopped."""
+
 OVER = {"COMPLETED", "FAILED", "CANCELLED", "PREEMPTED", "TIMEOUT", "DEADLINE"}
 OVER |= {"OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "REVOKED"}
 """The states of jobs that will not run again."""
@@ -104,7 +110,7 @@ class SlurmJobs:
     ):
         import submitit
 
-        if cluster == "slurm" and (missing := [name for name in ("sbatch", "srun") if shutil.which(name) is None]):
+        if cluster == "slurm" and (missing := [name for name in PROGRAMS if shutil.which(name) is None]):
             raise ConfigError(f"hydra.launcher.cluster=slurm: {missing[0]} not found; cluster=local runs without Slurm")
         if signal_delay_s >= 60 * timeout_min:
             raise ConfigError(f"hydra.launcher.signal_delay_s={signal_delay_s}: must be less than the job's time limit")
@@ -123,7 +129,7 @@ class SlurmJobs:
         self.running: dict[Any, Cell] = {}
         self.begun: dict[Any, float] = {}
         self.over: dict[str, tuple[str, int]] = {}
-        self.looked = time.monotonic()
+        self.looked, self.unanswered = time.monotonic(), 0
 
     def submit(self, cell: Cell) -> None:
         self.waiting.append(cell)
@@ -179,7 +185,12 @@ class SlurmJobs:
         show = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i %T"]
         listed = subprocess.run(show, capture_output=True, text=True, check=False)
         if listed.returncode:  # Slurm is temporarily unavailable
+            self.unanswered += 1
+            if self.unanswered == PATIENCE:
+                said = (listed.stderr.strip().splitlines() or [f"exit code {listed.returncode}"])[-1]
+                console.say(f"squeue does not answer ({said}): which jobs have died is not known until it does")
             return
+        self.unanswered = 0
         known = dict(line.split() for line in listed.stdout.splitlines())
         # of a job that has ended Slurm may forget how
         ended = {name: state for name, (state, _) in self.over.items() if state in OVER}

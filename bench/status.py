@@ -123,24 +123,30 @@ def rows_of(run: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
 
 
-def remaining(cells: Sequence[CellState]) -> float | None:
-    """Estimated seconds until the rest is done, at the current parallelism; None before there is anything to go by.
+LEFT: tuple[State, ...] = ("running", "interrupted", "cut off", "waiting")
+"""States of cells that have something to do yet; an interrupted one when its queue, or the same command, resumes it."""
+
+
+def remaining(cells: Sequence[CellState], ended: int = 0) -> float | None:
+    """Estimated seconds until the rest is done, with as many cells at once as are running or have just ``ended``; None
+    before there is anything to go by.
 
     A waiting cell is assumed to take as long as those of its network and data set; other networks tell nothing, as they
     may take a hundredth of the time.
     """
     took: dict[str, list[float]] = {}
     for cell in cells:
-        if cell.record is not None and cell.record.fit_seconds is not None:
+        if cell.record is not None and cell.record.status == "ok" and cell.record.fit_seconds is not None:
             took.setdefault(_kind(cell.run_id), []).append(cell.record.fit_seconds)
-    left = 0.0
-    for cell in cells:
-        if cell.state in ("running", "cut off", "waiting"):
-            seconds = cell.seconds_left()
-            if seconds is None and _kind(cell.run_id) not in took:
-                return None
-            left += statistics.mean(took[_kind(cell.run_id)]) if seconds is None else seconds
-    return left / max(1, sum(cell.state == "running" for cell in cells))
+    seconds = 0.0
+    left = [cell for cell in cells if cell.state in LEFT]
+    for cell in left:
+        own = cell.seconds_left()
+        if own is None and _kind(cell.run_id) not in took:
+            return None
+        seconds += statistics.mean(took[_kind(cell.run_id)]) if own is None else own
+    at_once = ended + sum(cell.state == "running" for cell in left)
+    return seconds / max(1, min(at_once, len(left)))
 
 
 def _kind(run_id: str) -> str:
@@ -153,7 +159,7 @@ def summary(cells: Sequence[CellState]) -> str:
     counts = Counter(cell.state for cell in cells)
     order: tuple[State, ...] = ("done", "running", "failed", "interrupted", "cut off", "waiting")
     text = ", ".join(f"{counts[state]} {state}" for state in order if counts[state])
-    seconds = remaining(cells) if counts["running"] + counts["waiting"] + counts["cut off"] else None
+    seconds = remaining(cells) if any(counts[state] for state in LEFT) else None
     return text if seconds is None else f"{text}; about {duration(seconds)} left"
 
 
@@ -192,8 +198,8 @@ def cell_line(record: RunRecord, cells: Sequence[CellState] | None) -> str:
         outcome = f"{record.status}, {record.error}"
     if cells is None:
         return f"{name}: {outcome}"
-    left = sum(cell.record is None for cell in cells)
-    seconds = remaining(cells) if left else None
+    left = sum(cell.state in LEFT for cell in cells)
+    seconds = remaining(cells, ended=1) if left else None  # its successor has hardly begun
     return f"{name}: {outcome}; {left} left" + ("" if seconds is None else f", about {duration(seconds)}")
 
 

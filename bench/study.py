@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ if TYPE_CHECKING:  # Optuna is optional, and with PyTorch takes seconds to impor
 
 DEATHS = 3
 """Processes that may die of a trial, such as of its memory, without another epoch: then it has failed."""
+HOPELESS = 3
+"""Trials that may fail before one succeeds: then the cause is hardly in what is searched, and the others would, too."""
 POLL = 1.0
 """Seconds between polls of what other processes are working on."""
 
@@ -73,7 +76,7 @@ class Search:
     seed: int
 
     def run(self, trials: int) -> None:
-        """Run until there are ``trials`` in total and none is running, here or elsewhere.
+        """Run until there are ``trials`` in total and none is running, here or elsewhere, or all have failed so far.
 
         Raises:
             Interrupted: a signal stopped it; the trial can be resumed.
@@ -106,6 +109,12 @@ class Search:
             finally:
                 claim.release()
             console.say(f"trial {trial.number + 1} of {trials}: {text}; {', '.join(map(short, trial.params.items()))}")
+            counts = Counter(each.state for each in self.study.get_trials(deepcopy=False))
+            if counts[TrialState.FAIL] >= HOPELESS and not counts[TrialState.COMPLETE] + counts[TrialState.PRUNED]:
+                console.say(
+                    "no trial has succeeded: once the cause is mended, the same command runs those that are left"
+                )
+                return
 
     def lock(self) -> FileLock:
         return FileLock(self.folder / "lock")

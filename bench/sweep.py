@@ -111,6 +111,9 @@ def plan(master: DictConfig) -> dict[str, dict[str, Any]]:
     overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(
         [*grid, *master.hydra.overrides.task]
     )
+    for override in overrides:  # a glob that fits nothing, an empty range
+        if override.is_sweep_override() and not any(True for _ in override.sweep_string_iterator()):
+            raise ConfigError(f"{override.input_line}: has no values, so that there would be no cells")
     (cells,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
     where = [
         f"--config-dir={source.path}"

@@ -106,7 +106,8 @@ def ranges(settings: Sequence[str]) -> tuple[list[str], dict[str, BaseDistributi
     fixed, space = [], {}
     for override in OverridesParser.create().parse_overrides(list(settings)):
         key = override.get_key_element()
-        if override.is_hydra_override() or override.key_or_group == "sweep":
+        launches = override.is_hydra_override() and key != "hydra.searchpath"
+        if launches or override.key_or_group == "sweep":
             raise ValueError(f"{override.input_line}: a search takes ranges, not a launcher or a sweep")
         if not override.is_sweep_override():
             fixed.append(str(override.input_line))
@@ -155,18 +156,25 @@ def check(fixed: Sequence[str], space: Mapping[str, BaseDistribution]) -> list[d
     """The configuration of a cell at each edge of each range, the other settings at their first value.
 
     Raises:
-        ConfigError, HydraException, OmegaConfBaseException: one is invalid, or not comparable with the others.
+        ConfigError, HydraException, OmegaConfBaseException: one is invalid, or not comparable with the others. What a
+            data source says of its arguments and images shows only when they are read.
     """
     edges = {key: _edges(of) for key, of in space.items()}
     first = {key: values[0] for key, values in edges.items()}
     params = [first, *({**first, key: value} for key, values in edges.items() for value in values[1:])]
-    cells = [config.check(cli.composed([*fixed, *overrides(values)])) for values in params]
+    composed = [cli.composed([*fixed, *overrides(values)]) for values in params]
+    cells = [config.check(cfg) for cfg in composed]
     if any(cell["data"]["val_size"] == 0 for cell in cells):
         raise ConfigError("data.val_size=0: a search needs validation images; test images must not decide")
     if len({(cell["data"]["name"], protocol(cell)) for cell in cells}) > 1:
         raise ConfigError("data: trials are compared on the same validation images, which no range may change")
     if any(cell["force"] for cell in cells):
         raise ConfigError("force=true: a search resumes from its existing trials; study=NAME starts another")
+    from bench import assemble  # only now: importing PyTorch takes seconds
+
+    tried: set[str] = set()
+    for cfg, cell in zip(composed, cells, strict=True):
+        assemble.try_out(cfg, cell, tried)
     return cells
 
 

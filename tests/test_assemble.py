@@ -10,6 +10,7 @@ import lightning as L
 import pytest
 import torch
 from common import NOISE, SHORT
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
 
@@ -77,6 +78,25 @@ def test_networks_are_tried_out_before_images_are_decoded(composed, flaw, said, 
     monkeypatch.setattr(assemble, "make_data", lambda *_: pytest.fail("decoded"))
     with pytest.raises(ConfigError, match=said):
         build(cfg, train.config.check(cfg), torch.device("cpu"))
+
+
+class Unmade(nn.Module):
+    """Another."""
+
+    def __init__(self, error: str, **_):
+        super().__init__()
+        raise {"name": NameError, "memory": MemoryError}[error](error)
+
+
+def test_a_mistake_in_the_constructor_of_a_network_is_told_in_a_line_but_no_lack_of_memory(composed):
+    def built(error):
+        cfg = composed(*SHORT, f"model.net._target_={__name__}.Unmade", f"+model.net.error={error}")
+        build(cfg, train.config.check(cfg), torch.device("cpu"))
+
+    with pytest.raises(ConfigError, match=r"^model\.net: NameError: name$"):
+        built("name")
+    with pytest.raises(InstantiationException):
+        built("memory")
 
 
 def test_trying_networks_out_leaves_the_random_numbers_alone(composed):

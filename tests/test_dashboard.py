@@ -49,6 +49,14 @@ def test_offline_runs_are_to_be_sent_first(call, sweep):
     assert "1 runs are not in W&B yet; log in with `wandb login`" in out
 
 
+def test_a_sweep_of_which_nothing_has_ended_has_nothing_to_show(call, sweep):
+    (plan,) = sweep.glob("sweeps/*/plan.json")
+    later = json.loads(plan.read_text()) | {"cells": {"digits-vgg16-s0-0123456789": {"overrides": [], "epochs": 5}}}
+    plan.write_text(json.dumps(later))
+    code, _, err = call(dashboard.main, f"paths.results={sweep}")
+    assert (code, err) == (2, f"bench-dashboard: sweep={plan.parent.name}: none of its cells has ended yet\n")
+
+
 def sent(sweep):
     (file,) = sweep.glob("runs/*/wandb/offline-run-*/run-*.wandb")
     file.with_name(f"{file.name}.synced").touch()

@@ -39,8 +39,8 @@ class Scripted:
         fate = self.fates[cell.run_id].pop(0)
         if isinstance(fate, BaseException):
             raise fate
-        if fate == "saved, then lost":
-            self.record(cell.run_id, "interrupted")
+        if fate.endswith(", then lost"):
+            self.record(cell.run_id, "interrupted" if fate.startswith("saved") else "failed")
             fate = "lost"
         if fate in ("ok", "failed"):
             self.record(cell.run_id, fate)
@@ -105,6 +105,12 @@ def test_a_lost_cell_that_had_saved_stays_interrupted_and_stops_nobody(sweep, ca
     assert not queue.stopped
 
 
+def test_a_cell_that_failed_before_it_was_lost_keeps_its_record(sweep, capsys):
+    _, records = sweep(["failed, then lost"])
+    assert (records[0].status, records[0].error) == ("failed", "why")
+    assert "the machine is gone" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("dies", [True, False])
 def test_the_claim_of_a_lost_machine_is_waited_for(sweep, tmp_path, composed, monkeypatch, capsys, dies):
     waited = []
@@ -147,6 +153,14 @@ def test_a_stop_is_noted_and_the_rest_not_started(sweep, tmp_path):
     assert queue.stopped
     assert records[2] is None
     assert f'"stopped": {int(signal.SIGINT)}' in (tmp_path / "results/sweeps/x" / PLAN).read_text()
+
+
+def test_what_runs_is_stopped_when_the_sweep_cannot_go_on(sweep, monkeypatch):
+    stopped = []
+    monkeypatch.setattr(Scripted, "stop", lambda queue: stopped.append(queue))
+    with pytest.raises(OSError, match="Stale file handle"):
+        sweep([OSError(116, "Stale file handle")], ["ok"])
+    assert len(stopped) == 1
 
 
 def test_who_asks_twice_does_not_wait_and_the_stop_is_noted(sweep, tmp_path, monkeypatch):

@@ -32,8 +32,20 @@ def test_a_logger_that_is_not_there_is_named_before_a_sweep_starts(bench, tmp_pa
     assert not (tmp_path / "results").exists()
 
 
-def test_a_logger_of_ones_own_has_settings_of_its_own():
-    loggers.check({"_target_": "lightning.pytorch.loggers.CSVLogger", "_partial_": True, "save_dir": "x"})
+def of_ones_own(run, *, name):
+    """A logger that anyone might write."""
+
+
+def test_a_logger_of_ones_own_is_made_of_a_run_and_settings_of_its_own():
+    own = {"_target_": f"{__name__}.of_ones_own", "_partial_": True, "name": "x"}
+    loggers.check(own)
+    for wrong, said in (
+        (own | {"nam": "y"}, "unexpected keyword argument 'nam'"),
+        ({**own, "_partial_": False}, r"^logger\._partial_: must be true"),
+        (own | {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "x"}, "multiple values for argument"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            loggers.check(wrong)
 
 
 def test_a_logger_that_fails_when_all_is_done_is_told_and_leaves_the_run_ok(composed, capsys, monkeypatch):

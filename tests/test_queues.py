@@ -153,6 +153,15 @@ def test_cells_that_no_machine_can_run_are_refused(tmp_path, monkeypatch):
         RayTasks([Cell("one", config)], "sweep", tmp_path)
 
 
+@needs_ray
+def test_a_cluster_that_is_there_already_has_its_own_processors(tmp_path, monkeypatch):
+    import ray
+
+    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("connected"))
+    with pytest.raises(ConfigError, match=r"^hydra\.launcher\.num_gpus=2: the cluster at auto has those that it has$"):
+        RayTasks([], "sweep", tmp_path, address="auto", num_gpus=2)
+
+
 @pytest.mark.parametrize(
     ("machines", "cells", "threads"),
     [

@@ -16,7 +16,7 @@ from bench.__main__ import main as bench_main
 from bench.interrupt import SIGNALS
 from bench.launcher import Cell
 from bench.queues import say_stopping
-from bench.slurm import SlurmJobs
+from bench.slurm import PROGRAMS, SlurmJobs
 from bench.store import Store
 
 pytest.importorskip("submitit")
@@ -133,7 +133,7 @@ def test_jobs_that_would_be_told_to_stop_at_once_are_refused(bench):
 
 @pytest.mark.parametrize(("cluster", "held"), [("slurm", set(SIGNALS)), ("local", {signal.SIGINT})])
 def test_signals_wait_until_the_jobs_are_known(tmp_path, monkeypatch, cluster, held):
-    for name in ("sbatch", "srun"):
+    for name in PROGRAMS:
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")

@@ -12,7 +12,7 @@ from bench.errors import ConfigError
 from bench.interrupt import Interrupted
 from bench.launcher import Cell
 from bench.record import run_id
-from bench.slurm import SlurmCell, SlurmJobs
+from bench.slurm import PROGRAMS, SlurmCell, SlurmJobs
 
 pytest.importorskip("submitit")
 
@@ -78,6 +78,26 @@ def test_a_queue_that_does_not_answer_is_asked_again(jobs, slurm):
     slurm("squeue", "echo 7 RUNNING")
     assert queue.wait(0) is None
     assert len(queue) == 1
+
+
+def test_a_queue_that_does_not_answer_for_long_is_told_once(jobs, slurm, capsys):
+    queue, cell = jobs
+    queue.submit(cell)
+    slurm("squeue", "echo cannot contact the controller >&2; exit 1")
+    for _ in range(5):
+        assert queue.wait(-1) is None
+    told = "squeue does not answer (cannot contact the controller): which jobs have died is not known until it does"
+    assert capsys.readouterr().out.splitlines() == [told]
+
+
+@pytest.mark.parametrize("missing", PROGRAMS)
+def test_each_of_slurms_programs_is_needed(jobs, slurm, tmp_path, monkeypatch, missing):
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    (tmp_path / "bin" / missing).unlink()
+    settings = dict(max_parallel=2, requeues=1, timeout_min=5, cpus_per_task=2, gpus_per_node=None, mem_gb=None)
+    settings |= dict(partition=None, signal_delay_s=60, additional_parameters={})
+    with pytest.raises(ConfigError, match=f"^hydra.launcher.cluster=slurm: {missing} not found"):
+        SlurmJobs([], "sweep", tmp_path, cluster="slurm", **settings)
 
 
 @pytest.mark.parametrize(

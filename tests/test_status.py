@@ -61,6 +61,18 @@ def test_a_cell_that_was_stopped_shows_how_far_it_came(sweep, make_record):
     assert (first.state, len(first.rows)) == ("failed", 1)
 
 
+def test_an_interrupted_cell_is_yet_to_be_done(sweep, make_record):
+    store, state = sweep
+    work = store.workspace("digits-lenet-s4-0123456789")
+    (work.path / "metrics.csv").write_text("epoch,seconds\n1,3.0\n2,6.0\n3,9.0\n")
+    record = make_record(seed=4, status="interrupted", error="out of time", metrics={}, epochs=None)
+    store.publish(record, work)
+    cells = status.cells_of(store, state)
+    assert status.summary(cells) == "1 done, 1 running, 1 failed, 1 interrupted, 1 cut off; about 15 s left"
+    # its queue begins another in its place, beside the one that runs
+    assert status.cell_line(record, cells).endswith("interrupted, out of time; 3 left, about 8 s")
+
+
 def test_a_cell_tells_of_the_last_epoch_that_was_validated():
     rows = [{"epoch": "1", "val_top1": "0.75"}, {"epoch": "2", "val_top1": "0.5"}, {"epoch": "3", "val_top1": ""}]
     assert status.CellState("a", "running", None, rows, 4).val_top1() == 0.5

@@ -96,9 +96,9 @@ def test_a_failed_trial_is_told_and_the_others_go_on(search, tmp_path, monkeypat
 
 def test_settings_that_do_not_go_together_fail_alone(search, pretended, tmp_path):
     # each is right beside the first of the other
-    code, out, _ = search("data.image_size=16,32", "data.decode_size=32,16", "prune=none", "trials=8")
+    code, out, _ = search("data.image_size=28,32", "data.decode_size=32,28", "prune=none", "trials=8")
     assert code == 1
-    assert "data.decode_size=16: must be data.image_size, which is 32, or more" in out
+    assert "data.decode_size=28: must be data.image_size, which is 32, or more" in out
     assert set(states(tmp_path)) == {"FAIL", "COMPLETE"}
 
 

@@ -51,6 +51,8 @@ def test_a_sweeps_folder_is_new(bench, tmp_path):
             ["optimizer.lr=0.1,0.1"],
             "model=lenet seed=0 optimizer.lr=0.1 paths.results=results: the sweep has this run twice",
         ),
+        (["seed=range(3,3)"], "seed=range(3,3): has no values, so that there would be no cells"),
+        (["model=glob(goglenet*)"], "model=glob(goglenet*): has no values"),
         (["+vars={1:a,b:c}"], "a setting cannot be recorded, such as keys that are partly text"),
     ],
 )

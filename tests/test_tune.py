@@ -3,14 +3,14 @@
 import sys
 
 import pytest
-from common import files
+from common import files, record_of
 
 pytest.importorskip("optuna")
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from searches import CELL, states
 
-from bench import tune
+from bench import train, tune
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,7 @@ def test_ranges_are_hydras_sweeps(setting, wanted):
         ([], "nothing to search; give a setting a range"),
         (["seed=0,1", "trials=many"], "trials=many: must be a whole number, 0 or more"),
         (["seed=0,1", "trials=-1"], "trials=-1: must be a whole number, 0 or more"),
+        (["seed=0,1", "loss.label_smoothing=0.1", "model.net.dropout=2", "model=nin"], "model.net: "),
         (["seed=0,1", "prune=some"], "prune=some: must be one of median, hyperband, none"),
         (["seed=0,1", "study=../other"], "study=../other: must be letters, digits"),
         (["seed=0,1", "trials=0"], "no such study in"),
@@ -100,6 +101,29 @@ def test_a_search_in_parts_draws_what_a_search_at_once_draws(search, pretended, 
         assert states(tmp_path) == ["COMPLETE"] * count
     assert pretended[:14] == pretended[14:]
     assert len(set(pretended[:14])) == 14
+
+
+def test_a_search_of_which_all_fails_stops_and_goes_on_once_that_is_mended(search, pretended, tmp_path, monkeypatch):
+    run = train.run
+    failed = record_of(status="failed", error="no images", metrics={})
+    monkeypatch.setattr(train, "run", lambda *_, **__: failed)
+    code, out, err = search(*CELL, "trials=8")
+    assert (code, err) == (1, "bench-tune: 3 trials failed\n")
+    assert "no trial has succeeded: once the cause is mended, the same command runs those that are left\n" in out
+    assert states(tmp_path) == ["FAIL"] * 3
+    monkeypatch.setattr(train, "run", run)
+    search(*CELL, "trials=8")
+    assert states(tmp_path) == ["FAIL"] * 3 + ["COMPLETE"] * 5
+
+
+def test_configurations_of_ones_own_are_searched_too(search, pretended, tmp_path):
+    place = tmp_path / "mine/model"
+    place.mkdir(parents=True)
+    (place / "small.yaml").write_text("defaults:\n  - lenet\nname: small\n")
+    settings = ["model=small" if one.startswith("model=") else one for one in CELL]
+    code, out, err = search(f"hydra.searchpath=[file://{tmp_path}/mine]", *settings, "trials=1")
+    assert (code, err) == (0, "")
+    assert f"bench 'hydra.searchpath=[file://{tmp_path}/mine]' model=small" in out
 
 
 def test_the_best_are_shown_with_the_command_that_runs_them_and_nothing_of_the_test(search, pretended, tmp_path):

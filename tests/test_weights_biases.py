@@ -44,9 +44,12 @@ def test_the_wandb_run_is_finished_however_the_cell_ends(monkeypatch, error):
 
 
 def test_a_wandb_run_of_the_callers_stays_open(monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=SimpleNamespace()))  # without a way to finish
+    finished: list[int] = []
+    theirs = SimpleNamespace(finish=lambda exit_code: finished.append(exit_code))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=theirs))
     with weights_biases.finishing():
         pass
+    assert finished == []
 
 
 def test_wandb_online_without_a_key_says_what_to_do(composed, tmp_path, monkeypatch):
