@@ -83,6 +83,16 @@ def dry_run(model: nn.Module, run: Callable[[str], T]) -> T:
         return run("cpu")
 
 
+def unallocated(make: Callable[[], nn.Module], use: Callable[[nn.Module], T]) -> T:
+    """``use`` of a network made on the meta device; if that fails, of one made on the CPU, as it may read values."""
+    try:
+        with torch.device("meta"):
+            model = make()
+        return use(model)
+    except Exception:  # of anyone's network
+        return use(make())
+
+
 def _layers(model: nn.Module, in_channels: int, image_size: int, device: str) -> list[Layer]:
     pending = _counted(model)  # by name: moving a model to the meta device unties shared parameters
     model = copy.deepcopy(model).to(device).eval()

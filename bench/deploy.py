@@ -16,6 +16,7 @@ from torch.fx.experimental.optimization import fuse
 
 from bench.data.normalize import AffineNormalize, Normalize, ZcaNormalize
 from bench.data.pipeline import Pipeline
+from bench.errors import ConfigError
 from bench.models.kernels import LocalResponseNorm, MaxPool2x2
 from bench.models.layers import AUX_HEADS, FitTo
 from bench.models.winograd import as_pytorchs
@@ -91,8 +92,9 @@ def _as_module(normalize: Normalize, channels: int, side: int) -> nn.Module:
         state = normalize.state()
         height = side if len(state["scale"]) > channels else 1  # per value, or per channel
         return Affine(*(state[name].view(height, height, channels).permute(2, 0, 1) for name in ("scale", "shift")))
-    assert isinstance(normalize, ZcaNormalize)
-    return Whitening(normalize)
+    if isinstance(normalize, ZcaNormalize):
+        return Whitening(normalize)
+    raise ConfigError(f"augment/normalize: {type(normalize).__name__} cannot be exported, only those of this project")
 
 
 class _Tracer(fx.Tracer):
@@ -130,8 +132,12 @@ def batch_norms(model: nn.Module) -> int:
 def exported(network: Deployed, channels: int) -> torch.export.ExportedProgram:
     """The ``torch.export`` program, for any number of images."""
     example = torch.zeros(2, channels, network.side, network.side)
-    with torch.no_grad():
-        return torch.export.export(network, (example,), dynamic_shapes={INPUT: {0: torch.export.Dim("n")}})
+    try:
+        with torch.no_grad():
+            return torch.export.export(network, (example,), dynamic_shapes={INPUT: {0: torch.export.Dim("n")}})
+    except Exception as error:  # of anyone's network, such as one that decides by values
+        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        raise ConfigError(f"checkpoint: torch.export cannot express this network ({reason})") from error
 
 
 def write_pt2(network: Deployed, saved: Saved, file: Path) -> Runner:

@@ -184,10 +184,15 @@ def opened(own: dict[str, list[str]]) -> list[Saved]:
         raise ConfigError("checkpoint: must name a run's directory or its checkpoints/selected.ckpt")
     machine.prepare_cpu()
     device = machine.device(cli.single(own, "trainer.accelerator", "auto"))
-    networks = [open_run(place, device) for place in places]
-    for i, network in enumerate(networks):
-        if network.run_id in (before.run_id for before in networks[:i]):
+    files = [weights_of(Path(place)).resolve() for place in places]
+    for i, file in enumerate(files):
+        if file in files[:i]:
             raise ConfigError(f"checkpoint={places[i]}: is named twice")
+    networks = [open_run(place, device) for place in places]
+    ids = [network.run_id for network in networks]
+    for i, name in enumerate(ids):  # which tables and files are named after
+        if (first := ids.index(name)) < i:
+            raise ConfigError(f"checkpoint={places[i]}: is the same cell as {places[first]}, trained again; name one")
     return networks
 
 
@@ -230,7 +235,7 @@ def texts(line: Row) -> list[str]:
     low, high = line.interval
     numbers = [f"{100 * line.top1:.2f}", f"{100 * low:.1f}–{100 * high:.1f}"]
     numbers += [f"{100 * line.top5:.2f}", f"{100 * line.ece:.1f}"]
-    return [line.name, str(line.crops), *numbers, f"{line.passes:.3g}", render.count(line.macs)]
+    return [line.name, str(line.crops), *numbers, f"{line.passes:,.1f}".removesuffix(".0"), render.count(line.macs)]
 
 
 def caption(table: Table) -> str:

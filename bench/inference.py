@@ -19,7 +19,6 @@ from torch import Tensor
 from bench import cli, console, resolvers
 from bench.data.decode import Decoded, Decoder, UnreadableError, fit, in_channels, naming
 from bench.data.module import parts
-from bench.data.pipeline import Pipeline
 from bench.data.sources.folder import images_in, is_class, upright
 from bench.errors import ConfigError
 from bench.saved import Saved, check_targets
@@ -68,7 +67,8 @@ class _Originals(Decoder):
 def of_split(saved: Saved, split: str, root: str | None = None) -> Pictures:
     """The validation or test images of a run, in order.
 
-    ``root`` is where the data sets are now (``paths.data``); None for where they were during the run.
+    ``root`` is where the data sets are now (``paths.data``), or this one, if the run had it somewhere else than the
+    others; None for where they were during the run.
 
     Raises:
         ConfigError: the images are missing or differ from the run's, or the run had none.
@@ -76,9 +76,10 @@ def of_split(saved: Saved, split: str, root: str | None = None) -> Pictures:
     settings = saved.config["data"]
     source = dict(settings["source"])
     check_targets(source, saved.path)
-    then = str(saved.config["paths"]["data"])
     if root is not None and "root" in source:
-        source["root"] = f"{expanded(root, 'paths.data')}" + str(source["root"]).removeprefix(then)
+        then, place = Path(saved.config["paths"]["data"]), Path(source["root"])
+        below = place.relative_to(then) if place.is_relative_to(then) else ""
+        source["root"] = str(expanded(root, "paths.data") / below)
     decoder = _Originals(cli.composed([]).paths.cache, saved.decode_size, saved.in_channels)
     with cli.mistakes():
         if "content" in settings and resolvers.content(source["root"]) != settings["content"]:
@@ -162,8 +163,7 @@ def answers(saved: Saved, pictures: Pictures, crops: int = 1) -> Answers:
     for batch in _batches(saved, pictures, crops, shown, unreadable):
         looks = torch.cat([looks for _, looks in batch])
         passes += len(looks)
-        device = next(saved.model.parameters()).device
-        logits = [saved.logits(part.to(device)) for part in looks.split(most)]
+        logits = [saved.logits(part) for part in looks.split(most)]
         softmax = torch.cat(logits).cpu().double().softmax(dim=1)  # Apple GPUs have no 64 bits
         for (i, _), own in zip(batch, softmax.split([len(looks) for _, looks in batch]), strict=True):
             probabilities[i] = own.mean(dim=0).numpy()
@@ -213,4 +213,4 @@ def look(saved: Saved, picture: Image.Image, crops: int) -> Tensor:
     stored = torch.from_numpy(fit(picture, saved.decode_size, saved.in_channels).copy())[None]
     if crops > 2:
         return torch.cat(list(views(normalize(stored), size, crops)))
-    return torch.cat(list(views(Pipeline(size, normalize)(stored, ()), size, crops)))
+    return torch.cat(list(views(saved.prepare(stored), size, crops)))

@@ -6,8 +6,8 @@
 
 Prints each layer's kernel, stride, output (height×width×channels), parameters and multiply-accumulates (MACs) of one
 image in evaluation: auxiliary heads are not run. Activations, dropout and the like, without kernel or sums, are left
-out. A layer that is called twice has two rows, with its parameters in the first. --all prints one row per model: the
-number of layers with multiplications, and the sums, or why it cannot be built.
+out. A layer that is called twice has two rows, with its parameters in the first. --all prints one row per model of this
+project: the number of layers with multiplications, and the sums, or why it cannot be built.
 
 --measure runs the models, each in its own process, on random images in batches of 1 to 256: time, images/s, peak
 memory, what the forward pass keeps for the backward pass, and, where the machine reports it, energy (powercap's RAPL
@@ -39,7 +39,9 @@ from bench.explain import options
 from bench.reporting import markdown
 from bench.store import write_atomically
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # importing PyTorch takes seconds
+    from torch import nn
+
     from bench.costs import Layer
 
 ALL, MEASURE = "--all", "--measure"
@@ -142,10 +144,11 @@ def composed(settings: Sequence[str]) -> DictConfig:
     """
     cfg = cli.composed(settings)
     try:
-        config.check_shapes(lambda key: OmegaConf.select(cfg, key))
+        OmegaConf.select(cfg, "data.num_classes")
     except OmegaConfBaseException as error:  # data=folder counts its classes
         reason = str(error).splitlines()[0].split(" interpolation: ")[-1]
         raise ConfigError(f"data.num_classes: must be set where there are no images ({reason})") from error
+    config.check_shapes(lambda key: OmegaConf.select(cfg, key))
     model = OmegaConf.to_container(cfg.model, resolve=True)
     assert isinstance(model, dict)
     config.check_model({str(key): value for key, value in model.items()})
@@ -158,14 +161,15 @@ def profiled(cfg: DictConfig) -> list[Layer]:
     Raises:
         ConfigError: it cannot be built, or cannot take images of this size.
     """
-    import torch  # only now: importing PyTorch takes seconds
+    from bench import costs  # only now: importing PyTorch takes seconds
 
-    from bench import costs
+    def made() -> nn.Module:
+        with cli.mistakes():
+            model: nn.Module = instantiate(cfg.model.net)
+        return model
 
     try:
-        with cli.mistakes(), torch.device("meta"):
-            model = instantiate(cfg.model.net)
-        return costs.layers(model, cfg.data.in_channels, cfg.data.image_size)
+        return costs.unallocated(made, lambda model: costs.layers(model, cfg.data.in_channels, cfg.data.image_size))
     except ConfigError:
         raise
     except Exception as error:  # whatever layers of all kinds say of images that do not fit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from bench.checkpoint import SELECTED, CheckpointError, is_head, load
 from bench.data import sources
 from bench.data.module import ImageData
 from bench.data.normalize import Normalize
+from bench.data.pipeline import Pipeline
 from bench.errors import ConfigError
 from bench.record import run_id
 from bench.store import expanded
@@ -64,10 +66,17 @@ class Saved:
         """1 for grey images, 3 for colour."""
         return int(self.config["data"]["in_channels"])
 
+    def prepare(self, images: Tensor) -> Tensor:
+        """Images (B, D, D, C) uint8, D = ``decode_size`` → (B, S, S, C) float32, S = ``image_size``: cropped and
+        normalised as in the run's own test.
+        """
+        return Pipeline(self.image_size, self.normalize)(images, ())
+
     @torch.inference_mode()
     def logits(self, images: Tensor) -> Tensor:
-        """Normalised images (B, S, S, C) → (B, num_classes) float32."""
-        return self.model(images.permute(0, 3, 1, 2)).logits.float()
+        """Normalised images (B, S, S, C) → (B, num_classes) float32, on the network's device."""
+        device = next(self.model.parameters()).device
+        return self.model(images.to(device).permute(0, 3, 1, 2)).logits.float()
 
 
 def use(resolved: Mapping[str, Any], data: ImageData) -> dict[str, Any]:
@@ -169,13 +178,30 @@ def check_targets(node: Any, place: Path | str) -> None:
         target = str(node["_target_"])
         package = target.partition(".")[0]
         trusted = [name for name in os.environ.get(TRUSTED, "").replace(" ", "").split(",") if name]
-        if package not in ("bench", *trusted) or not _harmless(hydra.utils.get_object(target), trusted):
+        if package not in ("bench", *trusted) or not _harmless(_imported(target, place), trusted):
             raise ConfigError(
                 f"checkpoint={place}: wants to call {target}, not a network or data source of this project; not loaded"
                 + (f"; {TRUSTED}={package} in the environment allows networks of it" if package != "bench" else "")
             )
     for value in node.values():
         check_targets(value, place)
+
+
+def _imported(target: str, place: Path | str) -> Any:
+    """What a dotted name stands for.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
+    log = logging.getLogger("hydra.utils")  # which would say the same, in several lines
+    before, log.disabled = log.disabled, True
+    try:
+        return hydra.utils.get_object(target)
+    except Exception as error:  # of anyone's module
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ConfigError(f"checkpoint={place}: needs {target}, which cannot be imported ({reason})") from error
+    finally:
+        log.disabled = before
 
 
 def _harmless(target: Any, trusted: Sequence[str]) -> bool:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.metrics import top_k_accuracy_score
 
 from bench import evaluate, inference, predict
 from bench.inference import Answers, Pictures
+from bench.reporting import stats
 from bench.saved import open_run
 
 
@@ -124,16 +126,25 @@ def test_runs_of_a_pattern_that_have_not_finished_are_left_out_and_named(command
         (["checkpoint={run}", "images=x", "split=val"], "split=val: images=x takes the place of a split"),
         (["checkpoint={run}", "images=no-such"], "images=no-such: no such folder"),
         (["checkpoint={run},{run}"], "is named twice"),
+        (["checkpoint={run},{run}/checkpoints/selected.ckpt"], "selected.ckpt: is named twice"),
+        (["checkpoint={run},{again}"], "is the same cell as"),
         (["checkpoint={run}", "trainer.accelerator=tpu"], "trainer.accelerator=tpu: this machine has"),
         (["checkpoint={run},{other}"], "digits (stratified-test1400-val100) and digits (stratified-test1500-val100)"),
     ],
 )
-def test_mistakes_are_told_in_a_line(command, runs, arguments, told):
+def test_mistakes_are_told_in_a_line(command, runs, tmp_path, arguments, told):
     places = {"run": runs("model=lenet"), "other": runs("model=lenet", "data.source.test_size=1400")}
+    places["again"] = shutil.copytree(places["run"], tmp_path / "again")
     code, out, err = command(*(argument.format(**places) for argument in arguments))
     assert (code, out) == (2, "")
     assert told in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("passes", "shown"), [(4.0, "4"), (145.6666, "145.7"), (1008.0, "1,008")])
+def test_passes_are_shown_in_full(passes, shown):
+    line = evaluate.Row("lenet", 1, 144, 0.5, stats.Interval(0.4, 0.6), 0.9, 0.1, passes, 651_720)
+    assert evaluate.texts(line)[-2] == shown
 
 
 def test_networks_of_other_classes_are_not_averaged(runs, monkeypatch):

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 from common import NOISE
+from torch import nn
 
 from bench import deploy, export
+from bench.data.normalize import Normalize
 from bench.data.pipeline import Pipeline
 from bench.deploy import Deployed, batch_norms
+from bench.errors import ConfigError
 from bench.saved import open_run
 
 
@@ -136,3 +139,22 @@ def test_without_onnx_it_says_what_to_install(runs, call, tmp_path, monkeypatch)
     assert code == 2
     assert "pip install 'convbench[export]'" in err
     assert not (tmp_path / "a.onnx").exists()
+
+
+def test_a_normalisation_of_ones_own_is_not_exported():
+    class Mine(Normalize):
+        pass
+
+    with pytest.raises(ConfigError, match="^augment/normalize: Mine cannot be exported"):
+        deploy._as_module(Mine(), 3, 32)
+
+
+def test_a_network_that_decides_by_values_is_told_in_a_line():
+    class Deciding(nn.Module):
+        side = 8
+
+        def forward(self, images):
+            return images if images.sum() > 0 else -images
+
+    with pytest.raises(ConfigError, match=r"^checkpoint: torch\.export cannot express this network \(\w+: .+\)$"):
+        deploy.exported(Deciding(), 3)

@@ -1,5 +1,6 @@
 """What saved networks answer: images of splits, folders and files, views, averages."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -165,6 +166,25 @@ def test_data_that_were_moved_are_found_again_and_changed_ones_refused(runs, pho
     Image.new("RGB", (400, 500)).save(moved / "mine" / "test" / "dark" / "0.png")
     with pytest.raises(ConfigError, match="contains other images than lenet s0 was trained on"):
         of_split(saved, "test", str(moved))
+
+
+@pytest.mark.parametrize(
+    ("root", "recorded", "found"),
+    [
+        ("/data/cifar", "/data", "{new}/cifar"),
+        ("/data", "/data", "{new}"),
+        ("cifar", "data", "{new}"),  # set by itself: paths.data takes its place
+        ("database/x", "data", "{new}"),
+    ],
+)
+def test_where_a_moved_data_set_is_looked_for(lenet, tmp_path, monkeypatch, root, recorded, found):
+    source = {"_target_": "bench.data.sources.cifar10", "root": root}
+    moved = dict(lenet.config, paths={"data": recorded}, data=lenet.config["data"] | {"source": source})
+    asked = []
+    monkeypatch.setattr(inference.hydra.utils, "instantiate", lambda made: asked.append(made["root"]) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        of_split(dataclasses.replace(lenet, config=moved), "val", str(tmp_path))
+    assert asked == [found.format(new=tmp_path)]
 
 
 def test_a_split_that_the_run_did_not_have_is_refused(runs):

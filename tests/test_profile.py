@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench import profile
 from bench.explain import options
+from bench.models.lenet import LeNet
 from bench.profile import main
+from bench.speed import batches
 
 IMAGENET = ("data.image_size=224", "data.num_classes=1000")
 
@@ -103,6 +106,33 @@ def test_a_folder_that_is_not_there_needs_a_number_of_classes(bench_profile):
     assert code == 2
     assert err.startswith("bench-profile: data.num_classes: must be set where there are no images (")
     assert len(err.splitlines()) == 1
+
+
+class Reading(LeNet):
+    """A network that reads values as it is made, as those with a probability for each layer do."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.rates = [rate.item() for rate in torch.linspace(0, 0.1, 3)]
+
+
+@pytest.mark.parametrize("more", [(), ("--measure", "batches=1", "trainer.accelerator=cpu")])
+def test_a_network_that_reads_values_is_counted_too(bench_profile, monkeypatch, more):
+    def nobody(*_):
+        raise RuntimeError("nobody")
+
+    monkeypatch.setattr(batches, "Contestant", nobody)
+    settings = ("data=cifar10", "model=lenet", f"model.net._target_={__name__}.Reading")
+    code, out, err = bench_profile(*settings, *more)
+    assert (code, err) == ((1, "bench-profile: lenet: nobody\n") if more else (0, ""))
+    assert more or "61,706" in out
+
+
+def test_a_mistake_in_a_models_configuration_is_laid_to_it(bench_profile):
+    code, _, err = bench_profile("model.net.image_size=${data.imagesize}")
+    assert code == 2
+    assert "data.imagesize" in err
+    assert "num_classes" not in err
 
 
 @pytest.mark.parametrize("style", ["table", "csv", "markdown"])

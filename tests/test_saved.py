@@ -76,7 +76,7 @@ def test_a_checkpoint_that_would_have_something_looked_up_is_refused(checkpoint,
         open_run(file)
 
 
-def test_a_network_of_a_package_that_is_trusted_is_loaded(checkpoint, tmp_path, monkeypatch):
+def test_a_network_of_a_package_that_is_trusted_is_loaded(checkpoint, tmp_path, monkeypatch, capfd):
     content, file = checkpoint
     (tmp_path / "team").mkdir()
     (tmp_path / "team/nets.py").write_text(
@@ -89,6 +89,14 @@ def test_a_network_of_a_package_that_is_trusted_is_loaded(checkpoint, tmp_path, 
     with pytest.raises(ConfigError, match=r"wants to call team.nets.Mine, .*; BENCH_TRUST=team in the environment"):
         open_run(file)
     monkeypatch.setenv("BENCH_TRUST", "other, team")
+    content["use"]["config"]["model"]["net"]["_target_"] = "team.nots.Mine"
+    torch.save(content, file)
+    with pytest.raises(ConfigError, match=r"needs team\.nots\.Mine, which cannot be imported \(\w+: .*nots") as told:
+        open_run(file)
+    assert len(str(told.value).splitlines()) == 1
+    assert capfd.readouterr().err == ""
+    content["use"]["config"]["model"]["net"]["_target_"] = "team.nets.Mine"
+    torch.save(content, file)
     assert type(open_run(file).model).__name__ == "Mine"
     for name in ("os.system", "torch.load"):  # imported there, not defined
         content["use"]["config"]["model"]["net"]["_target_"] = f"team.nets.{name}"

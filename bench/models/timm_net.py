@@ -16,9 +16,6 @@ SMALLEST = {"inception_v3": 75, "inception_v4": 75, "inception_resnet_v2": 75}
 AUX_SMALLEST = {"inception_v3": 107}
 """Minimum pixels for the auxiliary head's 5×5 pooling, for timm's networks with such a head."""
 
-STEM_POOLS = ("maxpool", "features.pool0")
-"""The max pooling after the first convolution, by timm's names; absent from the small form."""
-
 
 class TimmNet(nn.Module):
     """A timm network: (N, in_channels, S, S) → ``Output(logits, aux)``, each (N, num_classes).
@@ -109,7 +106,8 @@ def take_aux_head(net: Any) -> nn.Module:
 
 
 def small_stem(net: Any) -> None:
-    """Give a timm network a 3×3/1 first convolution, and remove the max pooling after it.
+    """Give a timm network a 3×3/1 first convolution, and remove the max pooling of its stem: the first one beside that
+    convolution, or beside a module that it is in. Pooling within later blocks stays.
 
     Its weights are the centre of the original ones, times the ratio of the kernels' sides: they are distributed as if
     timm had initialised them, since its variances are all proportional to the inverse of a kernel's size.
@@ -127,7 +125,9 @@ def small_stem(net: Any) -> None:
         edge = (side - 3) // 2
         small.weight.copy_(first.weight[..., edge : edge + 3, edge : edge + 3] * (side / 3))
     net.set_submodule(name, small)
-    modules = dict(net.named_modules())
-    for pool in STEM_POOLS:
-        if pool in modules:
-            net.set_submodule(pool, nn.Identity())
+    while name:
+        name = name.rpartition(".")[0]
+        for child, module in net.get_submodule(name).named_children():
+            if isinstance(module, nn.MaxPool2d):
+                net.set_submodule(f"{name}.{child}" if name else child, nn.Identity())
+                return

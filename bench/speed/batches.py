@@ -9,10 +9,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor
 
-from bench import cli, config, console, costs, machine
+from bench import config, console, machine
 from bench.assemble import build, prepare_machine
 from bench.config import need
 from bench.data.loader import Batch
@@ -20,6 +19,7 @@ from bench.energy import Energy
 from bench.errors import ConfigError
 from bench.module import Classifier
 from bench.optim import parameter_groups
+from bench.profile import profiled
 from bench.speed import synthetic
 from bench.speed.batch_tables import MODES, Point, as_csv, draw, note, table
 from bench.speed.contestants import losses, step
@@ -45,12 +45,8 @@ def measure(arguments: Sequence[str]) -> list[str]:
     resolved = [config.check(cfg) for cfg in cfgs.values()][-1]  # alike in all that is used here
     data, trainer = resolved["data"], resolved["trainer"]
     device = machine.device(trainer["accelerator"])
-    with cli.mistakes(), torch.device("meta"):  # fail before anything is measured
-        models = {name: instantiate(cfg.model.net) for name, cfg in cfgs.items()}
-    sums = {
-        name: (costs.parameters(model), costs.macs(model, data["in_channels"], data["image_size"]))
-        for name, model in models.items()
-    }
+    layers = {name: profiled(cfg) for name, cfg in cfgs.items()}  # fails before anything is measured
+    sums = {name: (sum(la.params for la in own), sum(la.macs for la in own)) for name, own in layers.items()}
     points: list[Point] = []
     failed: list[str] = []
     for name in names:

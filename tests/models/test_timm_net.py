@@ -11,7 +11,7 @@ import torch
 import torchvision
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from networks import check_both_ways, check_shapes_both_ways, empty, on_meta
+from networks import check_both_ways, check_shapes_both_ways, empty, of_type, on_meta
 from torch import nn
 
 from bench import costs, train
@@ -150,6 +150,17 @@ def test_the_small_form_keeps_full_resolution_behind_the_first_convolution(name)
 def test_the_small_form_has_no_pooling_in_its_stem(name):
     pools = [len([m for m in on_meta(configured, name, s).modules() if isinstance(m, nn.MaxPool2d)]) for s in (224, 32)]
     assert pools == [1, 0]
+
+
+@pytest.mark.parametrize("architecture", ["resnetv2_50", "legacy_seresnet50", "resnet26d"])
+def test_the_pooling_of_a_stem_is_found_by_its_place_whatever_its_name(architecture):
+    pools = [of_type(on_meta(TimmNet, architecture, image_size=side), nn.MaxPool2d) for side in (224, 32)]
+    assert [len(each) for each in pools] == [1, 0]
+
+
+def test_pooling_in_later_blocks_stays():
+    pools = [of_type(on_meta(TimmNet, "legacy_xception", image_size=side), nn.MaxPool2d) for side in (224, 32)]
+    assert [len(each) for each in pools] == [4, 4]
 
 
 @pytest.mark.parametrize(("name", "spread"), [("resnet18", 2 / (64 * 9)), ("densenet121", 2 / (3 * 9))])

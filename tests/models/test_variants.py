@@ -10,9 +10,12 @@ from torch.nn import functional as F
 from bench import costs
 from bench.models.alexnet import AlexNet
 from bench.models.googlenet import GoogLeNet, Inception
+from bench.models.kernels import LocalResponseNorm
+from bench.models.layers import GlobalAveragePool
 from bench.models.lenet import LeNet
 from bench.models.nin import NiN
 from bench.models.vgg import VGG
+from bench.models.zfnet import ZFNet
 
 
 def test_vgg16_has_torchvisions_layers_in_its_order():
@@ -28,7 +31,6 @@ def test_googlenets_heads_have_the_papers_widths():
     for head, c_in in zip(heads.values(), (512, 528), strict=True):
         shapes = [tuple(p.shape) for p in head.parameters() if p.ndim > 1]
         assert shapes == [(128, c_in, 1, 1), (1024, 2048), (1000, 1024)]
-        assert [layer.p for layer in of_type(head, nn.Dropout)] == [0.7]
 
 
 def test_googlenets_heads_cost_nothing_in_evaluation():
@@ -54,11 +56,57 @@ def test_batch_norm_stands_behind_every_convolution_and_replaces_local_response_
     assert len(of_type(net, nn.BatchNorm2d)) == len(of_type(net, nn.Conv2d)) - 1  # not behind the classifier
 
 
-def test_alexnets_local_response_norm_is_the_papers():
-    norms = [layer for layer in on_meta(AlexNet).features if type(layer).__name__ == "LocalResponseNorm"]
-    assert len(norms) == 2
-    for norm in norms:  # PyTorch's α is divided by the window, the paper's 1e-4 is not
-        assert (norm.size, norm.alpha / norm.size, norm.beta, norm.k) == (5, pytest.approx(1e-4), 0.75, 2.0)
+KINDS = (nn.Conv2d, nn.Linear, nn.ReLU, nn.MaxPool2d, nn.Dropout, LocalResponseNorm, GlobalAveragePool)
+
+
+def in_place(net: nn.Module, kind: type[nn.Module]) -> list[tuple[str, nn.Module, str]]:
+    """The network's layers of that kind, each with the kinds of the layers before and after it."""
+    layers = [layer for layer in net.modules() if isinstance(layer, KINDS)]
+    names = [next(one.__name__ for one in KINDS if isinstance(layer, one)) for layer in layers]
+    return [
+        (names[i - 1], layer, names[i + 1]) for i, layer in enumerate(layers) if isinstance(layer, kind)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("image_size", [32, 224])
+@pytest.mark.parametrize(
+    ("make", "places"),
+    [
+        (AlexNet, [("ReLU", 0.5, "Linear")] * 2),  # section 4.2: the first two fully connected layers
+        (ZFNet, [("ReLU", 0.5, "Linear")] * 2),  # section 3: layers 6 and 7
+        (VGG, [("ReLU", 0.5, "Linear")] * 2),  # section 3.1: the first two fully connected layers
+        # section 6.1: auxiliary heads 70 %; table 1: 40 % behind the average pooling
+        (GoogLeNet, [("ReLU", 0.7, "Linear")] * 2 + [("GlobalAveragePool", 0.4, "Linear")]),
+    ],
+)
+def test_dropout_stands_where_the_paper_has_it(make, places, image_size):
+    net = on_meta(make, image_size=image_size)
+    assert [(before, layer.p, after) for before, layer, after in in_place(net, nn.Dropout)] == places
+
+
+@pytest.mark.parametrize(("image_size", "blocks"), [(32, 3), (224, 4)])
+def test_nins_dropout_stands_behind_the_pooling_of_all_but_the_last_block(image_size, blocks):
+    found = in_place(on_meta(NiN, image_size=image_size), nn.Dropout)
+    assert [(before, layer.p, after) for before, layer, after in found] == [("MaxPool2d", 0.5, "Conv2d")] * (blocks - 1)
+
+
+@pytest.mark.parametrize("image_size", [32, 224])
+@pytest.mark.parametrize(
+    ("make", "where", "alpha", "k"),
+    [
+        (AlexNet, [("ReLU", "MaxPool2d")] * 2, 1e-4, 2.0),  # sections 3.3 and 3.5
+        (ZFNet, [("MaxPool2d", "Conv2d")] * 2, 1e-4, 2.0),  # figure 3
+        # figure 3; the constants are Caffe's, which divides α by the window
+        (GoogLeNet, [("MaxPool2d", "Conv2d"), ("ReLU", "MaxPool2d")], 1e-4 / 5, 1.0),
+    ],
+)
+def test_local_response_norm_stands_where_the_paper_has_it_with_its_constants(make, where, alpha, k, image_size):
+    found = in_place(on_meta(make, image_size=image_size), LocalResponseNorm)
+    if make is GoogLeNet and image_size == 32:
+        where = [where[0], ("ReLU", "Conv2d")]  # the small form has no pooling there
+    assert [(before, after) for before, _, after in found] == where
+    for _, norm, _ in found:  # PyTorch's α is divided by the window
+        assert (norm.size, norm.alpha / norm.size, norm.beta, norm.k) == (5, pytest.approx(alpha), 0.75, k)
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
