@@ -123,6 +123,23 @@ def test_the_readme_shows_the_first_row_of_each_network():
         assert told == [reached(model, "cifar10", "official-val5000"), reached(model, "flowers102", "official")]
 
 
+@pytest.mark.skipif(not STORES, reason="an installed package comes without")
+def test_the_interactive_page_is_made_of_the_records_by_this_code():
+    page = pytest.importorskip("bench.reporting.page", reason="needs plotly")
+    store, assets = RESULTS / "cifar10", config.PACKAGE / "reporting/assets"
+    text = (store / "report.html").read_text()
+    assert all((assets / name).read_text() in text for name in ("page.js", "page.css"))
+    data = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)[1])
+    assert set(data["runs"]) == {record.run_id for record in Store(store).load_all()}
+    for table, shown in zip(made(store)[0], data["tables"], strict=True):
+        told = json.loads(json.dumps(page._table(table)))
+        assert (told["caption"], len(told["rows"])) == (shown["caption"], len(shown["rows"]))
+        for row, published in zip(told["rows"], shown["rows"], strict=True):
+            assert row.keys() == published.keys()
+            for key, value in row.items():
+                assert published[key] == (value if isinstance(value, str | None) else pytest.approx(value)), key
+
+
 @pytest.mark.parametrize("file", sorted(RESULTS.glob("speed/**/train.json")), ids=lambda file: file.parent.name)
 def test_tables_of_speed_are_made_of_the_rates(file):
     networks = json.loads(file.read_text())["results"]
