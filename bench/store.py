@@ -140,12 +140,10 @@ class Store:
     def _again(self, run_id: str) -> Path:
         return self.path(run_id).with_name(f".{run_id}.again")
 
-    def load(self, run_id: str) -> RunRecord | None:
-        """The cell's record; None if there is none, or it cannot be read (with a warning)."""
-        return _read(self.path(run_id) / RECORD)
-
     def ok(self, run_id: str, since: float = 0.0) -> RunRecord | None:
-        """The cell's record if it exists, is ok, and is not older than ``since`` (seconds since the epoch)."""
+        """The cell's record if it can be read (else with a warning), is ok, and is not older than ``since`` (seconds
+        since the epoch).
+        """
         self._finish_replacement(run_id)
         record = _read(self.path(run_id) / RECORD, since)
         return record if record is not None and record.status == "ok" else None

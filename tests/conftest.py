@@ -16,10 +16,17 @@ from omegaconf import DictConfig
 from processes import kill_all
 
 from bench import config
+from bench.cores import cores
 from bench.record import RunRecord
 
 hypothesis.settings.register_profile("ours", deadline=None)  # a busy machine is slow
 hypothesis.settings.load_profile("ours")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests that wait for processes and browsers leave theirs idle."""
+    return cores() + 1
 
 
 @pytest.fixture(autouse=True, scope="session")

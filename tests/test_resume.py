@@ -172,7 +172,7 @@ def test_a_run_resumed_by_another_commit_tells_both(composed, noise, tmp_path, m
             "git_sha": one["git_sha"], "hardware": record.hardware, "versions": record.versions,
             "precision": record.precision, "device": "cpu",
         }  # fmt: skip
-    assert Store(tmp_path / "results").load(record.run_id) == record
+    assert Store(tmp_path / "results").ok(record.run_id) == record
 
 
 def test_a_second_signal_stops_at_once(composed, noise, tmp_path, monkeypatch):

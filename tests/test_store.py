@@ -23,7 +23,7 @@ def test_a_published_record_is_loaded_again(tmp_path, make_record):
     folder = publish(store, record)
     assert folder == tmp_path / "runs" / record.run_id
     assert sorted(file.name for file in folder.iterdir()) == ["metrics.csv", "record.json"]
-    assert store.load(record.run_id) == store.ok(record.run_id) == record
+    assert store.ok(record.run_id) == record
     assert store.load_all() == [record]
 
 
@@ -31,7 +31,7 @@ def test_a_cell_under_way_has_no_record(tmp_path):
     store = Store(tmp_path)
     (store.workspace("digits-lenet-s0-0123456789").path / "metrics.csv").write_text("half")
     assert store.load_all() == []
-    assert store.load("digits-lenet-s0-0123456789") is None
+    assert store.ok("digits-lenet-s0-0123456789") is None
 
 
 def test_an_ok_record_stays_until_another_takes_its_place(tmp_path, make_record):
@@ -248,7 +248,7 @@ def test_what_is_no_record_is_named_or_left_alone(tmp_path, make_record):
 
 
 def test_a_missing_record_is_none(tmp_path):
-    assert Store(tmp_path).load("digits-lenet-s0-0123456789") is None
+    assert Store(tmp_path).ok("digits-lenet-s0-0123456789") is None
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):

@@ -36,7 +36,7 @@ def test_a_cell_writes_what_its_record_says(composed, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == [
         "checkpoints", "config.yaml", "metrics.csv", "mistakes.webp", "predictions.npz", "record.json",
     ]  # fmt: skip
-    assert Store(tmp_path / "results").load(record.run_id) == record
+    assert Store(tmp_path / "results").ok(record.run_id) == record
     assert record.status == "ok"
     assert (record.train_size, record.val_size, record.test_size) == (197, 100, 1500)
     assert (record.epochs, record.params, record.device) == (2, 62006, "cpu")
