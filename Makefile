@@ -10,7 +10,7 @@ RESULTS = results/local
 
 BIN := .venv/bin
 READY := .venv/.ready
-# side by side, with a core each
+# side by side, a core each; one process more than there are cores (tests/conftest.py), as some wait for others
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help

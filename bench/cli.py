@@ -66,21 +66,26 @@ def answering(name: str) -> Iterator[None]:
 
 MISTAKES = (ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError, ImportError)
 """What constructors raise for arguments they refuse."""
+FLAWS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError)
+"""What they raise for mistakes in their own code; what else they raise, such as lack of memory, is no mistake."""
 
 
 @contextlib.contextmanager
 def mistakes() -> Iterator[None]:
-    """Turn what constructors say of their arguments, and mistakes in those of others, into ConfigError."""
+    """Turn what constructors say of their arguments, and mistakes in a user's constructors, into ConfigError."""
     try:
         yield
     except MISTAKES as error:
         raise ConfigError(_line(error)) from error
     except InstantiationException as error:
         cause = error.__cause__
-        if not isinstance(cause, Exception) or isinstance(cause, MemoryError):
+        if isinstance(cause, FLAWS):
+            said = f"{type(cause).__name__}: {_line(cause)} (HYDRA_FULL_ERROR=1 shows where)"
+        elif isinstance(cause, MISTAKES):
+            said = _line(cause)
+        else:
             raise
         place = re.search(r"full_key: (\S+)", str(error))
-        said = _line(cause) if isinstance(cause, MISTAKES) else f"{type(cause).__name__}: {_line(cause)}"
         raise ConfigError(f"{place[1]}: {said}" if place else said) from error
 
 

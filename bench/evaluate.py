@@ -8,7 +8,7 @@ checkpoint='results/local/runs/cifar10-nin-*', of which those that have not fini
 also evaluated together, with their softmax averaged. split: val or test, the images that the run held out. images:
 FOLDER/<class>/* instead. crops: 1 (as in the run's own test), 2 (mirrored), 5, 10 (Krizhevsky et al. 2012) or 144
 (Szegedy et al. 2015), several separated by commas. paths.data: the folder of the data sets, if not where the run found
-them.
+them; that of this data set alone, if the run had it apart from the others (data.source.root).
 
 Prints one row per network and number of crops: top-1 with its 95 % interval (Wilson's, over images), top-5, expected
 calibration error (ECE), forward passes and multiply-accumulates (MACs) per image. Networks trained on different data
@@ -192,7 +192,7 @@ def opened(own: dict[str, list[str]]) -> list[Saved]:
     ids = [network.run_id for network in networks]
     for i, name in enumerate(ids):  # which tables and files are named after
         if (first := ids.index(name)) < i:
-            raise ConfigError(f"checkpoint={places[i]}: is the same cell as {places[first]}, trained again; name one")
+            raise ConfigError(f"checkpoint={places[i]}: has the run id of {places[first]}; name one of them")
     return networks
 
 

@@ -230,8 +230,11 @@ def work_through(
         stopped(folder, stop.signum if isinstance(stop, Interrupted) else signal.SIGINT)
         with contextlib.suppress(KeyboardInterrupt, Interrupted):
             queue.stop()
-    except Exception:  # a file server that does not answer, say: what runs saves, and the same command goes on
-        queue.stop()
+    except Exception as error:  # a file server that does not answer, say: what runs saves, and the same command goes on
+        if len(queue):
+            console.say(f"the sweep cannot go on: {type(error).__name__}: {error}")
+            with contextlib.suppress(KeyboardInterrupt, Interrupted):
+                queue.stop()
         raise
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import inspect
 import logging
@@ -104,11 +103,8 @@ def mlflow(run: RunInfo, experiment: str, tracking_uri: str | None, folder: str)
     uri = server or f"sqlite:///{place / 'mlflow.db'}"
     # a cell that is resumed with the same server or database stays one run
     kept = run.workspace / f"mlflow_id-{hashlib.sha256(uri.encode()).hexdigest()[:10]}"
-    # the first process creates the database; for a server, processes need not wait for each other
-    lock: contextlib.AbstractContextManager[Any] = (
-        contextlib.nullcontext() if server else FileLock(place / "mlflow.lock")
-    )
-    with warnings.catch_warnings(), lock:
+    # the first process creates the database and the experiment
+    with warnings.catch_warnings(), FileLock(place / "mlflow.lock"):
         warnings.filterwarnings("ignore", message=".*loader strategy is deprecated")  # inside MLflow
         client = MlflowClient(uri)
         new = not (kept.exists() and _goes_on(client, kept.read_text()))

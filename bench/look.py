@@ -4,8 +4,8 @@
                [trainer.accelerator=auto]
 
 checkpoint= is one run or its selected weights. IMAGE: image files and folders, up to 100 images; by default samples=,
-up to 100, from all over split=, the run's val or test images. Writes SVG and PNG files to out= (by default look/ in the
-run's folder):
+up to 100, from all over split=, the run's val or test images, in paths.data as in bench-evaluate. Writes SVG and PNG
+files to out= (by default look/ in the run's folder):
 
 filters      the filters of the first convolution (Krizhevsky et al. 2012, figure 3)
 attention    where the network looks in each image for the predicted class, or class=NAME: by occlusion (Zeiler, Fergus

@@ -93,7 +93,9 @@ class RayTasks:
 
         for name, value in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
             if address and value is not None:
-                raise ConfigError(f"hydra.launcher.{name}={value}: the cluster at {address} has those that it has")
+                raise ConfigError(
+                    f"hydra.launcher.{name}={value}: is for a cluster started here; leave it out with an address"
+                )
         self.ray, self.sweep = ray, sweep
         own: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))

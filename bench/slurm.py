@@ -129,7 +129,7 @@ class SlurmJobs:
         self.running: dict[Any, Cell] = {}
         self.begun: dict[Any, float] = {}
         self.over: dict[str, tuple[str, int]] = {}
-        self.looked, self.unanswered = time.monotonic(), 0
+        self.looked, self.unanswered, self.blind = time.monotonic(), 0, False
 
     def submit(self, cell: Cell) -> None:
         self.waiting.append(cell)
@@ -140,8 +140,7 @@ class SlurmJobs:
         while self.running or self.refused:
             if self.refused:
                 return self.refused.pop()
-            self._look(LOOK)
-            if (ended := self._next()) is not None:
+            if (ended := self._polled()) is not None:
                 return ended
             if time.monotonic() > until:
                 break
@@ -174,6 +173,19 @@ class SlurmJobs:
     def _work(self, cell: Cell) -> tuple[dict[str, Any], str, str, int | None]:
         return cell.config, self.sweep, str(Path.cwd()), self.threads
 
+    def _polled(self) -> Ended | None:
+        """The next cell that ends, if one has; None also while a file server does not answer, which is told once."""
+        try:
+            self._look(LOOK)
+            ended = self._next()
+        except OSError as error:
+            if not self.blind:
+                console.say(f"{error}: the sweep goes on when this does")
+            self.blind = True
+            return None
+        self.blind = False
+        return ended
+
     def _look(self, pause: float) -> None:
         """Note which jobs have ended, and in how many consecutive polls."""
         if self.cluster == "local":
@@ -204,8 +216,9 @@ class SlurmJobs:
         for job, cell in self.running.items():
             state, looks = self.over.get(job.job_id, ("", 0))
             if job.paths.result_pickle in there or looks > 1:
+                ended = self._ended(job, cell, state)
                 del self.running[job]
-                return self._ended(job, cell, state)
+                return ended
         return None
 
     def _ended(self, job: Any, cell: Cell, state: str) -> Ended:

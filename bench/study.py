@@ -110,10 +110,12 @@ class Search:
                 claim.release()
             console.say(f"trial {trial.number + 1} of {trials}: {text}; {', '.join(map(short, trial.params.items()))}")
             counts = Counter(each.state for each in self.study.get_trials(deepcopy=False))
-            if counts[TrialState.FAIL] >= HOPELESS and not counts[TrialState.COMPLETE] + counts[TrialState.PRUNED]:
-                console.say(
-                    "no trial has succeeded: once the cause is mended, the same command runs those that are left"
-                )
+            left = trials - counts.total()
+            hopeless = (
+                counts[TrialState.FAIL] >= HOPELESS and not counts[TrialState.COMPLETE] + counts[TrialState.PRUNED]
+            )
+            if left > 0 and hopeless:
+                console.say(f"no trial has succeeded: once the cause is mended, the same command runs the other {left}")
                 return
 
     def lock(self) -> FileLock:

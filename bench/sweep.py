@@ -111,8 +111,9 @@ def plan(master: DictConfig) -> dict[str, dict[str, Any]]:
     overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(
         [*grid, *master.hydra.overrides.task]
     )
-    for override in overrides:  # a glob that fits nothing, an empty range
-        if override.is_sweep_override() and not any(True for _ in override.sweep_string_iterator()):
+    for override in {each.get_key_element(): each for each in overrides}.values():  # of a key the last one counts
+        # a glob that fits nothing, an empty range
+        if override.is_discrete_sweep() and not any(True for _ in override.sweep_string_iterator()):
             raise ConfigError(f"{override.input_line}: has no values, so that there would be no cells")
     (cells,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
     where = [

@@ -16,7 +16,8 @@ Parentheses need quotes in a shell. All other settings are those of bench, the s
                    which a search over trainer.max_epochs needs
 
 The study is a file, <paths.results>/studies/NAME.log, and each trial is a cell with its own record. The same command
-resumes a stopped search, also with a larger trials=, and joins one running elsewhere; trials=0 only shows the study.
+resumes a stopped search, also with a larger trials=, and joins one running elsewhere; trials=0 only shows the study. A
+search stops when its first three trials have failed.
 Test results decide nothing here and are not shown; each trial is still tested, like any cell, for its record.
 """
 
@@ -76,7 +77,8 @@ def tune(arguments: list[str]) -> None:
         fixed, space = ranges(settings)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    cells = check(fixed, space)
+    begin = int(own["trials"]) > 0
+    cells = check(fixed, space, begin)
     if own["prune"] != "none" and any(cell["trainer"]["devices"] > 1 for cell in cells):
         raise ConfigError("trainer.devices: trials of several processes cannot be pruned; add prune=none")
     lengths = {cell["trainer"]["max_epochs"] for cell in cells}
@@ -86,7 +88,7 @@ def tune(arguments: list[str]) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        search = open_search(own["study"], prune, fixed, space, cells[0], begin=int(own["trials"]) > 0)
+        search = open_search(own["study"], prune, fixed, space, cells[0], begin)
         try:
             with Interrupts():  # also between cells, and while others train them
                 search.run(int(own["trials"]))
@@ -152,8 +154,9 @@ def distribution(override: Override) -> BaseDistribution:
     return CategoricalDistribution(list(dict.fromkeys(override.sweep_string_iterator())))
 
 
-def check(fixed: Sequence[str], space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
-    """The configuration of a cell at each edge of each range, the other settings at their first value.
+def check(fixed: Sequence[str], space: Mapping[str, BaseDistribution], begin: bool) -> list[dict[str, Any]]:
+    """The configuration of a cell at each edge of each range, the other settings at their first value; ``begin``: as
+    they are to run, their constructors are asked, too.
 
     Raises:
         ConfigError, HydraException, OmegaConfBaseException: one is invalid, or not comparable with the others. What a
@@ -170,11 +173,12 @@ def check(fixed: Sequence[str], space: Mapping[str, BaseDistribution]) -> list[d
         raise ConfigError("data: trials are compared on the same validation images, which no range may change")
     if any(cell["force"] for cell in cells):
         raise ConfigError("force=true: a search resumes from its existing trials; study=NAME starts another")
-    from bench import assemble  # only now: importing PyTorch takes seconds
+    if begin:
+        from bench import assemble  # only now: importing PyTorch takes seconds
 
-    tried: set[str] = set()
-    for cfg, cell in zip(composed, cells, strict=True):
-        assemble.try_out(cfg, cell, tried)
+        tried: set[str] = set()
+        for cfg, cell in zip(composed, cells, strict=True):
+            assemble.try_out(cfg, cell, tried)
     return cells
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ hypothesis.settings.load_profile("ours")
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores: tests that wait for processes and browsers leave theirs idle."""
-    return cores() + 1
+    return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") or cores() + 1)
 
 
 @pytest.fixture(autouse=True, scope="session")

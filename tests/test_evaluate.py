@@ -127,7 +127,7 @@ def test_runs_of_a_pattern_that_have_not_finished_are_left_out_and_named(command
         (["checkpoint={run}", "images=no-such"], "images=no-such: no such folder"),
         (["checkpoint={run},{run}"], "is named twice"),
         (["checkpoint={run},{run}/checkpoints/selected.ckpt"], "selected.ckpt: is named twice"),
-        (["checkpoint={run},{again}"], "is the same cell as"),
+        (["checkpoint={run},{again}"], "has the run id of"),
         (["checkpoint={run}", "trainer.accelerator=tpu"], "trainer.accelerator=tpu: this machine has"),
         (["checkpoint={run},{other}"], "digits (stratified-test1400-val100) and digits (stratified-test1500-val100)"),
     ],

@@ -156,12 +156,18 @@ def test_a_stop_is_noted_and_the_rest_not_started(sweep, tmp_path):
     assert f'"stopped": {int(signal.SIGINT)}' in (tmp_path / "results/sweeps/x" / PLAN).read_text()
 
 
-def test_what_runs_is_stopped_when_the_sweep_cannot_go_on(sweep, monkeypatch):
+def test_what_runs_is_stopped_when_the_sweep_cannot_go_on(sweep, monkeypatch, capsys):
     stopped = []
-    monkeypatch.setattr(Scripted, "stop", lambda queue: stopped.append(queue))
+
+    def stop(queue):
+        stopped.append(queue)
+        raise Interrupted(signal.SIGINT)  # by who does not want to wait
+
+    monkeypatch.setattr(Scripted, "stop", stop)
     with pytest.raises(OSError, match="Stale file handle"):
         sweep([OSError(116, "Stale file handle")], ["ok"])
     assert len(stopped) == 1
+    assert "the sweep cannot go on: OSError: [Errno 116] Stale file handle\n" in capsys.readouterr().out
 
 
 def test_who_asks_twice_does_not_wait_and_the_stop_is_noted(sweep, tmp_path, monkeypatch):

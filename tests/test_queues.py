@@ -158,7 +158,7 @@ def test_a_cluster_that_is_there_already_has_its_own_processors(tmp_path, monkey
     import ray
 
     monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("connected"))
-    with pytest.raises(ConfigError, match=r"^hydra\.launcher\.num_gpus=2: the cluster at auto has those that it has$"):
+    with pytest.raises(ConfigError, match=r"^hydra\.launcher\.num_gpus=2: is for a cluster started here; leave"):
         RayTasks([], "sweep", tmp_path, address="auto", num_gpus=2)
 
 

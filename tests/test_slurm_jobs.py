@@ -90,6 +90,23 @@ def test_a_queue_that_does_not_answer_for_long_is_told_once(jobs, slurm, capsys)
     assert capsys.readouterr().out.splitlines() == [told]
 
 
+def test_a_file_server_that_does_not_answer_for_a_while_is_waited_for(jobs, slurm, monkeypatch, capsys):
+    queue, cell = jobs
+    queue.submit(cell)
+    slurm("squeue", "echo 7 FAILED")
+    answers = [OSError(116, "Stale file handle"), OSError(116, "Stale file handle"), SimpleNamespace(status="ok")]
+
+    def outcome(*_):
+        if isinstance(answer := answers.pop(0), OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("bench.slurm.Store.outcome", outcome)
+    assert queue.wait(None).status == "ok"
+    assert answers == []
+    assert capsys.readouterr().out.splitlines() == ["[Errno 116] Stale file handle: the sweep goes on when this does"]
+
+
 @pytest.mark.parametrize("missing", PROGRAMS)
 def test_each_of_slurms_programs_is_needed(jobs, slurm, tmp_path, monkeypatch, missing):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))

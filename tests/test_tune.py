@@ -109,7 +109,7 @@ def test_a_search_of_which_all_fails_stops_and_goes_on_once_that_is_mended(searc
     monkeypatch.setattr(train, "run", lambda *_, **__: failed)
     code, out, err = search(*CELL, "trials=8")
     assert (code, err) == (1, "bench-tune: 3 trials failed\n")
-    assert "no trial has succeeded: once the cause is mended, the same command runs those that are left\n" in out
+    assert "no trial has succeeded: once the cause is mended, the same command runs the other 5\n" in out
     assert states(tmp_path) == ["FAIL"] * 3
     monkeypatch.setattr(train, "run", run)
     search(*CELL, "trials=8")

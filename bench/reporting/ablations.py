@@ -89,8 +89,8 @@ def pairs(table: Table, records: Sequence[RunRecord]) -> list[Pair]:
                     found.append(Pair(HEADS, without, with_it))
             elif with_it.model == f"{without.model}_bn" and _same_recipe(settings[i], settings[j]):
                 rates = [settings[place].get("optimizer.lr") for place in (i, j)]
-                what = BATCH_NORM if rates[0] == rates[1] else f"{BATCH_NORM}, optimizer.lr={rates[0]} → {rates[1]}"
-                found.append(Pair(what, without, with_it))
+                norm = BATCH_NORM if rates[0] == rates[1] else f"{BATCH_NORM}, optimizer.lr={rates[0]} → {rates[1]}"
+                found.append(Pair(norm, without, with_it))
         for better, own in zip(table.rows[:i], settings, strict=False):
             what = _choice(settings[i], own) if better.model == without.model else None
             if what is not None:

@@ -26,8 +26,9 @@ HARDEST, TILE = 16, 48
 class Predictions:
     """The predictions of one run for its test samples.
 
-    ``logits`` (n, K) float32, ``predicted`` (n,) the class of the largest one before any rounding in the file,
-    ``labels`` (n,), ``ids`` (n,) the samples' names, ``classes`` (K,) the class names.
+    ``logits`` (n, K), from a file as it has them, as a report holds those of all runs; ``predicted`` (n,) the class of
+    the largest one before any rounding in the file, ``labels`` (n,), ``ids`` (n,) the samples' names, ``classes`` (K,)
+    the class names.
     """
 
     logits: np.ndarray
@@ -41,10 +42,10 @@ class Predictions:
         """(n,) booleans."""
         return self.predicted == self.labels
 
-    @cached_property
+    @property
     def probabilities(self) -> np.ndarray:
-        """(n, K), the softmax of the logits."""
-        return scipy.special.softmax(self.logits, axis=1)
+        """(n, K) float32, the softmax of the logits."""
+        return scipy.special.softmax(self.logits.astype(np.float32), axis=1)
 
     @cached_property
     def confidence(self) -> np.ndarray:
@@ -53,7 +54,9 @@ class Predictions:
 
     def hardest(self, count: int = HARDEST) -> np.ndarray:
         """Positions of at most ``count`` mistakes, in ascending order of the true class's probability."""
-        log = scipy.special.log_softmax(self.logits, axis=1)[np.arange(len(self.labels)), self.labels]
+        log = scipy.special.log_softmax(self.logits.astype(np.float32), axis=1)[
+            np.arange(len(self.labels)), self.labels
+        ]
         wrong = np.flatnonzero(~self.correct)
         return wrong[np.argsort(log[wrong], kind="stable")[:count]]
 
@@ -74,7 +77,7 @@ def save(run: Path, made: Predictions) -> Predictions:
         classes=made.classes,
     )
     write_atomically(run / PREDICTIONS, content.getvalue())
-    return dataclasses.replace(made, logits=logits.astype(np.float32))
+    return dataclasses.replace(made, logits=logits)
 
 
 def load(run: Path) -> Predictions | None:
@@ -89,7 +92,7 @@ def load(run: Path) -> Predictions | None:
     try:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as content:  # NumPy leaves bad ones open
             return Predictions(
-                content["logits"].astype(np.float32),
+                content["logits"],
                 content["predicted"].astype(np.int64),
                 content["labels"],
                 content["ids"],

@@ -82,13 +82,11 @@ def caption(table: Table) -> str:
             f"; {LIKE_BEST} test top-1 not distinguishable from the first row's (p > {1 - LEVEL:.2f}, Holm-corrected)"
         )
     if any(row.interval is not None and row.n == 1 for row in table.rows):
-        first = min(table.rows, key=lambda row: row.rank)  # which the others are tested against
-        text += "; with n = 1, " + (
-            "interval and test reflect the test images only, not the seed"
-            if first.n == 1
-            else "the interval reflects the test images only, not the seed, which in the test is taken to vary as the "
-            "first row's do"
-        )
+        (first,) = (row for row in table.rows if row.number in ("1", "1a"))  # which the others are tested against
+        alone = "reflect the test images only, not the seed"
+        varies = "the test takes seeds to vary as in the first row"
+        text += "; with n = 1, "
+        text += f"interval and test {alone}" if first.n == 1 else f"intervals {alone}, and {varies}"
     text += "".join(f"; {note}" for note in table.notes)
     text += f"; on {table.machine}" if table.machine else ""
     return text + (f"; settings unless a row says otherwise: {table.usual}" if table.usual else "")

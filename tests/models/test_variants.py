@@ -75,7 +75,7 @@ def in_place(net: nn.Module, kind: type[nn.Module]) -> list[tuple[str, nn.Module
         (AlexNet, [("ReLU", 0.5, "Linear")] * 2),  # section 4.2: the first two fully connected layers
         (ZFNet, [("ReLU", 0.5, "Linear")] * 2),  # section 3: layers 6 and 7
         (VGG, [("ReLU", 0.5, "Linear")] * 2),  # section 3.1: the first two fully connected layers
-        # section 6.1: auxiliary heads 70 %; table 1: 40 % behind the average pooling
+        # section 5: 70 % in the auxiliary heads; table 1: 40 % behind the average pooling
         (GoogLeNet, [("ReLU", 0.7, "Linear")] * 2 + [("GlobalAveragePool", 0.4, "Linear")]),
     ],
 )

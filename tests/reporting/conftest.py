@@ -6,6 +6,15 @@ from cells import ablated, answers
 from bench.reporting import leaderboard
 
 
+@pytest.fixture(scope="session")
+def store(tmp_path_factory):
+    """See :func:`pages.made_store`."""
+    pytest.importorskip("plotly")
+    from pages import made_store
+
+    return made_store(tmp_path_factory.mktemp("results"))
+
+
 @pytest.fixture
 def told(tmp_path):
     """Tables, records, predictions and runs of NiN and GoogLeNet, two seeds, with and without what ablations need."""

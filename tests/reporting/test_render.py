@@ -54,7 +54,10 @@ def test_the_table_fits_80_columns(make_record):
     ("seeds", "covers"),
     [
         (1, "; with n = 1, interval and test reflect the test images only, not the seed"),
-        (2, "; with n = 1, the interval reflects the test images only, not the seed, which in the test is taken to"),
+        (
+            2,
+            "; with n = 1, intervals reflect the test images only, not the seed, and the test takes seeds to vary",
+        ),
     ],
 )
 def test_what_the_test_of_a_single_run_covers_depends_on_the_first_row(seeds, covers):
