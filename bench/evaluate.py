@@ -184,15 +184,13 @@ def opened(own: dict[str, list[str]]) -> list[Saved]:
         raise ConfigError("checkpoint: must name a run's directory or its checkpoints/selected.ckpt")
     machine.prepare_cpu()
     device = machine.device(cli.single(own, "trainer.accelerator", "auto"))
-    files = [weights_of(Path(place)).resolve() for place in places]
-    for i, file in enumerate(files):
-        if file in files[:i]:
-            raise ConfigError(f"checkpoint={places[i]}: is named twice")
     networks = [open_run(place, device) for place in places]
-    ids = [network.run_id for network in networks]
-    for i, name in enumerate(ids):  # which tables and files are named after
-        if (first := ids.index(name)) < i:
-            raise ConfigError(f"checkpoint={places[i]}: has the run id of {places[first]}; name one of them")
+    for place, network in zip(places, networks, strict=True):
+        first = next(other for other in networks if other.run_id == network.run_id)  # tables are made by run id
+        if first is not network:
+            twice = first.path.samefile(network.path)
+            why = "is named twice" if twice else f"has the run id of {first.path}; name one of them"
+            raise ConfigError(f"checkpoint={place}: {why}")
     return networks
 
 

@@ -140,7 +140,7 @@ class SlurmJobs:
         while self.running or self.refused:
             if self.refused:
                 return self.refused.pop()
-            if (ended := self._polled()) is not None:
+            if (ended := self._polled(LOOK)) is not None:
                 return ended
             if time.monotonic() > until:
                 break
@@ -173,10 +173,10 @@ class SlurmJobs:
     def _work(self, cell: Cell) -> tuple[dict[str, Any], str, str, int | None]:
         return cell.config, self.sweep, str(Path.cwd()), self.threads
 
-    def _polled(self) -> Ended | None:
+    def _polled(self, pause: float) -> Ended | None:
         """The next cell that ends, if one has; None also while a file server does not answer, which is told once."""
         try:
-            self._look(LOOK)
+            self._look(pause)
             ended = self._next()
         except OSError as error:
             if not self.blind:
@@ -250,8 +250,7 @@ class SlurmJobs:
             subprocess.run(["scancel", *names], check=False)
         until = time.monotonic() + STOPPING
         while self.running and time.monotonic() < until:
-            self._look(2)
-            if self._next() is None:
+            if self._polled(2) is None:
                 time.sleep(1)
         for job in self.running:
             job.cancel(check=False)
