@@ -168,7 +168,7 @@ def work_through(
     """Run all cells that have no ok record, one line for each that has ended.
 
     A cell that another sweep works on is waited for, and taken over if that dies; one whose worker is lost is tried
-    again ``retries`` times, then recorded as failed, unless it had saved and can be resumed. With ``fail_fast`` the
+    again ``retries`` times, then recorded as failed, unless it was stopped by a signal first. With ``fail_fast`` the
     first failure stops the rest; so does a signal, which is noted in the sweep's ``folder``.
     """
     lost: Counter[str] = Counter()
