@@ -12,7 +12,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from bench import cli, config, console
+from bench import cli, config, console, resolvers
 from bench.errors import ConfigError
 from bench.interrupt import Interrupted
 from bench.record import run_id
@@ -30,16 +30,17 @@ def cell(cfg: DictConfig) -> None:
     try:
         if "sweep" in choices:
             raise ConfigError(f"+sweep={choices['sweep']}: a sweep needs -m: bench -m …")
-        resolved = config.check(cfg)
-        done = Store(resolved["paths"]["results"]).ok(run_id(resolved))
-        if done is not None and not resolved["force"]:
-            console.say(f"{done.run_id}: already done, skipped (force=true runs it again)")
-            return
-        if console.live() and "torch" not in sys.modules:
-            console.say("loading PyTorch")
-        from bench.train import run  # only now: importing PyTorch takes seconds
+        with resolvers.remembering():  # ``run`` asks again
+            resolved = config.check(cfg)
+            done = Store(resolved["paths"]["results"]).ok(run_id(resolved))
+            if done is not None and not resolved["force"]:
+                console.say(f"{done.run_id}: already done, skipped (force=true runs it again)")
+                return
+            if console.live() and "torch" not in sys.modules:
+                console.say("loading PyTorch")
+            from bench.train import run  # only now: importing PyTorch takes seconds
 
-        record = run(cfg)
+            record = run(cfg)
     except Interrupted as stop:
         cli.stop("bench", f"{stop}; {goes_on(resolved['force'])}", 128 + stop.signum)
     except DoneError as error:  # by another process, just now

@@ -230,7 +230,8 @@ def make_logger(cfg: DictConfig, resolved: Mapping[str, Any], work: Path, sweep:
         config=dict(resolved),
         workspace=work,
     )
-    return hydra.utils.instantiate(cfg.logger)(info)
+    logger = hydra.utils.instantiate(cfg.logger)(info)
+    return None if logger is None else loggers.forgiving(logger)
 
 
 def make_trainer(

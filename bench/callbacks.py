@@ -38,17 +38,25 @@ class Guard(L.Callback):
 
 
 class Provenance(L.Callback):
-    """What trains the run, ``here``, and in ``earlier`` what did before it was resumed, where that differs."""
+    """What trains the run: ``here``, and what did before it was resumed."""
 
     def __init__(self, here: dict[str, Any]):
         self.here = here
-        self.earlier: list[dict[str, Any]] = []
+        self._so_far: list[dict[str, Any]] = []
+
+    def history(self) -> list[dict[str, Any]]:
+        """All that trained the run, each once, in the order of their last steps."""
+        return self._so_far
 
     def state_dict(self) -> dict[str, Any]:
-        return {"so_far": [*self.earlier, self.here]}
+        return {"so_far": self._so_far}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.earlier = [one for one in state_dict["so_far"] if one != self.here]
+        self._so_far = state_dict["so_far"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Not called where all epochs are done, and only the test is left."""
+        self._so_far = [*(one for one in self._so_far if one != self.here), self.here]
 
 
 class Meter(L.Callback):
@@ -97,12 +105,20 @@ class Meter(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self._images += len(batch.labels)
-        if trainer.is_last_batch:  # before validation, which Lightning runs inside the training epoch
-            machine.wait(pl_module.device)
-            self.rates.append(self._images * trainer.world_size / (time.perf_counter() - self._start))
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._measure(trainer, pl_module.device)  # Lightning validates inside the training epoch
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._measure(trainer, pl_module.device)
         pl_module.log("train_images_per_s", self.rates[-1])
+
+    def _measure(self, trainer: L.Trainer, device: torch.device) -> None:
+        """Add the epoch's rate, once: also of one that a callback of the caller's cuts short."""
+        if self._images:
+            machine.wait(device)
+            self.rates.append(self._images * trainer.world_size / (time.perf_counter() - self._start))
+            self._images = 0
 
 
 class EpochTable(Checkpoint):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import sys
@@ -38,6 +39,10 @@ HYDRAS = (HydraException, OmegaConfBaseException)
 @contextlib.contextmanager
 def answering(name: str) -> Iterator[None]:
     """Turn what the user did wrong into a line and exit code 2, Ctrl-C into 130, a full disk and its like into 1."""
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # names that are no text, or not in its encoding, must not end a command
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
     except OURS as error:

@@ -150,7 +150,7 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         config = resolved(cfg)
     except OmegaConfBaseException as error:
         raise ConfigError(_first_line(error)) from error
-    for place, key, value in _walk(config):
+    for place, key, value in walk(config):
         if value == "???":  # OmegaConf's mark
             raise ConfigError(_unset(place))
         if SECRET.search(key) or (isinstance(value, str) and CREDENTIALS.search(value)):
@@ -197,7 +197,7 @@ def check(cfg: DictConfig) -> dict[str, Any]:
                 f"{key}={_select(config, key)}: must be letters, digits and . _ - /, starting with a letter or digit"
             )
     _check_folders(config)
-    for place, _, value in _walk(config):
+    for place, _, value in walk(config):
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{place}={value}: must be a finite number")
     try:
@@ -268,6 +268,12 @@ def _check_folders(config: Mapping[str, Any]) -> None:
     # the default folder is created by the first download; one given explicitly must exist
     if "root" in source and str(data) != DEFAULT_DATA and not is_folder(data):
         raise ConfigError(f"paths.data={data}: no such folder")
+    if isinstance(source.get("root"), str) and str(source.get("_target_")).startswith(
+        "bench."
+    ):  # others' may be no path
+        root = expanded(source["root"], "data.source.root")
+        if data not in (root, *root.parents) and not is_folder(root):
+            raise ConfigError(f"data.source.root={root}: no such folder")
     check_writable(results, "paths.results")
     if not is_folder(cache):  # an existing cache may be read-only
         check_writable(cache, "paths.cache")
@@ -278,13 +284,18 @@ CREDENTIALS = re.compile(r"\w+://[^/@\s]+:[^/@\s]+@")
 SECRET = re.compile(r"(api_?key|access_?key|private_?key|token|secret|passw|passphrase|credential)", re.IGNORECASE)
 
 
-def _walk(node: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:
+def targets(config: Mapping[str, Any]) -> set[str]:
+    """What a configuration makes: the values of all ``_target_``."""
+    return {str(value) for _, name, value in walk(config) if name == "_target_"}
+
+
+def walk(node: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:
     """Dotted name, last part of it, and value of everything in a configuration, groups and lists included."""
     if isinstance(node, Mapping | list | tuple):
         for name, value in node.items() if isinstance(node, Mapping) else enumerate(node):
             inner = f"{place}.{name}" if place else str(name)
             yield inner, str(name), value
-            yield from _walk(value, inner)
+            yield from walk(value, inner)
 
 
 def _unset(key: str) -> str:

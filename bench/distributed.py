@@ -7,6 +7,7 @@ command line: that is wrong in a sweep (lightning-hydra-template #393). They tra
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -14,7 +15,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +93,12 @@ def train(
         )
     context = multiprocessing.get_context("spawn")
     stop = context.Value("i", 0)  # the signal that asks them to stop; they ignore signals of their own
+    begun = context.Value("i", 0)  # whether they train, and so ask whether to stop
     threads = max(1, torch.get_num_threads() // processes)  # they share this process's threads
     place = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # not ``work``, which others may take over
     outcome = Path(place.name) / "outcome.json"
-    arguments = (os.getpid(), threads, free_port(), outcome, dict(resolved), dict(about), work, check, sweep, stop)
+    run = (dict(resolved), dict(about), work, check, sweep)
+    arguments = (os.getpid(), threads, free_port(), outcome, *run, stop, begun)
     group = None
     try:
         with interrupts.deferring():
@@ -106,7 +109,9 @@ def train(
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
             while not group.join(timeout=0.5, grace_period=2):
                 stop.value = interrupts.pending or 0
-                if "refused" in _told(outcome):  # by the first process; the others would wait for it
+                if interrupts.pending is not None and not begun.value:  # as of one process that decodes images
+                    raise Interrupted(interrupts.pending)
+                if "refused" in _told(outcome):  # by one process; the others would wait for it
                     break
     except (ProcessRaisedException, ProcessExitedException) as error:
         if interrupts.pending is not None:
@@ -135,9 +140,9 @@ def _told(file: Path) -> dict[str, Any]:
 class _FromParent(Interrupts):
     """Interrupts of a process that its parent asks to stop."""
 
-    def __init__(self, stop: Any):
+    def __init__(self, stop: Any, begun: Any):
         super().__init__()
-        self.stop = stop
+        self.stop, self.begun = stop, begun
 
     @property
     def pending(self) -> int | None:
@@ -146,6 +151,12 @@ class _FromParent(Interrupts):
     @pending.setter
     def pending(self, value: int | None) -> None:
         assert value is None
+
+    @contextlib.contextmanager
+    def deferring(self) -> Iterator[None]:
+        self.begun.value = 1
+        with super().deferring():
+            yield
 
     def install(self) -> None:
         for number in SIGNALS:
@@ -164,9 +175,10 @@ def _process(
     check: Callable[[], None],
     sweep: str | None,
     stop: Any,
+    begun: Any,
 ) -> None:
-    """The main function of each process. The first one writes its outcome to ``file``; if any fails, the first to do so
-    writes its error there.
+    """The main function of each process. The first one writes its outcome to ``file``; if any fails or refuses what it
+    is to do, the first to do so writes why there.
     """
     if sys.platform == "linux":
         pr_set_pdeathsig = 1  # sys/prctl.h: do not outlive the parent
@@ -182,7 +194,7 @@ def _process(
     torch.set_num_threads(threads)
     outcome: dict[str, Any]
     try:
-        with _FromParent(stop) as interrupts:
+        with _FromParent(stop, begun) as interrupts:
             record = train.train(OmegaConf.create(resolved), resolved, about, work, check, sweep, interrupts)
         outcome = {"record": record.to_json()}
     except Interrupted as stopped:
@@ -193,7 +205,7 @@ def _process(
         if not _told(file):
             write_atomically(file, json.dumps({"failed": train.reason_of(error)}))
         raise
-    if rank == 0:
+    if rank == 0 or ("refused" in outcome and not _told(file)):
         write_atomically(file, json.dumps(outcome))
 
 

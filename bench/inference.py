@@ -20,7 +20,7 @@ from bench import cli, console, resolvers
 from bench.data.decode import Decoded, Decoder, UnreadableError, fit, in_channels, naming
 from bench.data.module import parts
 from bench.data.sources.folder import images_in, is_class, upright
-from bench.errors import ConfigError
+from bench.errors import ConfigError, first
 from bench.saved import Saved, check_targets
 from bench.store import expanded
 from bench.views import views
@@ -109,7 +109,7 @@ def of_folder(folder: Path, classes: Sequence[str]) -> Pictures:
     labels: list[int] = []
     for entry in sorted(filter(is_class, folder.iterdir())):
         if entry.name not in classes:
-            known = ", ".join(classes[:10]) + ("" if len(classes) <= 10 else ", …")
+            known = first(classes)
             raise ConfigError(f"images={folder}: {entry.name} is not a class of the network, which knows {known}")
         found = images_in(entry)
         names += [str(entry / name) for name in found]

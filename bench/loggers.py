@@ -7,7 +7,7 @@ import inspect
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 from hydra.utils import get_object
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 from torch import nn
 
 from bench import console, weights_biases
@@ -27,6 +27,8 @@ from bench.rules import SWITCH, Rule, check_keys, check_value, choice, whole
 from bench.store import RECORD, expanded, write_atomically
 from bench.weights_biases import wandb
 
+IMAGES = 64
+"""Hardest mistakes in W&B's table, if a logger of one's own does not say."""
 FILES = ("config.yaml", "metrics.csv", PREDICTIONS, MISTAKES)
 """Files that are uploaded with a record."""
 
@@ -93,7 +95,6 @@ def mlflow(run: RunInfo, experiment: str, tracking_uri: str | None, folder: str)
     """MLflow, one run per cell: at ``tracking_uri``, at ``MLFLOW_TRACKING_URI``, which may have a password and is not
     recorded, or else in the database ``folder``/mlflow.db.
     """
-    from lightning.pytorch.loggers import MLFlowLogger
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
@@ -140,8 +141,32 @@ def _goes_on(client: Any, run_id: str) -> bool:
 
 def watch(logger: Logger | None, resolved: Mapping[str, Any], model: nn.Module, steps: int) -> None:
     """Let W&B log the gradients, if configured, once per epoch of ``steps`` steps."""
-    if logger is not None and resolved["logger"].get("gradients"):
-        logger.watch(model, log="gradients", log_freq=steps, log_graph=False)  # type: ignore[attr-defined]
+    if isinstance(logger, WandbLogger) and resolved["logger"].get("gradients"):
+        logger.watch(model, log="gradients", log_freq=steps, log_graph=False)
+
+
+def forgiving(logger: Logger) -> Logger:
+    """The logger, which at its first error says so and logs no more, where it would have ended the training."""
+    lost = False
+
+    def guarded(method: Callable[..., Any], again: bool) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal lost
+            if again or not lost:  # it may wait for minutes each time
+                with console.telling(_name(logger)):
+                    return method(*arguments, **named)
+                lost = True
+            return None
+
+        return call
+
+    for name in ("log_metrics", "log_hyperparams", "save", "finalize"):
+        setattr(logger, name, guarded(getattr(logger, name), again=name == "finalize"))
+    return logger
+
+
+def _name(logger: Logger) -> str:
+    return type(logger).__name__.removesuffix("Logger")
 
 
 def conclude(
@@ -162,15 +187,14 @@ def conclude(
     numbers = {f"{split}/{name}": value for split, values in record.metrics.items() for name, value in values.items()}
     numbers |= {name: value for name, value in vars(record).items() if isinstance(value, int | float)}
     files = [work / name for name in FILES if (work / name).exists()]
-    kind = type(logger).__name__
-    with console.telling(kind.removesuffix("Logger")):
-        if kind == "WandbLogger":
-            images = resolved["logger"]["images"]
-            weights_biases.conclude(logger.experiment, record, numbers, files, images, pixels, test)  # type: ignore[attr-defined]
+    with console.telling(_name(logger)):
+        if isinstance(logger, WandbLogger):
+            images = resolved["logger"].get("images", IMAGES)
+            weights_biases.conclude(logger.experiment, record, numbers, files, images, pixels, test)
             return
         logger.log_metrics({f"summary/{name}": value for name, value in numbers.items()})
-        if kind == "MLFlowLogger":
-            client, run_id = logger.experiment, logger.run_id  # type: ignore[attr-defined]
+        if isinstance(logger, MLFlowLogger):
+            client, run_id = logger.experiment, logger.run_id
             client.log_text(run_id, record.to_json(), RECORD)
             for file in files:
                 client.log_artifact(run_id, str(file))

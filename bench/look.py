@@ -17,6 +17,7 @@ features-N   the strongest feature maps of image N at each resolution, and what 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ import numpy as np
 
 from bench import cli, console
 from bench.config import need
-from bench.errors import ConfigError
+from bench.errors import ConfigError, first
 from bench.evaluate import opened
 from bench.store import check_writable, expanded, write_atomically
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 MOST = 100
 """Images that fit into a figure."""
+FEATURES = re.compile(r"features-\d+\.(png|svg)")
 SETTINGS = ("checkpoint", "split", "samples", "class", "out", "paths.data", "trainer.accelerator")
 
 
@@ -60,8 +62,7 @@ def look(arguments: list[str]) -> None:
     (saved,) = networks
     label = cli.single(own, "class")
     if label and label not in saved.classes:
-        known = ", ".join(saved.classes[:10]) + ("" if len(saved.classes) <= 10 else ", …")
-        raise ConfigError(f"class={label}: the network knows {known}")
+        raise ConfigError(f"class={label}: the network knows {first(saved.classes)}")
     folder = expanded(cli.single(own, "out", str(saved.folder / "look")), "out")
     check_writable(folder, "out")
 
@@ -80,6 +81,9 @@ def look(arguments: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomically(folder / name, content)
+    for left in folder.iterdir():  # of more images, looked at earlier
+        if FEATURES.fullmatch(left.name) and left.name not in files:
+            left.unlink()
     console.say(f"written: {folder}/{', '.join(files)}")
 
 

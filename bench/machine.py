@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import gc
+import hashlib
 import importlib.metadata
 import importlib.util
 import os
@@ -13,11 +14,13 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from hydra.utils import get_object
 
 import bench
 from bench.cores import cores
@@ -219,6 +222,19 @@ def versions() -> dict[str, str]:
     return found
 
 
+def own_code(targets: Iterable[str]) -> dict[str, str]:
+    """The start of the hash of each module that defines one of ``targets`` and is neither ours nor installed."""
+    found = {}
+    for target in targets:
+        with contextlib.suppress(Exception):  # it may not be there, which is told elsewhere
+            name = get_object(target).__module__
+            file = Path(str(sys.modules[name].__file__))
+            if Path(__file__).parent not in file.parents and not INSTALLED & {*file.parts}:
+                found[name] = hashlib.sha256(file.read_bytes()).hexdigest()[:10]
+    return found
+
+
+INSTALLED = {"site-packages", "dist-packages"}
 CODE = ("bench", "conf", "hydra_plugins")
 """What a run is made of."""
 

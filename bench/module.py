@@ -14,8 +14,9 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from bench import machine
-from bench.checkpoint import gather
+from bench.checkpoint import LAST, CheckpointError, gather
 from bench.data.loader import Batch
+from bench.errors import first
 from bench.models.layers import AUX_HEADS, Output
 from bench.optim import OptimizerFactory, SchedulerFactory, parameter_groups
 
@@ -220,6 +221,19 @@ class Classifier(L.LightningModule):
         checkpoint["epoch_metrics"] = gather(self.trainer, progress)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights of another network, before PyTorch does in many lines.
+
+        Raises:
+            CheckpointError: names or shapes differ, as the network's code was changed.
+        """
+        ours, saved = (
+            {name: tuple(w.shape) for name, w in d.items()} for d in (self.state_dict(), checkpoint["state_dict"])
+        )
+        if differ := sorted(dict(ours.items() ^ saved.items())):
+            names = first([name.removeprefix("model.") for name in differ], 3)
+            raise CheckpointError(
+                f"{LAST}: is of a network with other layers ({names}); force=true trains from scratch"
+            )
         self._progress = checkpoint["epoch_metrics"][self.trainer.global_rank]
 
     def on_train_start(self) -> None:

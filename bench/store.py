@@ -276,7 +276,8 @@ class Store:
             if not target.exists():
                 again = self._again(run_id)
                 (again if (again / RECORD).exists() else aside).rename(target)
-        shutil.rmtree(aside, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _read(file: Path, since: float = 0.0) -> RunRecord | None:

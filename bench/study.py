@@ -15,7 +15,7 @@ from filelock import FileLock
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from bench import cli, config, console
+from bench import cli, config, console, resolvers
 from bench.claim import Claim, ClaimedError, owner_of
 from bench.errors import ConfigError
 from bench.explain import explain
@@ -97,7 +97,8 @@ class Search:
                 continue
             trial, claim = taken
             try:
-                ended = self.work(trial, claim)
+                with resolvers.remembering():  # its settings are checked twice
+                    ended = self.work(trial, claim)
                 with self.lock():
                     if ended is None or not claim.held():  # this machine slept meanwhile
                         console.say(f"trial {trial.number + 1} of {trials}: taken over by another process")

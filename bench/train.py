@@ -31,7 +31,7 @@ from bench.record import Metrics, RunRecord, Status, protocol, run_id
 from bench.reporting import predictions
 from bench.reporting.predictions import MISTAKES, Predictions
 from bench.status import state_of
-from bench.store import ERROR, LAST, BusyError, DoneError, LostError, Store, check_ours, write_atomically
+from bench.store import ERROR, LAST, RECORD, BusyError, DoneError, LostError, Store, check_ours, write_atomically
 
 
 def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback] = ()) -> RunRecord:
@@ -58,6 +58,11 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
         console.say(f"{name}: resumes from its last checkpoint")
 
     check = functools.partial(check_ours, name, work.path, work.claim.owner)
+
+    def interrupted(reason: str) -> None:
+        if not (work.path / RECORD).exists():  # else a second signal came while the run's own record was published
+            with contextlib.suppress(LostError):
+                not_ok("interrupted", reason)
 
     def not_ok(status: Status, reason: str) -> RunRecord:
         check()
@@ -90,12 +95,10 @@ def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback
         except Exception as error:
             record = not_ok("failed", reason_of(error))
         except Interrupted as stop:
-            with contextlib.suppress(LostError):
-                not_ok("interrupted", str(stop))
+            interrupted(str(stop))
             raise
         except KeyboardInterrupt as stop:
-            with contextlib.suppress(LostError):
-                not_ok("interrupted", "stopped by Ctrl-C")
+            interrupted("stopped by Ctrl-C")
             raise Interrupted(signal.SIGINT) from stop
         finally:
             work.claim.release()  # even if nothing could be recorded, as on a full disk
@@ -212,10 +215,11 @@ def train(
         test = trainer.test(module, datamodule=data, verbose=False)[0]
         check()
         save_predictions(work, module, data)
+        *earlier, latest = provenance.history()
         record = RunRecord(
             status="ok",
-            **(dict(about) | here),
-            earlier=provenance.earlier,
+            **(dict(about) | latest),
+            earlier=earlier,
             epochs=len(table.rows),
             selected_epoch=selected_epoch,
             train_size=len(data.train),
@@ -245,7 +249,7 @@ def describe(resolved: Mapping[str, Any]) -> dict[str, Any]:
         "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": dict(resolved),
         "hardware": machine.hardware(),
-        "versions": machine.versions(),
+        "versions": machine.versions() | machine.own_code(config.targets(resolved)),
         "git_sha": machine.git_sha(),
     }
 

@@ -38,7 +38,7 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from rich.markup import escape
 from rich.table import Table
 
-from bench import cli, config, console
+from bench import cli, config, console, resolvers
 from bench.errors import ConfigError
 from bench.interrupt import Interrupted, Interrupts
 from bench.record import RUN_ID, identity, protocol
@@ -166,7 +166,8 @@ def check(fixed: Sequence[str], space: Mapping[str, BaseDistribution], begin: bo
     first = {key: values[0] for key, values in edges.items()}
     params = [first, *({**first, key: value} for key, values in edges.items() for value in values[1:])]
     composed = [cli.composed([*fixed, *overrides(values)]) for values in params]
-    cells = [config.check(cfg) for cfg in composed]
+    with resolvers.remembering():
+        cells = [config.check(cfg) for cfg in composed]
     if any(cell["data"]["val_size"] == 0 for cell in cells):
         raise ConfigError("data.val_size=0: a search needs validation images; test images must not decide")
     if len({(cell["data"]["name"], protocol(cell)) for cell in cells}) > 1:

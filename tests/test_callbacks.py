@@ -35,11 +35,11 @@ def test_throughput_is_images_over_the_time_of_training_alone(clock):
     meter = callbacks.Meter(Peak(0))
     for seconds in (1.0, 4.0, 2.0):  # an epoch of 10 + 6 images
         meter.on_train_epoch_start(Trainer(), module)
-        for size, last in ((10, False), (6, True)):
+        for size in (10, 6):
             clock[0] += seconds / 2
-            batch = SimpleNamespace(labels=torch.zeros(size))
-            meter.on_train_batch_end(Trainer(is_last_batch=last), module, None, batch, 0)
-        clock[0] += 50  # validation and checkpoint
+            meter.on_train_batch_end(Trainer(), module, None, SimpleNamespace(labels=torch.zeros(size)), 0)
+        meter.on_validation_start(Trainer(), module)
+        clock[0] += 50
         meter.on_train_epoch_end(Trainer(), module)
     assert meter.rates == [16.0, 4.0, 8.0]
     assert logged == [("train_images_per_s", rate) for rate in meter.rates]
@@ -65,7 +65,8 @@ def test_an_epoch_that_is_resumed_is_measured_from_there(clock):
     clock[0] += 1000  # images are decoded, the checkpoint is read
     meter.on_train_start(Trainer(), module)  # Lightning does not start the epoch again
     clock[0] += 2
-    meter.on_train_batch_end(Trainer(is_last_batch=True), module, None, SimpleNamespace(labels=torch.zeros(6)), 0)
+    meter.on_train_batch_end(Trainer(), module, None, SimpleNamespace(labels=torch.zeros(6)), 0)
+    meter.on_train_epoch_end(Trainer(), module)
     assert meter.rates == [3.0]
 
 

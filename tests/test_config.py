@@ -244,6 +244,12 @@ def test_a_home_that_is_nobodys_is_named(bench, tmp_path, name):
     assert (code, err) == (2, f"bench: paths.{name}=~nobody-here/x: no such user's home\n")
 
 
+@pytest.mark.parametrize(("root", "said"), [("~nobody-here/x", "no such user's home"), ("/nowhere", "no such folder")])
+def test_a_place_of_the_images_that_is_not_there_is_named(bench, root, said):
+    code, _, err = bench("data=cifar10", f"data.source.root='{root}'")
+    assert (code, err) == (2, f"bench: data.source.root={root}: {said}\n")
+
+
 @pytest.mark.parametrize("name", ["data", "cache"])
 def test_an_empty_path_is_refused(bench, name):
     code, _, err = bench(f"paths.{name}=''")

@@ -193,6 +193,26 @@ def test_a_place_that_cannot_be_used_is_refused_and_nothing_written(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_stop_while_images_are_decoded_does_not_wait(tmp_path):
+    data = ("data.source._target_=own.endless", f"+data.source.began={tmp_path / 'began'}")
+    settings = ("model=lenet", *SHORT, "trainer=ddp", *data, f"paths.results={tmp_path / 'results'}")
+    process = start(*settings, log=tmp_path / "log")
+    wait_for((tmp_path / "began").exists)
+    os.kill(process.pid, signal.SIGTERM)
+    assert finish(process) == 128 + signal.SIGTERM
+    (record,) = Store(tmp_path / "results").load_all()
+    assert (record.status, record.error) == ("interrupted", "stopped by SIGTERM")
+
+
+@pytest.mark.slow
+def test_what_any_process_refuses_is_told(tmp_path):
+    data = (f"paths.results={tmp_path / 'results'}", "data.source._target_=own.lost_on_the_second")
+    assert finish(start("model=lenet", *SHORT, "trainer=ddp", *data, log=tmp_path / "log")) == 1
+    assert "ConfigError: no digits here" in (tmp_path / "log").read_text()
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.slow
 def test_a_sweep_from_the_command_line_starts_processes_that_do_not_run_it_again(tmp_path):
     sweep = ("-m", "model=lenet", "trainer=ddp", *SHORT, "progress=none", f"paths.results={tmp_path}")
     pytest.importorskip("mlflow")

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-from common import one_line
+from common import one_line, record_of
+from lightning.pytorch.loggers import Logger, WandbLogger
 from logged import QUIET, run_info
 
 from bench import loggers, train
@@ -48,6 +50,57 @@ def test_a_logger_of_ones_own_is_made_of_a_run_and_settings_of_its_own():
             loggers.check(wrong)
 
 
+class Faulty(Logger):
+    """One whose server is gone."""
+
+    name, version = "faulty", "0"
+
+    def __init__(self):
+        self.asked: list[str] = []
+
+    def log_metrics(self, metrics, step=None):
+        self.asked.append("metrics")
+        raise ConnectionError("no route")
+
+    def log_hyperparams(self, params, *args, **kwargs):
+        pass
+
+    def finalize(self, status):
+        self.asked.append(status)
+        raise ConnectionError("no route")
+
+
+made: list[Faulty] = []
+
+
+def faulty(run, *, gradients):
+    made.append(Faulty())
+    return made[-1]
+
+
+def test_a_logger_that_fails_within_a_run_is_told_and_leaves_it_ok(composed, capsys):
+    made.clear()
+    own = (f"logger._target_={__name__}.faulty", "logger._partial_=true", "+logger.gradients=true")
+    record = train.run(composed(*QUIET, *own, "trainer.max_epochs=2"))
+    assert record.status == "ok", record.error
+    assert made[0].asked == ["metrics", "success", "success"]  # of the training and of the test
+    assert capsys.readouterr().out.count("Faulty has not got all of the run: ConnectionError: no route") == 3
+
+
+def test_a_wandb_logger_of_ones_own_gets_the_summary(tmp_path, monkeypatch):
+    class Mine(WandbLogger):
+        experiment = None
+
+        def __init__(self):
+            pass
+
+    told = []
+    monkeypatch.setattr(loggers.weights_biases, "conclude", lambda *given: told.append(given))
+    settings = {"logger": {"_target_": "team.wandb"}}
+    loggers.conclude(Mine(), record_of(), tmp_path, settings, np.zeros(0), np.zeros(0))
+    assert [(given[2]["test/top1"], given[4]) for given in told] == [(0.8, 64)]
+
+
 def test_a_logger_that_fails_when_all_is_done_is_told_and_leaves_the_run_ok(composed, capsys, monkeypatch):
     pytest.importorskip("tensorboard")
     from lightning.pytorch.loggers import TensorBoardLogger
@@ -77,7 +130,7 @@ def test_another_server_of_mlflow_gets_a_run_of_its_own_and_its_password_is_not_
         def log_hyperparams(self, config):
             pass
 
-    monkeypatch.setattr("lightning.pytorch.loggers.MLFlowLogger", Server)
+    monkeypatch.setattr(loggers, "MLFlowLogger", Server)
     monkeypatch.setattr(loggers, "_goes_on", lambda client, run_id: True)
     for uri in ("https://me:word@one", "https://me:word@one", "https://two"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)

@@ -20,7 +20,11 @@ def test_the_command_draws_images_of_a_split_and_the_same_bytes_again(runs, call
     stems = ("filters", "attention", "features-1", "features-2")
     names = {f"{stem}.{kind}" for stem in stems for kind in ("svg", "png")}
     assert {file.name for file in (tmp_path / "a").iterdir()} == names
+    (tmp_path / "b").mkdir()
+    for name in ("features-3.png", "features-3.svg", "features-of-mine.png"):  # of more images, and the user's
+        (tmp_path / "b" / name).touch()
     assert call(look.main, *arguments[:-1], f"out={tmp_path / 'b'}")[0] == 0
+    assert {file.name for file in (tmp_path / "b").iterdir()} == names | {"features-of-mine.png"}
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     text = (tmp_path / "a" / "attention.svg").read_text()

@@ -1,3 +1,4 @@
+import hashlib
 import platform
 import subprocess
 import sys
@@ -163,6 +164,17 @@ def test_the_commit_is_that_of_the_checkout():
     if head.returncode != 0:
         pytest.skip("not a checkout")
     assert machine.git_sha().removesuffix("-dirty") == head.stdout.strip()
+
+
+def test_code_of_ones_own_is_told_by_its_hash():
+    targets = [
+        f"{__name__}.test_code_of_ones_own_is_told_by_its_hash",
+        "torch.optim.SGD",
+        "bench.models.lenet.LeNet",
+        "nowhere.Net",
+        "bench.nothing",
+    ]
+    assert machine.own_code(targets) == {__name__: hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:10]}
 
 
 def test_new_files_of_code_make_a_checkout_another_than_its_commit(tmp_path, monkeypatch):

@@ -66,7 +66,7 @@ def test_a_sweep_outlives_a_machine_of_the_cluster(cluster, tmp_path):
     gate = tmp_path / "gate"
     process = begin(
         tmp_path, "seed=0,1,2", f"hydra.launcher.address='{address}'", "sweep.retries=2", "data.batch_size=32",
-        "model.net._target_=gated.Gated", f"+model.net.gate={gate}",
+        "model.net._target_=own.Gated", f"+model.net.gate={gate}",
     )  # fmt: skip
     wait_for(lambda: len(list(tmp_path.glob("runs/*/claim.json"))) == 2)  # one on each node, until the gate is there
     kill()

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import hashlib
 import io
 import os
 import random
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import own
 import pytest
 import torch
 from common import NOISE, images_of_noise
@@ -173,6 +175,23 @@ def test_a_run_resumed_by_another_commit_tells_both(composed, noise, tmp_path, m
             "precision": record.precision, "device": "cpu",
         }  # fmt: skip
     assert Store(tmp_path / "results").ok(record.run_id) == record
+
+
+def test_a_network_whose_layers_have_changed_does_not_go_on(composed, noise, monkeypatch):
+    cfg = composed(
+        *CELL, noise, "progress=none", "model=lenet", "data.image_size=32", "model.net._target_=own.Changing"
+    )
+    with monkeypatch.context() as once:
+        stop_at(once, 1, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            train.run(cfg)
+    with monkeypatch.context() as once:
+        once.setattr("own.Changing.changed", True)
+        said = "last.ckpt: is of a network with other layers (scale); force=true trains from scratch"
+        assert train.run(cfg).error == said
+    record = train.run(cfg)  # once that is undone
+    assert (record.status, record.epochs) == ("ok", 4), record.error
+    assert record.versions["own"] == hashlib.sha256(Path(own.__file__).read_bytes()).hexdigest()[:10]
 
 
 def test_a_second_signal_stops_at_once(composed, noise, tmp_path, monkeypatch):

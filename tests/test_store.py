@@ -1,3 +1,4 @@
+import errno
 import math
 import subprocess
 import sys
@@ -197,6 +198,21 @@ def test_a_replacement_that_was_cut_off_is_finished(tmp_path, make_record, momen
         work.path.rename(store.path(old.run_id))
     assert [record.metrics["test"]["top1"] for record in store.load_all()] == [0.9]
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [old.run_id]
+
+
+def test_an_old_record_stays_while_none_can_take_its_place(tmp_path, make_record, monkeypatch):
+    store, old = Store(tmp_path), make_record()
+    publish(store, old)
+    store.path(old.run_id).rename(aside := tmp_path / f"runs/.{old.run_id}.replaced")
+
+    def rename(path, target):
+        raise OSError(errno.EIO, "the file server does not answer")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "rename", rename)
+        assert store.ok(old.run_id) is None
+    assert (aside / "record.json").exists()
+    assert store.ok(old.run_id) == old
 
 
 def test_a_discarded_workspace_leaves_no_folders_of_its_own(tmp_path, make_record):

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from bench import machine, train
 from bench.assemble import build
+from bench.claim import Claim
 from bench.data.module import ImageData
 from bench.errors import ConfigError
 from bench.interrupt import Interrupted, Interrupts
@@ -166,6 +167,35 @@ def test_a_callback_may_stop_a_run_without_validation_images(composed):
     cfg = composed("model=lenet", *QUIET, "data.val_size=0", "trainer.max_epochs=5")
     record = train.run(cfg, watchers=[Enough()])
     assert (record.status, record.epochs, record.selected_epoch) == ("ok", 2, 2), record.error
+
+
+def test_a_callback_may_stop_a_run_within_an_epoch_and_before_the_first_validation(composed, tmp_path):
+    class Enough(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            trainer.should_stop = (trainer.current_epoch, batch_idx) == (1, 3)
+
+    cfg = composed("model=lenet", *QUIET, "trainer.max_epochs=5", "trainer.check_val_every_n_epoch=5")
+    record = train.run(cfg, watchers=[Enough()])
+    assert (record.status, record.epochs, record.selected_epoch) == ("ok", 2, 2), record.error
+    rates = [float(row["train_images_per_s"]) for row in rows_of(tmp_path / "results/runs" / record.run_id)]
+    assert len({*rates}) == 2
+
+
+def test_a_signal_while_an_ok_record_is_published_leaves_it(composed, tmp_path, monkeypatch):
+    release, late = Claim.release, [signal.SIGTERM]
+
+    def interrupted(self):
+        if late and (self.file.parent / "record.json").exists():
+            raise Interrupted(late.pop())
+        release(self)
+
+    monkeypatch.setattr(Claim, "release", interrupted)
+    cfg = composed("model=lenet", *QUIET)
+    with pytest.raises(Interrupted):
+        train.run(cfg)
+    (record,) = Store(tmp_path / "results").load_all()
+    assert record.status == "ok"
+    assert Store(tmp_path / "results").holder(record.run_id) is None
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(composed, tmp_path):

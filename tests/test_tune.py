@@ -10,7 +10,7 @@ pytest.importorskip("optuna")
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from searches import CELL, states
 
-from bench import train, tune
+from bench import resolvers, train, tune
 
 
 @pytest.mark.parametrize(
@@ -114,6 +114,16 @@ def test_a_search_of_which_all_fails_stops_and_goes_on_once_that_is_mended(searc
     monkeypatch.setattr(train, "run", run)
     search(*CELL, "trials=8")
     assert states(tmp_path) == ["FAIL"] * 3 + ["COMPLETE"] * 5
+
+
+def test_a_search_looks_at_a_folder_of_images_once_a_trial(search, pretended, tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / "data/pets/train" / name).mkdir(parents=True)
+    looked = []
+    monkeypatch.setattr(resolvers, "_content", lambda root: looked.append(root) or "0123456789")
+    images = ("data=folder", "data.name=pets", f"paths.data={tmp_path}/data")
+    search("model=lenet", *images, "optimizer.lr=interval(0.1,0.2)", "trainer.max_epochs=range(1,9)", "trials=3")
+    assert 0 < len(looked) <= 4  # the check of all edges, and the trials
 
 
 def test_configurations_of_ones_own_are_searched_too(search, pretended, tmp_path):

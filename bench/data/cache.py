@@ -43,13 +43,13 @@ def entry(folder: Path, key: Any, build: Callable[[Path], dict[str, Any]]) -> tu
     """
     key = json.dumps([FORMAT, key])
     place = Path(f"{folder}-{hashlib.sha256(key.encode()).hexdigest()[:16]}").expanduser()
-    about = _about(place)
-    if about is None:
+    version = _version(place)
+    while (about := _about(place)) is None:
         place.parent.mkdir(parents=True, exist_ok=True)
         with _locked(place):
-            about = _about(place, say=False)  # another process may have built it while we waited
-            if about is None:
-                about = _build(place, build)
+            if _version(place) == version:
+                return place, _build(place, build)
+        version = _version(place)  # another process has built it while we waited; all who did verify it at once
     return place, about
 
 
@@ -68,28 +68,41 @@ def _locked(place: Path) -> Iterator[None]:
         lock.release()
 
 
-def _about(place: Path, say: bool = True) -> dict[str, Any] | None:
+def _version(place: Path) -> tuple[int, int] | None:
+    """What tells an entry from one that was built later; None if it is missing."""
+    try:
+        stat = (place / ABOUT).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return stat.st_ino, stat.st_mtime_ns
+
+
+DAMAGED = (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, KeyError, TypeError, AttributeError)
+"""What reading a damaged entry raises. Other OSErrors are the machine's, as of a network file system that does not
+answer, or concern this user's permissions; the entry may be good, and in use by others.
+"""
+
+
+def _about(place: Path) -> dict[str, Any] | None:
     """What ``build`` returned, from ``entry.json``; None if the entry is missing, or damaged, which is printed."""
     try:
         written = json.loads((place / ABOUT).read_text())
         if _digest(written["content"]) != written["sha256"]:
             raise ValueError(f"{ABOUT} does not match what was written")
         stats = {name: (place / name).stat() for name in written["content"]["files"]}
-        if say and (size := sum(stat.st_size for stat in stats.values())) > SLOW:
+        if (size := sum(stat.st_size for stat in stats.values())) > SLOW:
             console.say(f"verifying {place.name}, {size / 1e9:.0f} GB")
         for name, checksum in written["content"]["files"].items():
             stat = stats[name]
             if _checksum(place / name, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) != checksum:
                 raise ValueError(f"{name} does not match what was written")
         return written["content"]["about"]
-    except FileNotFoundError as error:
+    except DAMAGED as error:
         if not place.exists():
             return None
-        reason = f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error)
-    if say:
-        console.say(f"{place}: damaged ({reason}), rebuilding")
+        missing = isinstance(error, FileNotFoundError)
+        reason = f"{Path(error.filename).name} is missing" if missing else str(error)
+    console.say(f"{place}: damaged ({reason}), rebuilding")
     return None
 
 

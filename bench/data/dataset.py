@@ -47,11 +47,14 @@ class Dataset:
         The draw does not depend on which images could be read: lost ones are drawn like the others.
 
         Raises:
-            ValueError: ``size`` is impossible.
+            ValueError: ``size`` is impossible, or none of those drawn could be read.
         """
         everything = np.sort(np.concatenate([self.train, self.lost]))
         rest, drawn = (everything[part] for part in hold_out(self.labels[everything], size))
-        return rest[~np.isin(rest, self.lost)], drawn[~np.isin(drawn, self.lost)]
+        rest, drawn = (part[~np.isin(part, self.lost)] for part in (rest, drawn))
+        if size and not len(drawn):
+            raise ValueError("none of the images drawn for validation can be read")
+        return rest, drawn
 
 
 Source = Callable[[Decoder], Dataset]
@@ -82,12 +85,13 @@ def assemble(
         names: (N,) names of the images in messages, their files; None for ``ids``.
 
     Raises:
-        ValueError: an image cannot be read, or no training or test image is left.
+        ValueError: an image cannot be read, or none of a part is left.
     """
     decoded = decoder.decode(name, names or ids, content, read)
     train, val, test = (np.flatnonzero((parts == part) & decoded.readable) for part in (TRAIN, VAL, TEST))
-    for part, word in ((train, "training"), (test, "test")):
-        if not len(part):
+    validated = bool((parts == VAL).any())
+    for part, word, needed in ((train, "training", True), (val, "validation", validated), (test, "test", True)):
+        if needed and not len(part):
             raise ValueError(f"{name}: has no {word} images")
     return Dataset(
         pixels=decoded.pixels,

@@ -20,9 +20,10 @@ from rich.progress import Progress
 from bench import console
 from bench.cores import cores
 from bench.data.cache import entry
+from bench.errors import first
 
 ON_ERROR = ("raise", "skip")
-DECODING = 3
+DECODING = 4
 """Higher whenever the same files are decoded to other pixels."""
 OF_THE_IMAGE = {None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 """Error numbers that say something about the image being read; None is Pillow's. All others are the machine's, as of a
@@ -61,8 +62,8 @@ def naming(name: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Decoded:
-    """``pixels``: (n, S, S, C) uint8, memory-mapped copy-on-write, so that a run cannot change the file. ``readable``:
-    (n,) bool; the others are black. ``skipped``: the names of the others.
+    """``pixels``: (n, S, S, C) uint8, memory-mapped, not writable. ``readable``: (n,) bool; the others are black.
+    ``skipped``: the names of the others.
     """
 
     pixels: np.ndarray
@@ -103,9 +104,10 @@ class Decoder:
         if skipped and self.on_error == "raise":  # built by a run with skip
             raise UnreadableError(*next(iter(skipped.items())))
         if skipped:
-            shown = ", ".join(list(skipped)[:3]) + (", …" if len(skipped) > 3 else "")
+            shown = first([*skipped], 3)
             console.say(f"{name}: skipped {len(skipped)} of {len(names):,} images, which cannot be read: {shown}")
-        pixels = np.load(place / "pixels.npy", mmap_mode="c", allow_pickle=False)
+        # copy-on-write would be writable, but Linux maps no file so that is larger than memory and swap
+        pixels = np.load(place / "pixels.npy", mmap_mode="r", allow_pickle=False)
         return Decoded(pixels, np.array([name not in skipped for name in names], bool), tuple(skipped))
 
     def _write(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,6 +13,15 @@ from torch.nn import functional as F
 
 from bench.data.augment import Draws, Mix
 from bench.data.pipeline import Pipeline
+
+
+def mapped(pixels: np.ndarray) -> Tensor:
+    """An array as a tensor in the same memory. Nothing may write to it: of a read-only array, as one that is
+    memory-mapped, PyTorch warns, as it has no read-only tensors.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(pixels)
 
 
 class Batch(NamedTuple):

@@ -11,7 +11,7 @@ import torch
 from bench.data.augment import Draws, Mix, Transform
 from bench.data.dataset import Dataset, Source
 from bench.data.decode import Decoder
-from bench.data.loader import BatchLoader, Shard
+from bench.data.loader import BatchLoader, Shard, mapped
 from bench.data.normalize import Normalize
 from bench.data.pipeline import Pipeline
 
@@ -64,6 +64,8 @@ class ImageData(L.LightningDataModule):
         self.device, self.dtype = torch.empty(0, device=device).device, dtype  # with its index, like tensors' devices
         self.mix = mix_of(augment)  # refused before images are decoded
         transforms = [one for one in augment if isinstance(one, Transform)]
+        self.storage = storage
+        resident(0, self.device, storage)  # reject what is impossible before images are decoded
         dataset = self.dataset = source(decoder)
         if len(dataset.classes) != num_classes:
             raise ValueError(f"data.num_classes={num_classes}: the data set has {len(dataset.classes)} classes")
@@ -75,10 +77,8 @@ class ImageData(L.LightningDataModule):
         self.augmented = Pipeline(train_image_size or image_size, normalize, transforms)
         self._try_out()
         self.batch_size, self.seed, self.num_classes = batch_size, seed, num_classes
-        self.storage = storage
-        resident(dataset.pixels.nbytes, self.device, storage)  # reject what is impossible before training starts
         # on the CPU, the memory-mapped file itself
-        self.pixels, self.labels = torch.from_numpy(dataset.pixels), torch.from_numpy(dataset.labels)
+        self.pixels, self.labels = mapped(dataset.pixels), torch.from_numpy(dataset.labels)
 
     def _try_out(self) -> None:
         """Let the transforms reject images to which they cannot be applied."""

@@ -24,7 +24,7 @@ from torchvision.transforms import v2
 from bench import console, machine
 from bench.data.augment import HorizontalFlip, RandomCrop, RandomResizedCrop, Transform
 from bench.data.decode import Decoder
-from bench.data.loader import BatchLoader
+from bench.data.loader import BatchLoader, mapped
 from bench.data.normalize import ChannelNormalize
 from bench.data.pipeline import Pipeline
 from bench.data.statistics import pixel_statistics
@@ -142,7 +142,7 @@ def ours(pixels: np.ndarray, size: int, transforms: list[Transform]) -> BatchLoa
     normalize = ChannelNormalize()
     normalize.fit(pixels, index)
     labels = torch.zeros(len(pixels), dtype=torch.int64)
-    return BatchLoader(torch.from_numpy(pixels), labels, index, Pipeline(size, normalize, transforms), BATCH, 0)
+    return BatchLoader(mapped(pixels), labels, index, Pipeline(size, normalize, transforms), BATCH, 0)
 
 
 def theirs(name: str, samples: Samples) -> Contestants:

@@ -1,5 +1,6 @@
 """The cache of decoded images: built once and whole, checked, never written back to."""
 
+import contextlib
 import errno
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+from bench.data import cache
 from bench.data.decode import Decoder, listing
 
 SIDE = 8
@@ -99,11 +101,11 @@ def test_an_entry_belongs_to_name_names_size_channels_and_content(other, tmp_pat
     assert two.pixels[:, 0, 0, 0].tolist() == [0, 1]
 
 
-def test_writing_into_the_array_does_not_reach_the_file(things):
+def test_nothing_can_write_into_the_array_and_it_may_be_larger_than_memory(things):
     array = things.decode().pixels
-    array[:] = 255 - array
-    assert np.array_equal(array, 255 - things.pixels)
-    assert np.array_equal(things.decode().pixels, things.pixels)
+    with pytest.raises(ValueError, match="read-only"):
+        array[:] = 0
+    assert array.mode == "r"  # of what could be written, Linux maps no more than memory and swap
 
 
 def test_an_entry_holds_one_array_and_json_and_no_pickle_and_has_the_usual_permissions(things):
@@ -188,6 +190,48 @@ def test_a_damaged_entry_is_told_once(things, capsys):
     (things.entries()[0] / "entry.json").unlink()
     things.decode()
     assert capsys.readouterr().out.count("damaged (") == 1
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE])
+def test_an_entry_that_the_machine_cannot_read_is_kept(number, things, monkeypatch, capsys):
+    things.decode()
+    (entry,) = things.entries()
+    before = {file.name: file.stat().st_ino for file in entry.iterdir()}
+
+    def read_text(path):
+        raise OSError(number, "cannot be read", str(path))
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    with pytest.raises(OSError, match="cannot be read"):
+        things.decode()
+    assert "damaged" not in capsys.readouterr().out
+    assert {file.name: file.stat().st_ino for file in entry.iterdir()} == before
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_another_process_built_is_verified_without_the_lock(damaged, things, monkeypatch):
+    if damaged:
+        things.decode()
+        flip(things.entries()[0] / "pixels.npy")
+    locked, verify, held = cache._locked, cache._about, []
+
+    @contextlib.contextmanager
+    def waits(place):
+        with monkeypatch.context() as other:  # the other process
+            other.setattr(cache, "_locked", locked)
+            things.decode()
+        held.append(place)
+        yield
+        held.clear()
+
+    def about(place):
+        assert not held
+        return verify(place)
+
+    monkeypatch.setattr(cache, "_locked", waits)
+    monkeypatch.setattr(cache, "_about", about)
+    assert np.array_equal(things.decode().pixels, things.pixels)
+    assert len(things.opened) == len(things.pixels) * (1 + damaged)
 
 
 SCRIPT = """

@@ -280,3 +280,11 @@ def test_on_a_gpu_batches_are_made_there_and_equal_the_cpus(resident):
     assert on_gpu.images.device == on_gpu.labels.device == on_gpu.targets.device == device
     assert torch.equal(on_gpu.labels.cpu(), on_cpu.labels)
     torch.testing.assert_close(on_gpu.images.cpu(), on_cpu.images, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_resized_crops_differ_from_the_cpus_by_a_grey_level_at_most():
+    crops = {"transforms": (RandomResizedCrop(SIDE),), "shuffle_seed": 0}
+    on_cpu, on_gpu = epoch(make(**crops)), epoch(make(**crops, device=torch.device("cuda", 0)))
+    level = 1.01 / PIXELS.reshape(-1, CHANNELS).std(0).min()
+    torch.testing.assert_close(on_gpu.images.cpu(), on_cpu.images, rtol=0, atol=float(level))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from PIL import Image, ImageOps
 from bench.data import splits
 from bench.data.dataset import TEST, TRAIN, VAL, Dataset, assemble
 from bench.data.decode import Decoder, listing
+from bench.errors import first
 
 EXTENSIONS = (
     ".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
@@ -75,8 +78,7 @@ def scan(tree: Path) -> tuple[list[str], np.ndarray, np.ndarray, tuple[str, ...]
             raise ValueError(f"{tree / name}: has no class folders; expected {name}/<class>/*, or no folder {name}/")
         for entry in entries:
             if entry.name not in classes:
-                known = ", ".join(classes[:10]) + ("" if len(classes) <= 10 else ", …")
-                raise ValueError(f"{entry}: is not a class of train/, which has {known}")
+                raise ValueError(f"{entry}: is not a class of train/, which has {first(classes)}")
             found = images_in(entry)
             if not found:
                 raise ValueError(f"{entry}: has no images")
@@ -99,10 +101,11 @@ def images_in(folder: str | Path) -> list[str]:
 
 
 def upright(file: str | Path) -> Image.Image:
-    """An image, rotated according to its EXIF data."""
+    """An image, rotated according to its EXIF data, if these can be read."""
     with Image.open(file) as picture:
-        ImageOps.exif_transpose(picture, in_place=True)  # a copy would not know its format
         picture.load()
+        with contextlib.suppress(SyntaxError, ValueError, struct.error):
+            ImageOps.exif_transpose(picture, in_place=True)  # a copy would not know its format
     return picture
 
 

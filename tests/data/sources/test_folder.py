@@ -161,6 +161,13 @@ def test_photographs_are_turned_upright(plant, load, root):
     assert np.array_equal(load().pixels[1:9, ..., 0], upright)
 
 
+def test_an_image_whose_exif_data_are_damaged_is_taken_as_it_is_stored(plant, load, root):
+    plant({"train/ant": 1, "val/ant": 1, "test/ant": 1})
+    stored = np.random.default_rng(0).integers(0, 256, (4, 4), dtype=np.uint8)
+    Image.fromarray(stored).save(root / "train/ant/damaged.png", exif=b"no TIFF header")
+    assert np.array_equal(load().pixels[1, ..., 0], stored)
+
+
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_images_of_several_frames_give_their_first(plant, load, root):
     plant({"train/ant": 1, "val/ant": 1, "test/ant": 1})
@@ -231,7 +238,7 @@ def test_labels_and_ids_stay_with_their_images_where_broken_ones_are_left_out(pl
         assert ids(dataset, part) == [one for one in ids(whole, part) if one not in broken]
 
 
-@pytest.mark.parametrize(("part", "word"), [("train", "training"), ("test", "test")])
+@pytest.mark.parametrize(("part", "word"), [("train", "training"), ("val", "validation"), ("test", "test")])
 def test_a_part_whose_images_are_all_broken_is_refused(part, word, plant, load, root):
     plant({"train/ant": 1, "val/ant": 1, "test/ant": 1})
     (root / part / "ant/00.png").write_text("is not an image")
