@@ -100,8 +100,7 @@ def _about(place: Path) -> dict[str, Any] | None:
     except DAMAGED as error:
         if not place.exists():
             return None
-        missing = isinstance(error, FileNotFoundError)
-        reason = f"{Path(error.filename).name} is missing" if missing else str(error)
+        reason = f"{Path(error.filename).name} is missing" if isinstance(error, FileNotFoundError) else str(error)
     console.say(f"{place}: damaged ({reason}), rebuilding")
     return None
 
