@@ -46,7 +46,7 @@ class Provenance(L.Callback):
 
     def history(self) -> list[dict[str, Any]]:
         """All that trained the run, each once, in the order of their last steps."""
-        return self._so_far
+        return self._so_far or [self.here]
 
     def state_dict(self) -> dict[str, Any]:
         return {"so_far": self._so_far}

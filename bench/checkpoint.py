@@ -155,7 +155,7 @@ class Checkpoints(Checkpoint):
         epoch, previous = trainer.current_epoch, self.best_epoch
         top1 = float(trainer.callback_metrics["val/top1"]) if validates(trainer) else self.best_top1
         last = epoch + 1 == trainer.max_epochs or trainer.should_stop  # by a callback of the caller's
-        if top1 > self.best_top1 or (last and self.best_epoch is None):
+        if top1 > self.best_top1 or (last and self.best_top1 < 0):
             self.best_epoch, self.best_top1 = epoch + 1, top1
             if trainer.is_global_zero:
                 # auxiliary heads are not needed after training

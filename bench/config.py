@@ -6,7 +6,7 @@ import importlib.util
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from bench.rules import (
     SWITCH,
     Rule,
     check_keys,
+    check_public,
     check_value,
     choice,
     number,
     or_null,
     pair_of,
+    walk,
     whole,
 )
 from bench.store import check_writable, expanded, is_folder
@@ -153,11 +155,7 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     for place, key, value in walk(config):
         if value == "???":  # OmegaConf's mark
             raise ConfigError(_unset(place))
-        if SECRET.search(key) or (isinstance(value, str) and CREDENTIALS.search(value)):
-            raise ConfigError(
-                f"{place}: secrets do not belong in a configuration, which is recorded; "
-                "they are read from the environment, such as WANDB_API_KEY or MLFLOW_TRACKING_URI"
-            )
+        check_public(place, key, value)
     for group in GROUPS:
         if not isinstance(_select(config, group), Mapping):
             raise ConfigError(f"{group}={json.dumps(config[group])}: must be one of the options in conf/{group}")
@@ -277,25 +275,6 @@ def _check_folders(config: Mapping[str, Any]) -> None:
     check_writable(results, "paths.results")
     if not is_folder(cache):  # an existing cache may be read-only
         check_writable(cache, "paths.cache")
-
-
-CREDENTIALS = re.compile(r"\w+://[^/@\s]+:[^/@\s]+@")
-"""A user and a password in an address."""
-SECRET = re.compile(r"(api_?key|access_?key|private_?key|token|secret|passw|passphrase|credential)", re.IGNORECASE)
-
-
-def targets(config: Mapping[str, Any]) -> set[str]:
-    """What a configuration makes: the values of all ``_target_``."""
-    return {str(value) for _, name, value in walk(config) if name == "_target_"}
-
-
-def walk(node: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:
-    """Dotted name, last part of it, and value of everything in a configuration, groups and lists included."""
-    if isinstance(node, Mapping | list | tuple):
-        for name, value in node.items() if isinstance(node, Mapping) else enumerate(node):
-            inner = f"{place}.{name}" if place else str(name)
-            yield inner, str(name), value
-            yield from walk(value, inner)
 
 
 def _unset(key: str) -> str:

@@ -36,7 +36,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def telling(what: str) -> Iterator[None]:
-    """Say that a logger failed at the end, instead of raising it: what is trained and tested is done."""
+    """Say that a logger failed, instead of raising it."""
     try:
         yield
     except Exception as error:

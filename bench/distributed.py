@@ -123,6 +123,7 @@ def train(
     finally:
         for process in group.processes if group is not None else ():
             process.kill()
+            process.join()  # it may write until then
         told = _told(outcome)
         place.cleanup()
     if "interrupted" in told:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from bench.config import CONF
@@ -19,6 +21,16 @@ ADDED = ("sweep",)
 
 HYDRA_OWN = ("hydra/launcher",)
 """Hydra's own groups for which this project has options."""
+
+
+def located(target: str) -> Any:
+    """What a dotted name stands for; raises what importing it raises."""
+    log = logging.getLogger("hydra.utils")  # which would say the same, in several lines
+    before, log.disabled = log.disabled, True
+    try:
+        return get_object(target)
+    finally:
+        log.disabled = before
 
 
 def explain(error: Exception) -> str:

@@ -81,7 +81,7 @@ def look(arguments: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_atomically(folder / name, content)
-    for left in folder.iterdir():  # of more images, looked at earlier
+    for left in folder.iterdir() if "out" not in own else ():  # of more images, looked at earlier
         if FEATURES.fullmatch(left.name) and left.name not in files:
             left.unlink()
     console.say(f"written: {folder}/{', '.join(files)}")

@@ -14,17 +14,18 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
-from hydra.utils import get_object
 
 import bench
 from bench.cores import cores
 from bench.errors import ConfigError
+from bench.explain import located
+from bench.rules import walk
 
 
 def prepare_cpu() -> None:
@@ -222,19 +223,25 @@ def versions() -> dict[str, str]:
     return found
 
 
-def own_code(targets: Iterable[str]) -> dict[str, str]:
-    """The start of the hash of each module that defines one of ``targets`` and is neither ours nor installed."""
+def own_code(config: Mapping[str, Any]) -> dict[str, str]:
+    """The start of the hash of each module that a configuration names, but for ours and installed ones, by its name."""
     found = {}
-    for target in targets:
+    for _, key, target in walk(config):
         with contextlib.suppress(Exception):  # it may not be there, which is told elsewhere
-            name = get_object(target).__module__
-            file = Path(str(sys.modules[name].__file__))
-            if Path(__file__).parent not in file.parents and not INSTALLED & {*file.parts}:
-                found[name] = hashlib.sha256(file.read_bytes()).hexdigest()[:10]
+            if key == "_target_" and (told := _hash(name := located(str(target)).__module__)):
+                found[name] = told
     return found
 
 
-INSTALLED = {"site-packages", "dist-packages"}
+@functools.cache  # as it was when it was imported
+def _hash(module: str) -> str | None:
+    file = Path(str(sys.modules[module].__file__))
+    ours = Path(__file__).parent in file.parents or module.partition(".")[0] in sys.stdlib_module_names
+    if ours or {"site-packages", "dist-packages"} & {*file.parts}:
+        return None
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:10]
+
+
 CODE = ("bench", "conf", "hydra_plugins")
 """What a run is made of."""
 

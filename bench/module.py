@@ -227,7 +227,8 @@ class Classifier(L.LightningModule):
             CheckpointError: names or shapes differ, as the network's code was changed.
         """
         ours, saved = (
-            {name: tuple(w.shape) for name, w in d.items()} for d in (self.state_dict(), checkpoint["state_dict"])
+            {name: tuple(getattr(w, "shape", ())) for name, w in d.items()}
+            for d in (self.state_dict(), checkpoint["state_dict"])
         )
         if differ := sorted(dict(ours.items() ^ saved.items())):
             names = first([name.removeprefix("model.") for name in differ], 3)

@@ -92,7 +92,8 @@ class RunRecord:
         fit_seconds: wall time of training and validation.
         peak_memory_bytes: of the GPU's allocator, or resident memory of the process; of several, the sum.
         config: the resolved configuration.
-        hardware, versions, git_sha, precision, device: what trained it, or its last epochs if it was resumed elsewhere.
+        hardware, versions, git_sha, precision, device: what trained it, or its last epochs if it was resumed elsewhere;
+            ``versions`` have the start of the hash of modules of the user's own, too.
         earlier: these five of whatever else trained it before it was resumed, in the order of the last steps of each.
     """
 

@@ -36,7 +36,7 @@ def class_folders(root: str) -> int:
         ValueError: there is no such folder, or it contains fewer than two.
     """
     train = _train(root)
-    count = len([*train.glob("[!.]*/")])
+    count = sum(entry.is_dir() and not entry.name.startswith(".") for entry in train.iterdir())
     if count < 2:
         raise ValueError(f"{train}: at least 2 class folders are needed, found {count}")
     return count

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bench.errors import ConfigError
@@ -90,3 +91,30 @@ def check_keys(group: str, settings: Mapping[str, Any], known: Sequence[str]) ->
         if key not in known:
             place = f"{group}.{key}" if group else key
             raise ConfigError(f"{place}: no such setting; available: {', '.join(known)}")
+
+
+CREDENTIALS = re.compile(r"\w+://[^/@\s]+:[^/@\s]+@")
+"""A user and a password in an address."""
+SECRET = re.compile(r"(api_?key|access_?key|private_?key|token|secret|passw|passphrase|credential)", re.IGNORECASE)
+
+
+def check_public(place: str, key: str, value: Any) -> None:
+    """Check that a setting, the last part of whose name is ``key``, is none that must not be recorded.
+
+    Raises:
+        ConfigError: it is a password, a key or the like.
+    """
+    if SECRET.search(key) or (isinstance(value, str) and CREDENTIALS.search(value)):
+        raise ConfigError(
+            f"{place}: secrets do not belong in a configuration, which is recorded; "
+            "they are read from the environment, such as WANDB_API_KEY or MLFLOW_TRACKING_URI"
+        )
+
+
+def walk(node: Any, place: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Dotted name, last part of it, and value of everything in a configuration, groups and lists included."""
+    if isinstance(node, Mapping | list | tuple):
+        for name, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+            inner = f"{place}.{name}" if place else str(name)
+            yield inner, str(name), value
+            yield from walk(value, inner)

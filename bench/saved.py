@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from bench.data.module import ImageData
 from bench.data.normalize import Normalize
 from bench.data.pipeline import Pipeline
 from bench.errors import ConfigError
+from bench.explain import located
 from bench.record import run_id
 from bench.store import expanded
 
@@ -193,15 +193,11 @@ def _imported(target: str, place: Path | str) -> Any:
     Raises:
         ConfigError: it cannot be imported.
     """
-    log = logging.getLogger("hydra.utils")  # which would say the same, in several lines
-    before, log.disabled = log.disabled, True
     try:
-        return hydra.utils.get_object(target)
+        return located(target)
     except Exception as error:  # of anyone's module
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ConfigError(f"checkpoint={place}: needs {target}, which cannot be imported ({reason})") from error
-    finally:
-        log.disabled = before
 
 
 def _harmless(target: Any, trusted: Sequence[str]) -> bool:

@@ -276,7 +276,7 @@ class Store:
             if not target.exists():
                 again = self._again(run_id)
                 (again if (again / RECORD).exists() else aside).rename(target)
-        if target.exists():
+        if (target / RECORD).exists():
             shutil.rmtree(aside, ignore_errors=True)
 
 

@@ -249,7 +249,7 @@ def describe(resolved: Mapping[str, Any]) -> dict[str, Any]:
         "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": dict(resolved),
         "hardware": machine.hardware(),
-        "versions": machine.versions() | machine.own_code(config.targets(resolved)),
+        "versions": machine.versions() | machine.own_code(resolved),
         "git_sha": machine.git_sha(),
     }
 

@@ -1,10 +1,13 @@
+import csv
 import time
 from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
+from common import SHORT
 
-from bench import callbacks, console
+from bench import callbacks, console, train
 
 
 class Trainer(SimpleNamespace):
@@ -138,3 +141,25 @@ def test_a_bar_prints_no_lines_and_none_prints_nothing(capsys):
 def test_the_bar_is_named_after_the_network_and_counts_epochs_from_1():
     (bar,), _ = callbacks.progress("bar", "nin", 3)
     assert bar._get_train_description(0) == "nin 1/3"
+
+
+def test_a_callback_may_stop_a_run_without_validation_images(composed):
+    class Enough(L.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.should_stop = trainer.current_epoch == 1
+
+    cfg = composed("model=lenet", *SHORT, "progress=none", "data.val_size=0", "trainer.max_epochs=5")
+    record = train.run(cfg, watchers=[Enough()])
+    assert (record.status, record.epochs, record.selected_epoch) == ("ok", 2, 2), record.error
+
+
+def test_a_callback_may_stop_a_run_within_an_epoch_and_before_the_first_validation(composed, tmp_path):
+    class Enough(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            trainer.should_stop = (trainer.current_epoch, batch_idx) == (1, 3)
+
+    cfg = composed("model=lenet", *SHORT, "progress=none", "trainer.max_epochs=5", "trainer.check_val_every_n_epoch=5")
+    record = train.run(cfg, watchers=[Enough()])
+    assert (record.status, record.epochs, record.selected_epoch) == ("ok", 2, 2), record.error
+    with (tmp_path / "results/runs" / record.run_id / "metrics.csv").open() as file:
+        assert len({row["train_images_per_s"] for row in csv.DictReader(file)}) == 2

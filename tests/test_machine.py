@@ -166,15 +166,15 @@ def test_the_commit_is_that_of_the_checkout():
     assert machine.git_sha().removesuffix("-dirty") == head.stdout.strip()
 
 
-def test_code_of_ones_own_is_told_by_its_hash():
-    targets = [
-        f"{__name__}.test_code_of_ones_own_is_told_by_its_hash",
-        "torch.optim.SGD",
-        "bench.models.lenet.LeNet",
-        "nowhere.Net",
-        "bench.nothing",
-    ]
-    assert machine.own_code(targets) == {__name__: hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:10]}
+def test_code_of_ones_own_is_told_by_its_hash(caplog):
+    names = (f"{__name__}.linux", "torch.optim.SGD", "bench.models.lenet.LeNet", "pathlib.Path", "nowhere.Net")
+    made = {"net": {"_target_": f"{__name__}.Own"}, "others": [{"_target_": name} for name in names]}
+    assert machine.own_code(made) == {__name__: hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:10]}
+    assert not caplog.records  # Hydra's, of what is not there
+
+
+class Own:
+    """Code of one's own."""
 
 
 def test_new_files_of_code_make_a_checkout_another_than_its_commit(tmp_path, monkeypatch):

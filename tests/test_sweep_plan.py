@@ -21,6 +21,16 @@ def test_a_sweep_looks_at_a_folder_of_images_a_few_times_only(bench, tmp_path, m
     assert len(looked) == 2  # the plan's, and the launcher's
 
 
+def test_a_run_looks_at_a_folder_of_images_once(bench, tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / "data/pets/train" / name).mkdir(parents=True)
+    looked = []
+    monkeypatch.setattr(resolvers, "_content", lambda root: looked.append(root) or "0123456789")
+    code, _, err = bench("model=lenet", "data=folder", "data.name=pets", f"paths.data={tmp_path}/data", "progress=none")
+    assert (code, len(looked)) == (2, 1)
+    assert "has no images" in err
+
+
 def test_a_sweeps_folder_is_new(bench, tmp_path):
     place = tmp_path / "results/sweeps/mine"
     place.mkdir(parents=True)

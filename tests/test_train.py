@@ -159,28 +159,6 @@ def test_without_validation_images_the_last_epoch_is_tested_and_no_number_report
     assert not any(name.startswith("val") for name in rows_of(tmp_path / "results/runs" / record.run_id)[0])
 
 
-def test_a_callback_may_stop_a_run_without_validation_images(composed):
-    class Enough(L.Callback):
-        def on_train_epoch_end(self, trainer, pl_module):
-            trainer.should_stop = trainer.current_epoch == 1
-
-    cfg = composed("model=lenet", *QUIET, "data.val_size=0", "trainer.max_epochs=5")
-    record = train.run(cfg, watchers=[Enough()])
-    assert (record.status, record.epochs, record.selected_epoch) == ("ok", 2, 2), record.error
-
-
-def test_a_callback_may_stop_a_run_within_an_epoch_and_before_the_first_validation(composed, tmp_path):
-    class Enough(L.Callback):
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            trainer.should_stop = (trainer.current_epoch, batch_idx) == (1, 3)
-
-    cfg = composed("model=lenet", *QUIET, "trainer.max_epochs=5", "trainer.check_val_every_n_epoch=5")
-    record = train.run(cfg, watchers=[Enough()])
-    assert (record.status, record.epochs, record.selected_epoch) == ("ok", 2, 2), record.error
-    rates = [float(row["train_images_per_s"]) for row in rows_of(tmp_path / "results/runs" / record.run_id)]
-    assert len({*rates}) == 2
-
-
 def test_a_signal_while_an_ok_record_is_published_leaves_it(composed, tmp_path, monkeypatch):
     release, late = Claim.release, [signal.SIGTERM]
 
