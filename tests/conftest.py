@@ -22,6 +22,7 @@ from bench.record import RunRecord
 
 hypothesis.settings.register_profile("ours", deadline=None)  # a busy machine is slow
 hypothesis.settings.load_profile("ours")
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 # else its workers hardly run while other tests do
 
 
 @pytest.hookimpl(optionalhook=True)

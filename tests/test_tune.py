@@ -124,7 +124,7 @@ def test_a_search_looks_at_a_folder_of_images_once_a_trial(search, pretended, tm
     pretend = train.run
     monkeypatch.setattr(train, "run", lambda cfg, *given, **named: config.check(cfg) and pretend(cfg, *given, **named))
     images = ("data=folder", "data.name=pets", f"paths.data={tmp_path}/data")
-    search("model=lenet", *images, "optimizer.lr=interval(0.1,0.2)", "trainer.max_epochs=range(1,9)", "trials=3")
+    search("model=lenet", *images, "optimizer.lr=interval(0.1,0.2)", "data.batch_size=8,16", "trials=3")
     assert len(looked) == 4  # the check of all edges, and the trials, whose settings are checked twice
 
 
