@@ -266,9 +266,8 @@ def _check_folders(config: Mapping[str, Any]) -> None:
     # the default folder is created by the first download; one given explicitly must exist
     if "root" in source and str(data) != DEFAULT_DATA and not is_folder(data):
         raise ConfigError(f"paths.data={data}: no such folder")
-    if isinstance(source.get("root"), str) and str(source.get("_target_")).startswith(
-        "bench."
-    ):  # others' may be no path
+    ours = str(source.get("_target_")).startswith("bench.")  # of others, the root may be no path
+    if ours and isinstance(source.get("root"), str):
         root = expanded(source["root"], "data.source.root")
         if data not in (root, *root.parents) and not is_folder(root):
             raise ConfigError(f"data.source.root={root}: no such folder")

@@ -1,4 +1,4 @@
-"""The error for what a user has to mend."""
+"""The error for what a user has to mend, and what its messages share."""
 
 from collections.abc import Sequence
 

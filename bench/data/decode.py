@@ -106,7 +106,7 @@ class Decoder:
         if skipped:
             shown = first([*skipped], 3)
             console.say(f"{name}: skipped {len(skipped)} of {len(names):,} images, which cannot be read: {shown}")
-        # copy-on-write would be writable, but Linux maps no file so that is larger than memory and swap
+        # not copy-on-write: Linux refuses to map so a file that is larger than memory and swap
         pixels = np.load(place / "pixels.npy", mmap_mode="r", allow_pickle=False)
         return Decoded(pixels, np.array([name not in skipped for name in names], bool), tuple(skipped))
 
