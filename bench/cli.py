@@ -143,6 +143,12 @@ def settings(arguments: Sequence[str], known: Sequence[str]) -> dict[str, list[s
     return found
 
 
+def apart(arguments: Sequence[str], known: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """The ``known`` settings among the arguments, by key, and the other arguments."""
+    named = [argument for argument in arguments if "=" in argument and argument.partition("=")[0] in known]
+    return settings(named, known), [argument for argument in arguments if argument not in named]
+
+
 def single(own: dict[str, list[str]], key: str, default: str = "") -> str:
     """The value of a key that may come once."""
     values = own.get(key, [default])

@@ -19,8 +19,9 @@ from torch import Tensor
 from bench import cli, console, resolvers
 from bench.data.decode import Decoded, Decoder, UnreadableError, fit, in_channels, naming
 from bench.data.module import parts
-from bench.data.sources.folder import images_in, is_class, upright
+from bench.data.sources.folder import images_in, upright
 from bench.errors import ConfigError, first
+from bench.resolvers import is_class
 from bench.saved import Saved, check_targets
 from bench.store import expanded
 from bench.views import views

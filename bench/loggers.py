@@ -27,8 +27,6 @@ from bench.rules import SWITCH, Rule, check_keys, check_value, choice, whole
 from bench.store import RECORD, expanded, write_atomically
 from bench.weights_biases import wandb
 
-IMAGES = 64
-"""Hardest mistakes in W&B's table, if a logger of one's own does not say."""
 FILES = ("config.yaml", "metrics.csv", PREDICTIONS, MISTAKES)
 """Files that are uploaded with a record."""
 
@@ -189,7 +187,7 @@ def conclude(
     files = [work / name for name in FILES if (work / name).exists()]
     with console.telling(_name(logger)):
         if isinstance(logger, WandbLogger):
-            images = resolved["logger"].get("images", IMAGES)
+            images = resolved["logger"].get("images", 0)  # a logger of one's own may not know it
             weights_biases.conclude(logger.experiment, record, numbers, files, images, pixels, test)
             return
         logger.log_metrics({f"summary/{name}": value for name, value in numbers.items()})

@@ -46,8 +46,7 @@ def main() -> None:
 
 def look(arguments: list[str]) -> None:
     """Draw what the arguments ask for and print the file names."""
-    named = [argument for argument in arguments if argument.partition("=")[0] in SETTINGS and "=" in argument]
-    own, places = cli.settings(named, SETTINGS), [argument for argument in arguments if argument not in named]
+    own, places = cli.apart(arguments, SETTINGS)
     if (split := cli.single(own, "split", "val")) not in ("val", "test"):
         raise ConfigError(f"split={split}: must be one of val, test")
     if (samples := cli.single(own, "samples", "8")) not in map(str, range(1, MOST + 1)):

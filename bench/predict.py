@@ -30,8 +30,7 @@ def main() -> None:
 
 def predict(arguments: list[str]) -> None:
     """Print what the networks answer; exit code 1 if an image cannot be read."""
-    named = [argument for argument in arguments if argument.partition("=")[0] in SETTINGS and "=" in argument]
-    own = cli.settings(named, SETTINGS)
+    own, places = cli.apart(arguments, SETTINGS)
     if (top := cli.single(own, "top", "5")) not in map(str, range(1, 1001)):
         raise ConfigError(f"top={top}: must be a number from 1 to 1000")
     file = cli.out_file(cli.single(own, "out"), ".csv") if "out" in own else None
@@ -41,7 +40,7 @@ def predict(arguments: list[str]) -> None:
 
     from bench import inference
 
-    pictures = inference.of_files(argument for argument in arguments if argument not in named)
+    pictures = inference.of_files(places)
     if not pictures.names:
         raise ConfigError("no images: name files or folders")
     networks = opened(own)

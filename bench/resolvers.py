@@ -36,10 +36,15 @@ def class_folders(root: str) -> int:
         ValueError: there is no such folder, or it contains fewer than two.
     """
     train = _train(root)
-    count = sum(entry.is_dir() and not entry.name.startswith(".") for entry in train.iterdir())
+    count = sum(map(is_class, train.iterdir()))
     if count < 2:
         raise ValueError(f"{train}: at least 2 class folders are needed, found {count}")
     return count
+
+
+def is_class(entry: Path) -> bool:
+    """Whether it is a folder with the images of a class."""
+    return entry.is_dir() and not entry.name.startswith(".")
 
 
 def content(root: str) -> str:

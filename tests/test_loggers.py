@@ -98,7 +98,7 @@ def test_a_wandb_logger_of_ones_own_gets_the_summary(tmp_path, monkeypatch):
     monkeypatch.setattr(loggers.weights_biases, "conclude", lambda *given: told.append(given))
     settings = {"logger": {"_target_": "team.wandb"}}
     loggers.conclude(Mine(), record_of(), tmp_path, settings, np.zeros(0), np.zeros(0))
-    assert [(given[2]["test/top1"], given[4]) for given in told] == [(0.8, 64)]
+    assert [(given[2]["test/top1"], given[4]) for given in told] == [(0.8, 0)]
 
 
 def test_a_logger_that_fails_when_all_is_done_is_told_and_leaves_the_run_ok(composed, capsys, monkeypatch):

@@ -19,8 +19,7 @@ def main() -> None:
 
 def look(arguments: list[str]) -> None:
     """Print the tables and write the sheet."""
-    settings = [argument for argument in arguments if not argument.startswith("out=")]
-    own = cli.settings([argument for argument in arguments if argument not in settings], ("out",))
+    own, settings = cli.apart(arguments, ("out",))
     cfg = cli.composed(settings)
     resolved = config.check(cfg)
     choices = {word.partition("=")[0]: word.partition("=")[2].strip("[]").replace(",", "+") for word in settings}

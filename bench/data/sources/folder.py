@@ -15,12 +15,13 @@ from bench.data import splits
 from bench.data.dataset import TEST, TRAIN, VAL, Dataset, assemble
 from bench.data.decode import Decoder, listing
 from bench.errors import first
+from bench.resolvers import PARTS, is_class
 
 EXTENSIONS = (
     ".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
     ".tif", ".tiff", ".webp",
 )  # fmt: skip
-FOLDERS = {TRAIN: "train", VAL: "val", TEST: "test"}
+FOLDERS = dict(zip((TRAIN, VAL, TEST), PARTS, strict=True))
 
 
 def folder(decoder: Decoder, root: str, val_share: float = 0.1, test_share: float = 0.2) -> Dataset:
@@ -86,11 +87,6 @@ def scan(tree: Path) -> tuple[list[str], np.ndarray, np.ndarray, tuple[str, ...]
             labels += [classes.index(entry.name)] * len(found)
             parts += [part] * len(found)
     return files, np.array(labels), np.array(parts), classes
-
-
-def is_class(entry: Path) -> bool:
-    """Whether it is a folder with the images of a class."""
-    return entry.is_dir() and not entry.name.startswith(".")
 
 
 def images_in(folder: str | Path) -> list[str]:
