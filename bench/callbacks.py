@@ -21,8 +21,8 @@ from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTh
 from bench import console, machine
 from bench.checkpoint import validates
 from bench.data.loader import Batch
+from bench.files import write_atomically
 from bench.machine import PeakMemory
-from bench.store import write_atomically
 
 Row = dict[str, float]
 

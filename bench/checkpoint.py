@@ -16,9 +16,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from bench.averaging import weights_to_use
 from bench.data.loader import BatchLoader
+from bench.files import write_atomically
 from bench.interrupt import Interrupted, Interrupts
 from bench.models.layers import AUX_HEADS
-from bench.store import write_atomically
 
 SELECTED, LAST = "selected.ckpt", "last.ckpt"
 

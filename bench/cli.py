@@ -20,7 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 from bench import config
 from bench.errors import ConfigError
 from bench.explain import explain
-from bench.store import StoreError, check_writable, expanded, is_folder
+from bench.files import check_writable, expanded, is_folder
+from bench.store import StoreError
 
 FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"

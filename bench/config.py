@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench import resolvers
 from bench.errors import ConfigError
+from bench.files import check_writable, expanded, is_folder
 from bench.record import RUN_ID
 from bench.rules import (
     NOT_NEGATIVE,
@@ -31,7 +32,6 @@ from bench.rules import (
     walk,
     whole,
 )
-from bench.store import check_writable, expanded, is_folder
 
 PACKAGE = Path(__file__).parent
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())

@@ -28,9 +28,9 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from bench import machine
 from bench.errors import ConfigError
+from bench.files import write_atomically
 from bench.interrupt import SIGNALS, Interrupted, Interrupts
 from bench.record import RunRecord
-from bench.store import write_atomically
 
 
 class ProcessError(Exception):

@@ -29,10 +29,10 @@ from rich.table import Table as RichTable
 
 from bench import cli, console
 from bench.errors import ConfigError
+from bench.files import expanded, write_atomically
 from bench.record import protocol
 from bench.reporting import markdown, render, stats
 from bench.reporting.stats import Interval
-from bench.store import expanded, write_atomically
 
 if TYPE_CHECKING:
     from bench.inference import Answers, Pictures

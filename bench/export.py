@@ -26,7 +26,7 @@ from rich.table import Table
 from bench import cli, console
 from bench.errors import ConfigError
 from bench.evaluate import opened
-from bench.store import check_writable, write_atomically
+from bench.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from bench.deploy import Deployed, Runner

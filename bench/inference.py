@@ -21,9 +21,9 @@ from bench.data.decode import Decoded, Decoder, UnreadableError, fit, in_channel
 from bench.data.module import parts
 from bench.data.sources.folder import images_in, upright
 from bench.errors import ConfigError, first
+from bench.files import expanded
 from bench.resolvers import is_class
 from bench.saved import Saved, check_targets
-from bench.store import expanded
 from bench.views import views
 
 SPLITS = ("val", "test")

@@ -269,4 +269,4 @@ def execute(config: Mapping[str, Any], sweep: str) -> tuple[str, str]:
     except DoneError:  # another sweep has just finished it
         return "ok", ""
     except Exception as error:  # before there was a record to put it into, say a folder that is not there
-        return "lost", f"{type(error).__name__}: {error}"
+        return "lost", train.reason_of(error)

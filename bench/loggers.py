@@ -21,10 +21,11 @@ from torch import nn
 from bench import console, weights_biases
 from bench.config import need
 from bench.errors import ConfigError
+from bench.files import expanded, write_atomically
 from bench.record import RunRecord
 from bench.reporting.predictions import MISTAKES, PREDICTIONS
 from bench.rules import SWITCH, Rule, check_keys, check_value, choice, whole
-from bench.store import RECORD, expanded, write_atomically
+from bench.store import RECORD
 from bench.weights_biases import wandb
 
 FILES = ("config.yaml", "metrics.csv", PREDICTIONS, MISTAKES)

@@ -27,7 +27,7 @@ from bench import cli, console
 from bench.config import need
 from bench.errors import ConfigError, first
 from bench.evaluate import opened
-from bench.store import check_writable, expanded, write_atomically
+from bench.files import check_writable, expanded, write_atomically
 
 if TYPE_CHECKING:
     from bench.inference import Pictures

@@ -18,7 +18,7 @@ import numpy as np
 from bench import cli, console
 from bench.errors import ConfigError
 from bench.evaluate import check_alike, crops_of, opened
-from bench.store import write_atomically
+from bench.files import write_atomically
 
 SETTINGS = ("checkpoint", "crops", "top", "out", "trainer.accelerator")
 

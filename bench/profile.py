@@ -36,8 +36,8 @@ from rich.table import Table as RichTable
 from bench import cli, config, console
 from bench.errors import ConfigError
 from bench.explain import options
+from bench.files import write_atomically
 from bench.reporting import markdown
-from bench.store import write_atomically
 
 if TYPE_CHECKING:  # importing PyTorch takes seconds
     from torch import nn

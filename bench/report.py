@@ -20,10 +20,11 @@ from typing import NamedTuple
 
 from bench import console
 from bench.errors import ConfigError
+from bench.files import check_writable, expanded, write_atomically
 from bench.record import RunRecord
 from bench.reporting import ablations, leaderboard, predictions, render
 from bench.reporting.predictions import Predictions
-from bench.store import DEFAULT_RESULTS, Store, check_writable, expanded, write_atomically
+from bench.store import DEFAULT_RESULTS, Store
 
 FILTERS = {"data": "dataset", "protocol": "protocol", "model": "model", "seed": "seed"}
 """Setting → field of the records."""
@@ -140,13 +141,17 @@ def write_page(store: Store, made: Made) -> Path:
 
 
 def write_figures(store: Store, made: Made) -> Path:
-    """Write figures/; returns its path."""
+    """Write figures/, without those of what is no longer there; returns its path."""
     from bench.reporting import figures  # only now: needs matplotlib
 
     folder = store.root / "figures"
     folder.mkdir(exist_ok=True)
-    for name, content in figures.draw(made.tables, made.effects, made.predictions, store.root / "runs").items():
+    drawn = figures.draw(made.tables, made.effects, made.predictions, store.root / "runs")
+    for name, content in drawn.items():
         write_atomically(folder / name, content)
+    for left in folder.iterdir():
+        if figures.NAME.fullmatch(left.name) and left.name not in drawn:
+            left.unlink()
     return folder
 
 

@@ -22,8 +22,8 @@ from bench.data.normalize import Normalize
 from bench.data.pipeline import Pipeline
 from bench.errors import ConfigError
 from bench.explain import located
+from bench.files import expanded
 from bench.record import run_id
-from bench.store import expanded
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ from rich.text import Text
 
 from bench import console
 from bench.errors import ConfigError
+from bench.files import write_atomically
 from bench.record import RunRecord
-from bench.store import DEFAULT_RESULTS, ERROR, RECORD, Store, write_atomically
+from bench.store import DEFAULT_RESULTS, ERROR, RECORD, Store
 
 PLAN = "plan.json"
 """In a sweep's folder, ``<results>/sweeps/<time>/``: ``cells``, run id → ``overrides``, ``epochs`` and ``force``;

@@ -9,23 +9,23 @@ record is never lost.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from bench.claim import CLAIM, PROBE, Claim, ClaimedError, Owner, holder, owner_of
-from bench.errors import ConfigError
+from bench.files import expanded, write_atomically
 from bench.record import RUN_ID, RunRecord
 
 DEFAULT_RESULTS = "results/local"
 ASIDE = ".replaced"
 """Ends the name of a folder whose ok record is being replaced by a new one."""
 RECORD, ERROR, LAST = "record.json", "error.txt", "checkpoints/last.ckpt"
+BEFORE = ".before"
+"""The folder where an attempt keeps the record and the error of the one before, until it publishes its own."""
 
 
 class StoreError(Exception):
@@ -67,58 +67,6 @@ class Workspace:
         """The checkpoint an earlier attempt left to resume from."""
         file = self.path / LAST
         return file if file.exists() else None
-
-
-def write_atomically(path: Path, data: str | bytes | Callable[[BinaryIO], object]) -> None:
-    """Write a file completely or not at all: temporary file, fsync, rename; ``data`` may be a function that writes."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with part.open("wb") as file:
-            if callable(data):
-                data(file)
-            else:
-                file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error  # not the temporary file's name, or none
-    finally:
-        with contextlib.suppress(OSError):  # it is gone when renamed; any other error would hide the first
-            part.unlink()
-
-
-def expanded(place: Path | str, setting: str = "paths.results") -> Path:
-    """The path with ``~`` expanded; ``setting`` is the setting that names it, empty if it is an argument of its own.
-
-    Raises:
-        ConfigError: it names the home of a user that does not exist.
-    """
-    try:
-        return Path(place).expanduser()
-    except RuntimeError as error:
-        raise ConfigError(f"{setting}{'=' * bool(setting)}{place}: no such user's home") from error
-
-
-def is_folder(path: Path) -> bool:
-    """Whether it is a folder that we can see: Path.is_dir raises if a parent folder may not be entered."""
-    return os.path.isdir(path)  # noqa: PTH112
-
-
-def check_writable(folder: Path, setting: str = "paths.results") -> None:
-    """Raise ConfigError if the folder, or files in it, cannot be created; creates nothing.
-
-    ``setting`` is the setting that names the folder.
-    """
-    places = (folder, *folder.absolute().parents)
-    ancestor = next(path for path in places if os.path.exists(path))  # noqa: PTH110 - Path.exists, see is_folder
-    effective = os.access in os.supports_effective_ids
-    if not ancestor.is_dir():
-        raise ConfigError(f"{setting}={folder}: {ancestor} is not a folder")
-    if not os.access(ancestor, os.W_OK | os.X_OK, effective_ids=effective):
-        raise ConfigError(f"{setting}={folder}: {ancestor} is not writable")
 
 
 class Store:
@@ -188,7 +136,7 @@ class Store:
         """The directory for an attempt at the cell, claimed by this process, which must publish, discard or release it.
 
         It is empty, or contains what an earlier attempt left to resume from, if its checkpoint was written after
-        ``since`` (seconds since the epoch).
+        ``since`` (seconds since the epoch). How that attempt ended is kept aside, for :meth:`discard`.
 
         Raises:
             BusyError: another process is working on the cell, or has just finished it.
@@ -206,9 +154,11 @@ class Store:
             # a record perhaps of another version of this project; while it is there, so may be what belongs to it
             if (path / RECORD).exists() and _read(path / RECORD) is None:
                 self._put_aside(path)
-            kept = {path / CLAIM}
+            shutil.rmtree(path / BEFORE, ignore_errors=True)  # of an attempt that was cut off since
+            _move((path / ERROR, path / RECORD), path / BEFORE)
+            kept = {path / CLAIM, path / BEFORE}
             if work.checkpoint is not None and work.checkpoint.stat().st_mtime >= since:
-                kept |= set(path.iterdir()) - {path / RECORD, path / ERROR}
+                kept |= set(path.iterdir())
             for part in path.rglob(".*.part"):  # left by a process that was killed while writing
                 part.unlink()
             for entry in set(path.iterdir()) - kept:
@@ -229,12 +179,16 @@ class Store:
         warnings.warn(f"{path}: moved to {aside.name}", stacklevel=4)
 
     def discard(self, work: Workspace) -> None:
-        """Give up an attempt that did nothing: remove its directory, unless there is an earlier attempt to resume, and
-        the parent folders created for it.
+        """Give up an attempt that did nothing: how an earlier one ended is told again. If none has ended, or left
+        something to resume, its directory is removed, and the parent folders created for it.
         """
-        if work.checkpoint is None and work.claim.held():
-            # including the claim, so that nobody else starts here meanwhile; others may be reading it right now
-            shutil.rmtree(work.path, ignore_errors=True)
+        if work.claim.held():
+            if (before := work.path / BEFORE).exists():
+                _move((before / ERROR, before / RECORD), work.path)
+                before.rmdir()
+            elif work.checkpoint is None:
+                # including the claim, so that nobody else starts here meanwhile; others may be reading it right now
+                shutil.rmtree(work.path, ignore_errors=True)
         work.claim.release()
         for folder in work.made:
             with contextlib.suppress(OSError):  # already gone, or used by others
@@ -249,6 +203,7 @@ class Store:
             BusyError: the claim was lost to another process, which is now working on the cell.
         """
         check_ours(record.run_id, work.path, work.claim.owner)
+        shutil.rmtree(work.path / BEFORE, ignore_errors=True)
         write_atomically(work.path / RECORD, record.to_json())
         if record.status == "ok":
             (work.path / LAST).unlink(missing_ok=True)
@@ -278,6 +233,14 @@ class Store:
                 (again if (again / RECORD).exists() else aside).rename(target)
         if (target / RECORD).exists():
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _move(files: Iterable[Path], folder: Path) -> None:
+    """Move those that exist into a folder, which is made if there are any."""
+    for file in files:
+        if file.exists():
+            folder.mkdir(exist_ok=True)
+            file.rename(folder / file.name)
 
 
 def _read(file: Path, since: float = 0.0) -> RunRecord | None:

@@ -24,8 +24,9 @@ from bench import cli, console, launcher, resolvers, status
 from bench.claim import now
 from bench.config import check
 from bench.errors import ConfigError
+from bench.files import expanded, write_atomically
 from bench.record import run_id
-from bench.store import Store, expanded, write_atomically
+from bench.store import Store
 
 BASIC = f"{BasicSweeper.__module__}.{BasicSweeper.__qualname__}"
 

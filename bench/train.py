@@ -25,13 +25,14 @@ from bench.checkpoint import CheckpointError, Checkpoints, gather
 from bench.data.loader import Shard
 from bench.data.module import ImageData
 from bench.errors import ConfigError
+from bench.files import write_atomically
 from bench.interrupt import Interrupted, Interrupts
 from bench.module import Classifier
 from bench.record import Metrics, RunRecord, Status, protocol, run_id
 from bench.reporting import predictions
 from bench.reporting.predictions import MISTAKES, Predictions
 from bench.status import state_of
-from bench.store import ERROR, LAST, RECORD, BusyError, DoneError, LostError, Store, check_ours, write_atomically
+from bench.store import ERROR, LAST, RECORD, BusyError, DoneError, LostError, Store, check_ours
 
 
 def run(cfg: DictConfig, sweep: str | None = None, watchers: Sequence[L.Callback] = ()) -> RunRecord:

@@ -17,10 +17,11 @@ from lightning.pytorch.loggers import Logger
 
 from bench import console
 from bench.errors import ConfigError
+from bench.files import write_atomically
 from bench.queues import SERVICE
 from bench.record import RunRecord
 from bench.reporting import predictions, stats
-from bench.store import RECORD, write_atomically
+from bench.store import RECORD
 
 if TYPE_CHECKING:
     from bench.loggers import RunInfo

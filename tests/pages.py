@@ -4,10 +4,11 @@ import numpy as np
 from common import record_of
 
 from bench import report
+from bench.files import write_atomically
 from bench.reporting import page, predictions
 from bench.reporting.leaderboard import tables
 from bench.reporting.predictions import Predictions
-from bench.store import Store, write_atomically
+from bench.store import Store
 
 CLASSES = ["<b>cat</b>", "dog", "horse"]  # names are text, not markup
 OTHER = ["ant", "bee", "cow"]  # the same folder with other images in it

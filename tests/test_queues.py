@@ -17,7 +17,7 @@ from bench import queues
 from bench.__main__ import main
 from bench.errors import ConfigError
 from bench.interrupt import Interrupted
-from bench.launcher import Cell
+from bench.launcher import Cell, Ended
 from bench.queues import RayTasks
 from bench.store import Store
 
@@ -117,7 +117,18 @@ def test_a_cell_of_a_queue_has_its_threads_environment_and_folder(tmp_path, monk
 
 
 @needs_ray
-def test_a_cell_whose_worker_is_asked_to_leave_is_lost_and_so_tried_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (Interrupted(signal.SIGTERM), "worker: stopped by SIGTERM"),
+        (
+            RuntimeError("cannot import:\n\nTraceback\n  File x\nNo module named 'bench'\n"),
+            "worker: No module named 'bench'",
+        ),
+        (RuntimeError(), "worker: RuntimeError"),
+    ],
+)
+def test_a_cell_whose_worker_ends_with_an_error_is_lost_and_so_tried_again(tmp_path, monkeypatch, error, told):
     import ray
 
     monkeypatch.setattr(ray, "init", lambda *_, **__: None)
@@ -125,11 +136,10 @@ def test_a_cell_whose_worker_is_asked_to_leave_is_lost_and_so_tried_again(tmp_pa
     cell = Cell("one", {"trainer": {"accelerator": "cpu", "devices": 1}})
     tasks = RayTasks([cell], "sweep", tmp_path)
     left: concurrent.futures.Future = concurrent.futures.Future()
-    left.set_exception(ray.exceptions.RayTaskError("at_work", "", Interrupted(signal.SIGTERM)))
+    left.set_exception(ray.exceptions.RayTaskError("at_work", "", error))
     tasks.running[left] = cell
     ended = tasks.wait(1.0)
-    assert (ended.cell, ended.status) == (cell, "lost")
-    assert "SIGTERM" in ended.reason
+    assert ended == Ended(cell, "lost", told)
 
 
 @needs_ray

@@ -17,7 +17,8 @@ from bench.store import Store
 
 ROOT = config.PACKAGE.parent
 RESULTS = ROOT / "results"
-STORES = sorted(f.parent for f in RESULTS.glob("**/runs") if f.relative_to(RESULTS).parts[0] != "local")
+STORES = sorted(file.parent for data in ("cifar10", "flowers102") for file in RESULTS.glob(f"{data}/**/runs"))
+"""What is published; a user's own results may lie beside."""
 RECORDS = [(store, record) for store in STORES for record in Store(store).load_all()]
 RECIPES = sorted(
     str(file.relative_to(config.CONF / "experiment"))[:-5]

@@ -8,7 +8,7 @@ from common import files, publish
 
 from bench.claim import Claim
 from bench.errors import ConfigError
-from bench.store import LAST, BusyError, Store, write_atomically
+from bench.store import LAST, BusyError, Store
 
 
 def test_a_published_record_is_loaded_again(tmp_path, make_record):
@@ -111,10 +111,18 @@ def test_a_workspace_keeps_what_can_be_gone_on_from(tmp_path, make_record):
     cut_off()
     work = store.workspace(failed.run_id)
     assert work.checkpoint == work.path / LAST
-    assert files(work.path) == ["checkpoints", LAST, "claim.json", "metrics.csv"]
+    ended = [".before", ".before/error.txt", ".before/record.json"]
+    assert files(work.path) == [*ended, "checkpoints", LAST, "claim.json", "metrics.csv"]
+    assert store.load_all() == []
     store.discard(work)
-    assert files(work.path) == ["checkpoints", LAST, "metrics.csv"]
+    assert files(work.path) == ["checkpoints", LAST, "error.txt", "metrics.csv", "record.json"]
+    assert store.load_all() == [failed]
+    store.publish(failed, store.workspace(failed.run_id))
+    assert files(work.path) == ["checkpoints", LAST, "metrics.csv", "record.json"]
     cut_off()
+    again = store.workspace(failed.run_id, since=time.time() + 60)
+    assert files(again.path) == [*ended, "claim.json"]
+    again.claim.release()  # as if killed: it was cut off then, and has not failed
     assert files(store.workspace(failed.run_id, since=time.time() + 60).path) == ["claim.json"]
 
 
@@ -188,28 +196,6 @@ def test_what_is_no_record_is_named_or_left_alone(tmp_path, make_record):
 
 def test_a_missing_record_is_none(tmp_path):
     assert Store(tmp_path).ok("digits-lenet-s0-0123456789") is None
-
-
-def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
-    file = tmp_path / "file"
-    write_atomically(file, "old")
-
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(file, "new")
-    assert file.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [file]
-
-
-def test_what_cannot_be_written_is_named_by_its_own_name(tmp_path):
-    (tmp_path / "file").touch()
-    for file in (tmp_path / "file/x.md", tmp_path / ("x" * 300)):  # not in a folder; a name that is too long
-        with pytest.raises(OSError, match="x") as caught:
-            write_atomically(file, "new")
-        assert caught.value.filename == str(file)
 
 
 def test_a_home_that_is_nobodys_is_named():

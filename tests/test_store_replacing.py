@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from common import files, publish
 
-from bench.store import Store, write_atomically
+from bench.files import write_atomically
+from bench.store import Store
 
 
 def test_what_belongs_to_a_record_of_another_version_is_put_aside_and_not_lost(tmp_path, make_record):

@@ -7,7 +7,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from common import NOISE, SHORT
+from common import NOISE, SHORT, publish
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import OmegaConf
 from torch.nn import functional as F
@@ -15,12 +15,14 @@ from torch.nn import functional as F
 from bench import machine, train
 from bench.assemble import build
 from bench.claim import Claim
+from bench.config import resolved
 from bench.data.module import ImageData
 from bench.errors import ConfigError
 from bench.interrupt import Interrupted, Interrupts
 from bench.models.googlenet import GoogLeNet
 from bench.models.lenet import LeNet
 from bench.module import Classifier
+from bench.record import run_id
 from bench.store import DoneError, Store
 
 QUIET = (*SHORT, "progress=none")
@@ -262,6 +264,17 @@ def test_a_refused_configuration_leaves_nothing(composed, tmp_path):
     with pytest.raises(ConfigError, match="image_size=12"):
         train.run(composed("model=lenet", *QUIET, "data.image_size=12"))
     assert not (tmp_path / "results").exists()
+
+
+def test_a_refused_command_leaves_the_record_of_an_earlier_failure(composed, make_record, tmp_path):
+    (tmp_path / "empty").mkdir()
+    cfg = composed("model=lenet", "data=cifar10", "data.source.download=false", f"paths.data={tmp_path / 'empty'}")
+    store, name = Store(tmp_path / "results"), run_id(resolved(cfg))
+    failed = make_record(status="failed", error="out of memory", run_id=name)
+    publish(store, failed)
+    with pytest.raises(ConfigError, match="CIFAR-10 not found"):
+        train.run(cfg)
+    assert store.load_all() == [failed]
 
 
 def test_auxiliary_heads_are_trained_and_logged_but_not_kept(composed, noise, tmp_path):

@@ -103,8 +103,8 @@ def _choice(before: Settings, after: Settings) -> str | None:
     """The one choice in which settings differ, ``loss.label_smoothing=0.0 → 0.1`` or ``augment: without flip → with``;
     None if there are more.
 
-    Adding, removing or replacing one augmentation with its settings is one choice, and so is an optimizer or a schedule
-    with its settings.
+    Adding, removing or replacing one augmentation with its settings is one choice, and so is an optimizer, a schedule
+    or a normalisation with its settings.
     """
     differing = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
     gone: set[str] = set()
@@ -114,9 +114,9 @@ def _choice(before: Settings, after: Settings) -> str | None:
         if max(len(gone), len(new)) > 1:
             return None
         differing = {key for key in differing if not key.startswith(tuple(f"augment.{name}." for name in gone | new))}
-    for name in ("optimizer", "scheduler"):
+    for name in ("optimizer", "scheduler", "augment/normalize"):
         if name in differing:
-            differing = {key for key in differing if not key.startswith(f"{name}.")}
+            differing = {key for key in differing if not key.startswith(f"{name.replace('/', '.')}.")}
     if len(differing) != 1 or AUX_HEADS in differing:
         return None
     (key,) = differing

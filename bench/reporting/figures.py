@@ -18,6 +18,8 @@ from bench.reporting.leaderboard import Row, Table
 from bench.reporting.predictions import Predictions, same_samples
 from bench.reporting.tradeoff import cost
 
+NAME = re.compile(r"[\w.-]+-(cost|curves|confusion|reliability|ablation)\.(svg|png)")
+"""The names of files that :func:`draw` makes."""
 CURVES = 16
 """Maximum number of curves with their own colour and style; the rest are grey and have no name."""
 FEW = 20
@@ -131,7 +133,7 @@ def confusions(table: Table, predictions: Mapping[str, Predictions]) -> Figure |
         panel.set(title=row.name, xlabel="predicted", ylabel="class")
         panel.spines[:].set_visible(False)
         if count <= 20:
-            names = [str(name) for name in several[0].classes]
+            names = [str(name).encode(errors="backslashreplace").decode() for name in several[0].classes]
             panel.set_xticks(range(count), names, rotation=90, fontsize=6)
             panel.set_yticks(range(count), names, fontsize=6)
         if count <= 12:

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.special
 from PIL import Image
 
-from bench.store import write_atomically
+from bench.files import write_atomically
 
 PREDICTIONS, MISTAKES = "predictions.npz", "mistakes.webp"
 HARDEST, TILE = 16, 48

@@ -13,7 +13,7 @@ from bench.reporting.machines import makers
 Settings = dict[str, Any]
 
 SAME_SIZE = "${data.image_size}"
-"""The size of training images if it is the same as that of the others."""
+"""The size of training or of stored images if it is that of the images the network is given in validation."""
 
 CHOICES = ("augment.", "optimizer.", "scheduler.")
 """Prefixes of the settings of an augmentation, optimizer or schedule: other choices have other settings."""
@@ -36,6 +36,8 @@ def settings_of(record: RunRecord) -> Settings:
     if not record.val_size:
         del settings["trainer.check_val_every_n_epoch"]
     side = settings.setdefault("data.train_image_size", SAME_SIZE)
+    if settings.get("data.decode_size") == settings.get("data.image_size"):
+        settings["data.decode_size"] = SAME_SIZE
     for name in ("num_classes", "in_channels", "image_size"):  # given by data
         settings.pop(f"model.net.{name}", None)
     for name in augment:  # also given by data

@@ -17,6 +17,7 @@ from bench.config import need
 from bench.data.loader import Batch
 from bench.energy import Energy
 from bench.errors import ConfigError
+from bench.files import write_atomically
 from bench.module import Classifier
 from bench.optim import parameter_groups
 from bench.profile import profiled
@@ -25,7 +26,6 @@ from bench.speed.batch_tables import MODES, Point, as_csv, draw, note, table
 from bench.speed.contestants import losses, step
 from bench.speed.timing import publish
 from bench.speed.turns import Contestant, Done, Turns
-from bench.store import write_atomically
 
 MODELS = (
     "lenet", "alexnet", "alexnet_bn", "nin", "nin_bn", "vgg16", "vgg16_bn", "googlenet", "googlenet_bn",

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from bench import console, machine
 from bench.config import need
+from bench.files import write_atomically
 from bench.speed.contestants import Job, fit, machine_settings
 from bench.speed.timing import interleaved, publish
 from bench.speed.train import ceiling
 from bench.speed.turns import Contestant, together
-from bench.store import write_atomically
 
 ROUNDS = 3
 

@@ -12,8 +12,8 @@ from typing import Any
 from rich.table import Table
 
 from bench import console, machine
+from bench.files import write_atomically
 from bench.reporting import markdown
-from bench.store import write_atomically
 
 
 def interleaved(contestants: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:

@@ -1,10 +1,12 @@
 """Ablations: which rows differ in one choice, and what it buys."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
 from cells import ablated, cell
 
+from bench.config import resolved
 from bench.reporting import ablations, leaderboard, render
 
 
@@ -85,6 +87,26 @@ def test_a_size_of_training_images_is_one_choice(make_record):
     (table,) = leaderboard.tables(records)
     assert [row.variant for row in table.rows] == ["data.train_image_size=24", "data.train_image_size=32"]
     assert [pair.what for pair in ablations.pairs(table, records)] == ["data.train_image_size=32 → 24"]
+
+
+def test_a_size_of_images_is_one_choice_and_so_is_a_normalisation(composed, make_record):
+    def told(*choice):
+        records = []
+        for i, override in enumerate(choice):
+            made = resolved(composed("model=lenet", override))
+            records.append(make_record("lenet", val=0.8 + 0.1 * i, config=made, run_id=f"digits-lenet-s0-{i:010d}"))
+        (table,) = leaderboard.tables(records)
+        return [row.variant for row in table.rows], [pair.what for pair in ablations.pairs(table, records)]
+
+    rows, pairs = told("data.image_size=28", "data.image_size=32")
+    assert rows == ["data.image_size=32", "data.image_size=28"]
+    assert pairs == ["data.image_size=28 → 32"]
+    _, pairs = told("data.decode_size=32", "data.decode_size=36")
+    assert pairs == ["data.decode_size=32 → 36"]
+    for names in itertools.combinations(("channel", "pixel_mean", "zca"), 2):
+        _, pairs = told(*(f"augment/normalize={name}" for name in names))
+        assert len(pairs) == 1
+        assert pairs[0].startswith("augment/normalize=")
 
 
 def test_a_single_choice_is_told_beside_the_best_row_that_differs_in_it(make_record):

@@ -46,7 +46,7 @@ def test_augmentations_are_told_as_they_are_asked_for(make_record):
         }
         augment = {name: known[name] for name in names} | {"normalize": {"_target_": f"bench.x.{normalize}"}}
         model = {"name": "lenet", "net": {"_target_": "LeNet", "image_size": side}}
-        return {"model": model, "data": {"image_size": side}, "augment": augment, "seed": 0}
+        return {"model": model, "data": {"image_size": side, "decode_size": side}, "augment": augment, "seed": 0}
 
     def variants(*configs):
         (table,) = leaderboard.tables([make_record(config=one) for one in configs])
