@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bench import config
-from bench.errors import ConfigError
+from bench.errors import ConfigError, MeasureError
 from bench.explain import explain
 from bench.files import check_writable, expanded, is_folder
 from bench.store import StoreError
@@ -60,7 +60,7 @@ def answering(name: str) -> Iterator[None]:
         stop(name, _line(error), USAGE_ERROR)
     except BrokenPipeError:  # output into head, less and the like, which have seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
-    except OSError as error:
+    except (OSError, MeasureError) as error:
         if SHOW_TRACEBACKS:
             raise
         stop(name, str(error), FAILED)

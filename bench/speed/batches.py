@@ -16,7 +16,7 @@ from bench.assemble import build, prepare_machine
 from bench.config import need
 from bench.data.loader import Batch
 from bench.energy import Energy
-from bench.errors import ConfigError
+from bench.errors import ConfigError, MeasureError
 from bench.files import write_atomically
 from bench.module import Classifier
 from bench.optim import parameter_groups
@@ -55,7 +55,7 @@ def measure(arguments: Sequence[str]) -> list[str]:
             # a process a model: its memory is its own
             with Contestant(work, (f"model={name}", *settings), tuple(batches)) as contestant:
                 measured, mistakes = rounds(name, contestant, batches)
-        except RuntimeError as error:  # the kernel's out-of-memory killer, for one
+        except MeasureError as error:  # the kernel's out-of-memory killer, for one
             failed.append(f"{name}: {error}")
             continue
         points += measured

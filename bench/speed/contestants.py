@@ -98,6 +98,7 @@ def plain_fit(line: Connection, job: Job, workers: int) -> None:
     decoder = Decoder(resolved["paths"]["cache"], resolved["data"]["image_size"], resolved["data"]["in_channels"])
     images = hydra.utils.instantiate(cfg.data.source)(decoder)
     pixels, labels = images.pixels[images.train], images.labels[images.train]
+    del images  # else all pixels are in memory twice
     net = make_model(cfg, resolved)
     module = reference.Plain(
         net, resolved["data"]["num_classes"], resolved["optimizer"]["lr"], resolved["loss"]["aux_weight"]

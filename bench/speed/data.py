@@ -28,6 +28,7 @@ from bench.data.loader import BatchLoader, mapped
 from bench.data.normalize import ChannelNormalize
 from bench.data.pipeline import Pipeline
 from bench.data.statistics import pixel_statistics
+from bench.errors import MeasureError
 from bench.speed import reference
 from bench.speed.timing import interleaved, publish
 
@@ -73,7 +74,11 @@ def measure(resolved: Mapping[str, Any]) -> None:
         best = max(rate for name, rate in median.items() if name != OURS)
         rows.append(["than the best of the others", "", f"{median[OURS] / best:.1f}"])
         tables.append((title, ["", "images/s", f"{OURS} is × faster"], rows))
-    built = cache_build(Path(resolved["paths"]["data"]).expanduser())
+    built, failed = None, None
+    try:
+        built = cache_build(Path(resolved["paths"]["data"]).expanduser())
+    except MeasureError as error:  # the rest took minutes
+        failed = error
     if built is not None:
         rows = [
             ["cache of 60,000 image files built", f"{built['build_seconds']:.0f} s"],
@@ -82,6 +87,8 @@ def measure(resolved: Mapping[str, Any]) -> None:
         ]
         tables.append(("CIFAR-10", ["", "measured"], rows))
     publish(resolved, "data", tables, {"images_per_s": values, "cifar10": built})
+    if failed is not None:
+        raise failed
 
 
 def rounds(contestants: Contestants) -> dict[str, list[float]]:
@@ -173,6 +180,9 @@ def photographs(folder: Path) -> list[Path]:
 def cache_build(root: Path) -> dict[str, float] | None:
     """Seconds and memory of building CIFAR-10's cache from image files, and of an epoch from it, in a process of
     its own; None without those files.
+
+    Raises:
+        MeasureError: that process failed.
     """
     if not (root / "cifar10").is_dir():
         console.say(f"paths.data={root}: has no folder cifar10, so its cache is not measured")
@@ -182,5 +192,6 @@ def cache_build(root: Path) -> dict[str, float] | None:
         script = [sys.executable, "-m", "bench.speed.cache_build", str(root), cache]
         done = subprocess.run(script, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"building the cache of {root}/cifar10 failed:\n{done.stderr}")
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise MeasureError(f"building the cache of {root}/cifar10 failed, {said}")
     return json.loads(done.stdout.splitlines()[-1])

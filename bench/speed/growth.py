@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from bench import console, machine
 from bench.config import need
+from bench.errors import MeasureError
 from bench.files import write_atomically
 from bench.speed.contestants import Job, fit, machine_settings
 from bench.speed.timing import interleaved, publish
@@ -76,24 +77,36 @@ def measure(resolved: Mapping[str, Any]) -> None:
     device = machine.device(resolved["trainer"]["accelerator"])  # fail before minutes of measuring
     shared, faster = tuple(machine_settings(resolved)), times_faster(ceiling(device))
     values: dict[str, dict[str, dict[int, dict[str, float]]]] = {}
+    failed: list[str] = []
     for axis in AXES:
         values[axis.title] = {}
         for name in list(MODELS)[:1] if axis is AXES[-1] else MODELS:
             console.say(f"{name}, {axis.title}: {', '.join(f'{point[0]:,}' for point in axis.points)}")
-            values[axis.title][name] = grow(name, axis, shared, faster)
+            try:
+                values[axis.title][name] = grow(name, axis, shared, faster)
+            except MeasureError as error:
+                failed.append(f"{name}, {axis.title}: {error}")
+                console.say(f"  {error}")
+        if not values[axis.title]:
+            del values[axis.title]
+    if not values:
+        raise MeasureError("; ".join(failed))
+    axes = [axis for axis in AXES if axis.title in values]
     tables = [
         (
             f"{name}: {axis.title}",
             [axis.title, "images/s", *(["megapixels/s"] if axis.unit == "pixels" else []), "MiB"],
             [row(axis, at, point) for at, point in values[axis.title][name].items()],
         )
-        for axis in AXES
+        for axis in axes
         for name in values[axis.title]
     ]
     folder = publish(resolved, "growth", tables, values, NOTE)
     for kind in ("svg", "png"):
         write_atomically(folder / f"growth.{kind}", draw(values, kind))
     console.say(f"written: {folder}/growth.svg, {folder}/growth.png")
+    if failed:
+        raise MeasureError("; ".join(failed))
 
 
 def times_faster(flops: float) -> int:
@@ -129,16 +142,17 @@ def row(axis: Axis, at: int, point: Mapping[str, float]) -> list[str]:
 
 
 def draw(values: Mapping[str, Mapping[str, Mapping[int, Mapping[str, float]]]], kind: str) -> bytes:
-    """A column an axis: rates above, relative to the best, memory below."""
+    """A column an axis of ``values``: rates above, relative to the best, memory below."""
     import matplotlib
     from matplotlib.figure import Figure
 
     from bench.reporting.drawing import COLORS, MARKERS, STYLE, rendered
 
+    axes = [axis for axis in AXES if axis.title in values]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3 * len(AXES), 4.6), layout="constrained")
-        panels = figure.subplots(2, len(AXES), sharex="col")
-        for column, axis in enumerate(AXES):
+        figure = Figure(figsize=(3 * len(axes), 4.6), layout="constrained")
+        panels = figure.subplots(2, len(axes), sharex="col", squeeze=False)
+        for column, axis in enumerate(axes):
             above, below = panels[0][column], panels[1][column]
             for i, (name, points) in enumerate(values[axis.title].items()):
                 per_image = {at: at**2 if axis.unit == "pixels" else 1 for at in points}

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from bench.errors import MeasureError
 from bench.speed.timing import publish
 from bench.store import Store
 
@@ -27,10 +28,12 @@ def measure(resolved: Mapping[str, Any]) -> None:
         start = time.perf_counter()
         with subprocess.Popen([*command, f"paths.results={results}"], stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            stamps = [time.perf_counter() - start for line in process.stdout if "top-1 in" in line]
+            lines = [(time.perf_counter() - start, line.strip()) for line in process.stdout]
         wall = time.perf_counter() - start
         if process.returncode:
-            raise RuntimeError(f"the sweep failed with exit code {process.returncode}")
+            said = next((f": {line}" for _, line in lines if "failed" in line), "")
+            raise MeasureError(f"the sweep ended with exit code {process.returncode}{said}")
+        stamps = [at for at, line in lines if "top-1 in" in line]
         records = sorted(Store(results).load_all(), key=lambda record: record.seed)
     fits = [record.fit_seconds or 0.0 for record in records]
     # from the end of the cell before; the first one's holds the start of Python and the import of PyTorch

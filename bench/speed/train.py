@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from bench import console, machine
+from bench.errors import MeasureError
 from bench.speed import reference
 from bench.speed.contestants import Job, bare_loop, convolution, fit, machine_settings, plain_fit
 from bench.speed.timing import interleaved, publish
@@ -29,6 +30,8 @@ LEAST = 2 * BATCH
 """Fewest images of an epoch."""
 MOST = 40
 """Largest factor of EPOCHS; with more, the reference's DataLoader would take too long."""
+MOST_IMAGES = 204_800
+"""Largest epoch; each contestant has its images in its own memory, 600 MiB then, or that of the GPU."""
 CEILING_SHAPE = (128, 256, 16, 16)
 """Of the inputs of the ceiling's convolution."""
 NOTE = (
@@ -45,20 +48,29 @@ def measure(resolved: Mapping[str, Any]) -> None:
     device = machine.device(resolved["trainer"]["accelerator"])
     shared = machine_settings(resolved)
     flops, values = ceiling(device), {}
+    failed: list[str] = []
     for name, images in EPOCHS.items():
         console.say(f"{name}: {ROUNDS} rounds")
-        values[name] = compare([f"model={name}", *shared], scaled(images, flops), device)
+        try:
+            values[name] = compare([f"model={name}", *shared], scaled(images, flops), device)
+        except MeasureError as error:
+            failed.append(f"{name}: {error}")
+            console.say(f"  {error}")
+            continue
         told = "{} ours, {} bare, {} reference (workers: {})".format(*row(name, values[name])[1:5])
         console.say(f"  images/s: {told}")
     rows = [row(name, each) for name, each in values.items()]
     header = ["", OURS, "bare", "reference", "workers", "/ bare", "/ reference", "/ ceiling", "MiB"]
-    five = [value["of_reference"] for name, value in values.items() if name in list(EPOCHS)[:5]]
-    gain = [["geometric mean of the first five", f"{math.exp(statistics.fmean(map(math.log, five))):.2f}"]]
-    tables = [
-        ("Training at 32×32, images/s", header, rows),
-        ("Times faster than the reference", ["", "×"], gain),
-    ]
-    publish(resolved, "train", tables, values, NOTE)
+    tables = [("Training at 32×32, images/s", header, rows)]
+    five = list(EPOCHS)[:5]
+    if values.keys() >= set(five):
+        mean = math.exp(statistics.fmean(math.log(values[name]["of_reference"]) for name in five))
+        gain = [["geometric mean of the first five", f"{mean:.2f}"]]
+        tables.append(("Times faster than the reference", ["", "×"], gain))
+    if values:
+        publish(resolved, "train", tables, values, NOTE)
+    if failed:
+        raise MeasureError("; ".join(failed))
 
 
 def ceiling(device: torch.device) -> float:
@@ -69,9 +81,9 @@ def ceiling(device: torch.device) -> float:
 
 def scaled(images: int, flops: float) -> int:
     """Images of an epoch on a machine of so many FLOP/s, in whole batches: as many as take as long as ``images`` on one
-    of 10¹² FLOP/s, but at least LEAST and at most MOST times ``images``.
+    of 10¹² FLOP/s, but at least LEAST, at most MOST times ``images`` and at most MOST_IMAGES.
     """
-    return max(LEAST, round(images * min(flops / 1e12, MOST) / BATCH) * BATCH)
+    return max(LEAST, min(round(images * min(flops / 1e12, MOST) / BATCH) * BATCH, MOST_IMAGES))
 
 
 def compare(settings: Sequence[str], images: int, device: torch.device) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bench import machine
+from bench.errors import MeasureError
 
 CONTEXT = multiprocessing.get_context("spawn")  # no thread, lock or allocator of this process
 
@@ -68,14 +69,16 @@ class Contestant:
         """Let it take a turn.
 
         Raises:
-            RuntimeError: its process has ended.
+            MeasureError: its process has ended, and has told why on standard error, unless it was killed.
         """
         try:
             self.line.send(True)
             self.last = self.line.recv()
         except (EOFError, OSError) as error:
             self.process.join()
-            raise RuntimeError(f"a process of the comparison ended with {self.process.exitcode}") from error
+            code = self.process.exitcode or 0
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            raise MeasureError(f"a process of the comparison {how}") from error
         return self.last.images
 
     def __enter__(self) -> Contestant:

@@ -23,7 +23,9 @@ def test_what_was_saved_is_loaded(tmp_path):
     for field in ("logits", "predicted", "labels", "ids", "classes"):
         assert np.array_equal(getattr(saved, field), getattr(loaded, field))
     assert (loaded.logits.dtype, loaded.probabilities.dtype) == (np.float16, np.float32)
-    assert loaded.logits == pytest.approx(made.logits, rel=2**-11)
+    assert loaded.logits == pytest.approx(made.logits, abs=2**-7)
+    again = predictions.save(tmp_path, loaded)
+    assert np.array_equal(again.logits, loaded.logits)
     assert np.array_equal(loaded.correct, made.predicted == made.labels)
     assert loaded.probabilities.sum(axis=1) == pytest.approx(np.ones(40), abs=1e-6)
     assert loaded.confidence == pytest.approx(loaded.probabilities.max(axis=1))
@@ -34,7 +36,7 @@ def test_large_logits_are_kept_as_precisely_as_small_ones(tmp_path, largest):
     made = make()
     large = dataclasses.replace(made, logits=made.logits - np.float32(largest))
     kept = predictions.save(tmp_path, large)
-    assert np.abs(kept.logits.astype(np.float32) - large.logits).max() < 0.02
+    assert np.abs(kept.logits.astype(np.float32) - large.logits).max() <= 2**-7
     assert kept.confidence == pytest.approx(made.confidence, abs=0.02)
 
 

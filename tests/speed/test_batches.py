@@ -133,7 +133,7 @@ def test_what_fails_is_told_and_the_rest_is_measured(forked, call, tmp_path, mon
     code, _, err = call(main, "--measure", "model=nin,zfnet", "batches=1,4", f"paths.results={tmp_path}")
     assert code == 1
     assert err.splitlines() == [
-        "bench-profile: nin: a process of the comparison ended with 3",
+        "bench-profile: nin: a process of the comparison ended with exit code 3",
         "zfnet, training, batch of 4: OutOfMemoryError: too much",
     ]
     rows = list(csv.DictReader((tmp_path / "speed/profile.csv").read_text().splitlines()))

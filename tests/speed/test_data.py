@@ -93,6 +93,19 @@ def test_the_command_writes_a_table_of_all_contestants(bench_speed, tmp_path, mo
     assert "than the best of the others" in (tmp_path / "results/speed/data.md").read_text()
 
 
+def test_a_cache_that_cannot_be_built_is_told_and_the_rest_is_published(bench_speed, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "small_images", dict)
+    monkeypatch.setattr(data, "large_images", lambda folder: {})
+    monkeypatch.setattr(data, "rounds", lambda contestants: {data.OURS: [2.0], "other": [1.0]})
+    (tmp_path / "cifar10/train/0").mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(tmp_path / "cifar10/train/0/0.png")
+    code, _, err = bench_speed("data", f"paths.data={tmp_path}")
+    assert code == 1
+    assert err.startswith(f"bench-speed: building the cache of {tmp_path}/cifar10 failed, ")
+    assert len(err.splitlines()) == 1
+    assert "| other |" in (tmp_path / "results/speed/data.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -9,6 +9,7 @@ pytest.importorskip("matplotlib")
 from hydra.utils import instantiate
 
 from bench import cli
+from bench.errors import MeasureError
 from bench.speed import growth
 from bench.speed.__main__ import main
 
@@ -48,6 +49,28 @@ def test_a_network_is_the_same_on_all_images_it_is_shown():
             for side in (32, largest)
         )
         assert [p.shape for p in small.features.parameters()] == [p.shape for p in large.features.parameters()]
+
+
+def test_what_cannot_be_measured_is_told_and_the_rest_is_published(call, tmp_path, monkeypatch):
+    def grow(name, axis, shared, faster):
+        if name == "nin_bn" or axis is growth.AXES[-1]:
+            raise MeasureError("killed")
+        return {point.at: {"images_per_s": 1000.0, "peak_bytes": 2**30} for point in axis.points}
+
+    monkeypatch.setattr(growth, "grow", grow)
+    monkeypatch.setattr(growth, "ceiling", lambda device: 1e12)
+    code, _, err = call(main, "growth", "trainer.accelerator=cpu", f"paths.results={tmp_path}")
+    assert code == 1
+    assert err == (
+        "bench-speed: nin_bn, batch size: killed; nin_bn, image side, pixels: killed; "
+        "lenet, images of the data set: killed\n"
+    )
+    assert list(json.loads((tmp_path / "speed/growth.json").read_text())["results"]) == [
+        "batch size", "image side, pixels",
+    ]  # fmt: skip
+    figure = (tmp_path / "speed/growth.svg").read_text()
+    assert "image side, pixels" in figure
+    assert "images of the data set" not in figure
 
 
 @pytest.mark.slow

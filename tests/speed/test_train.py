@@ -12,6 +12,7 @@ from torch import nn
 
 from bench.data.decode import Decoder
 from bench.data.loader import Batch
+from bench.errors import MeasureError
 from bench.models.alexnet import AlexNet
 from bench.models.googlenet import GoogLeNet
 from bench.models.kernels import Dropout, LocalResponseNorm, MaxPool2x2
@@ -125,6 +126,35 @@ def test_a_quotient_is_the_median_of_the_rounds():
 )
 def test_slow_machines_get_fewer_images_in_whole_batches(flops, images):
     assert train.scaled(1280, flops) == images
+
+
+def test_no_epoch_is_too_large_for_memory():
+    assert max(train.scaled(images, 300e12) for images in train.EPOCHS.values()) == train.MOST_IMAGES
+    assert train.MOST_IMAGES % train.BATCH == 0
+
+
+@pytest.mark.parametrize("failing", [("nin_bn",), tuple(train.EPOCHS)])
+def test_a_network_that_cannot_be_measured_is_told_and_the_others_are_published(call, tmp_path, monkeypatch, failing):
+    rates = {"ours": [4.0], "bare loop": [5.0], "reference, 0": [2.0], "ceiling": [9.0]}
+    value = {"rates": rates, "reference": "reference, 0", "of_bare": 0.8, "of_reference": 2.0, "of_ceiling": 0.5}
+
+    def compare(settings, images, device):
+        if settings[0].removeprefix("model=") in failing:
+            raise MeasureError("killed")
+        return value | {"peak_bytes": {"ours": 2**20}}
+
+    monkeypatch.setattr(train, "compare", compare)
+    monkeypatch.setattr(train, "ceiling", lambda device: 1e12)
+    code, _, err = call(main, "train", "trainer.accelerator=cpu", f"paths.results={tmp_path}")
+    assert code == 1
+    assert err == f"bench-speed: {'; '.join(f'{name}: killed' for name in failing)}\n"
+    if len(failing) == 1:
+        text = (tmp_path / "speed/train.md").read_text()
+        assert "| lenet |" in text
+        assert "nin_bn" not in text
+        assert "geometric mean" not in text
+    else:
+        assert not (tmp_path / "speed").exists()
 
 
 @pytest.mark.slow
