@@ -29,7 +29,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from bench import machine
 from bench.errors import ConfigError
 from bench.files import write_atomically
-from bench.interrupt import SIGNALS, Interrupted, Interrupts
+from bench.interrupt import SIGNALS, Interrupted, Interrupts, how_ended
 from bench.record import RunRecord
 
 
@@ -118,8 +118,8 @@ def train(
             raise Interrupted(interrupts.pending) from error
         if isinstance(error, ProcessRaisedException):
             raise ProcessError(_told(outcome).get("failed") or str(error).strip().splitlines()[-1]) from error
-        how = signal.Signals(-error.exit_code).name if error.exit_code < 0 else f"exit code {error.exit_code}"
-        raise ProcessError(f"process {error.error_index + 1} of {processes} was lost: {how}") from error
+        lost = f"process {error.error_index + 1} of {processes} was lost"
+        raise ProcessError(f"{lost}: {how_ended(error.exit_code)}") from error
     finally:
         for process in group.processes if group is not None else ():
             process.kill()

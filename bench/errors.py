@@ -1,4 +1,4 @@
-"""The errors that end a command with a line, and what their messages share."""
+"""Errors that end a command with a line, and what their messages share."""
 
 from collections.abc import Sequence
 

@@ -14,6 +14,11 @@ from bench import console
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 
 
+def how_ended(code: int) -> str:
+    """A process that ended with this exit code: ``exit code 3``, or the signal that killed it, ``SIGKILL``."""
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
 class Interrupted(BaseException):
     """The run was asked to stop; not an Exception, so that it is not handled as a failure."""
 

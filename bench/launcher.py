@@ -48,11 +48,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a cell ended: the status of its record; ``busy``, another process has it; or ``lost``, and why."""
+    """How a cell ended: the status of its record; ``busy``, another process has it; or ``lost``, and why: in a line
+    and, if there is more, in full.
+    """
 
     cell: Cell
     status: str
     reason: str = ""
+    details: str = ""
 
 
 class Queue(Protocol):
@@ -216,7 +219,7 @@ def work_through(
                     queue.submit(cell)
                     continue
                 if store.outcome(cell.run_id, started, cell.config["force"]) is None:
-                    record_lost(cell, ended.reason)
+                    record_lost(ended)
                 else:  # it had saved, and the same command resumes it; or had failed, and the record says of what
                     console.say(f"{cell.run_id}: {ended.reason}")
             record = store.outcome(cell.run_id, started, cell.config["force"])
@@ -238,13 +241,14 @@ def work_through(
         raise
 
 
-def record_lost(cell: Cell, reason: str) -> None:
+def record_lost(ended: Ended) -> None:
     """Record a cell as failed whose worker could not; waits until its claim counts as dead."""
     from bench import train  # only now: importing PyTorch takes seconds
 
+    cell, reason = ended.cell, ended.reason
     for _ in range(int(EXPIRY / POLL) + 2):
         try:
-            train.fail(cell.config, reason)
+            train.fail(cell.config, reason, ended.details)
             return
         except BusyError:
             time.sleep(POLL)

@@ -146,9 +146,9 @@ class RayTasks:
             return Ended(cell, "interrupted")
         except self.ray.exceptions.RayTaskError as error:
             # also a signal, unless it was ours: the cluster has asked the worker to leave
-            # the last line, as a worker that cannot import the cell's code sends its traceback
-            lines = str(error.cause).strip().splitlines()
-            return Ended(cell, "lost", f"worker: {lines[-1] if lines else type(error.cause).__name__}")
+            told = str(error.cause).strip() or type(error.cause).__name__
+            # several lines from a worker that cannot import the cell's code
+            return Ended(cell, "lost", f"worker: {told.splitlines()[-1]}", told)
         except self.ray.exceptions.RayError as error:
             return Ended(
                 cell, "lost", f"worker lost, {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

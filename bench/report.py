@@ -5,9 +5,9 @@
 Writes leaderboard.md, leaderboard.csv, report.html (an interactive page that works offline) and figures/ (SVG and PNG)
 of all runs into the folder. Prints the tables of the runs selected by data, protocol, model and seed (one value, or
 several separated by commas), ranked among themselves. sort: rank (by validation top-1, the default), test_top1, params,
-macs, fit_seconds and others; ranks do not change. readme=FILE: inserts each table between the lines
-<!-- leaderboard: DATA PROTOCOL --> and <!-- end --> of that file, and the ablations between
-<!-- ablations: DATA PROTOCOL --> and <!-- end -->.
+macs, fit_seconds and others; ranks do not change. Figures of such names that belong to no run are removed. readme=FILE:
+inserts each table between the lines <!-- leaderboard: DATA PROTOCOL --> and <!-- end --> of that file, and the
+ablations between <!-- ablations: DATA PROTOCOL --> and <!-- end -->.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def write_figures(store: Store, made: Made) -> Path:
         write_atomically(folder / name, content)
     for left in folder.iterdir():
         if figures.NAME.fullmatch(left.name) and left.name not in drawn:
-            left.unlink()
+            left.unlink(missing_ok=True)
     return folder
 
 

@@ -227,9 +227,8 @@ class SlurmJobs:
                 return Ended(cell, *job.result())
             except Exception as error:  # from submitit, with the job's traceback between lines of dashes
                 _, _, trace = str(error).partition(22 * "-" + "\n")
-                lines = (trace.partition(22 * "-")[0] or str(error)).strip().splitlines()
-                reason = lines[-1] if lines else type(error).__name__
-                return Ended(cell, "lost", f"job {job.job_id}: {reason}")
+                told = (trace.partition(22 * "-")[0] or str(error)).strip() or type(error).__name__
+                return Ended(cell, "lost", f"job {job.job_id}: {told.splitlines()[-1]}", told)
         store = Store(cell.config["paths"]["results"])
         record = store.outcome(cell.run_id, self.begun[job], cell.config["force"])
         if record is not None and record.status != "interrupted":

@@ -12,7 +12,6 @@ import contextlib
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,7 @@ ASIDE = ".replaced"
 """Ends the name of a folder whose ok record is being replaced by a new one."""
 RECORD, ERROR, LAST = "record.json", "error.txt", "checkpoints/last.ckpt"
 BEFORE = ".before"
-"""The folder where an attempt keeps the record and the error of the one before, until it publishes its own."""
+"""The folder where an attempt keeps what it does not go on from of the one before, until it publishes its record."""
 
 
 class StoreError(Exception):
@@ -135,8 +134,8 @@ class Store:
     def workspace(self, run_id: str, since: float = 0.0) -> Workspace:
         """The directory for an attempt at the cell, claimed by this process, which must publish, discard or release it.
 
-        It is empty, or contains what an earlier attempt left to resume from, if its checkpoint was written after
-        ``since`` (seconds since the epoch). How that attempt ended is kept aside, for :meth:`discard`.
+        It contains what an earlier attempt left to resume from, if its checkpoint was written after ``since`` (seconds
+        since the epoch). All else, such as how that attempt ended, is kept aside for :meth:`discard`.
 
         Raises:
             BusyError: another process is working on the cell, or has just finished it.
@@ -149,22 +148,23 @@ class Store:
         except ClaimedError as error:
             raise BusyError(str(error)) from error
         try:
+            shutil.rmtree(path / BEFORE, ignore_errors=True)  # of an attempt that was cut off since
             if path == self.path(run_id) and self.ok(run_id):  # published after we looked, before we had the claim
                 raise BusyError(f"{run_id}: another process has just finished it")
             # a record perhaps of another version of this project; while it is there, so may be what belongs to it
             if (path / RECORD).exists() and _read(path / RECORD) is None:
                 self._put_aside(path)
-            shutil.rmtree(path / BEFORE, ignore_errors=True)  # of an attempt that was cut off since
-            _move((path / ERROR, path / RECORD), path / BEFORE)
-            kept = {path / CLAIM, path / BEFORE}
-            if work.checkpoint is not None and work.checkpoint.stat().st_mtime >= since:
-                kept |= set(path.iterdir())
             for part in path.rglob(".*.part"):  # left by a process that was killed while writing
                 part.unlink()
-            for entry in set(path.iterdir()) - kept:
-                if not entry.name.startswith(PROBE):
-                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            before = {entry for entry in path.iterdir() if not entry.name.startswith((CLAIM, PROBE))}
+            if work.checkpoint is not None and work.checkpoint.stat().st_mtime >= since:
+                before &= {path / RECORD, path / ERROR}
+            if before:
+                (path / BEFORE).mkdir()
+            for entry in before:
+                entry.rename(path / BEFORE / entry.name)
         except BaseException:
+            _bring_back(path)
             work.claim.release()
             raise
         return work
@@ -179,16 +179,12 @@ class Store:
         warnings.warn(f"{path}: moved to {aside.name}", stacklevel=4)
 
     def discard(self, work: Workspace) -> None:
-        """Give up an attempt that did nothing: how an earlier one ended is told again. If none has ended, or left
-        something to resume, its directory is removed, and the parent folders created for it.
+        """Give up an attempt that did nothing: all is as it was before. If there was nothing, the directory is removed,
+        and the parent folders created for it.
         """
-        if work.claim.held():
-            if (before := work.path / BEFORE).exists():
-                _move((before / ERROR, before / RECORD), work.path)
-                before.rmdir()
-            elif work.checkpoint is None:
-                # including the claim, so that nobody else starts here meanwhile; others may be reading it right now
-                shutil.rmtree(work.path, ignore_errors=True)
+        if work.claim.held() and not _bring_back(work.path) and work.checkpoint is None:
+            # including the claim, so that nobody else starts here meanwhile; others may be reading it right now
+            shutil.rmtree(work.path, ignore_errors=True)
         work.claim.release()
         for folder in work.made:
             with contextlib.suppress(OSError):  # already gone, or used by others
@@ -203,8 +199,8 @@ class Store:
             BusyError: the claim was lost to another process, which is now working on the cell.
         """
         check_ours(record.run_id, work.path, work.claim.owner)
-        shutil.rmtree(work.path / BEFORE, ignore_errors=True)
         write_atomically(work.path / RECORD, record.to_json())
+        shutil.rmtree(work.path / BEFORE, ignore_errors=True)
         if record.status == "ok":
             (work.path / LAST).unlink(missing_ok=True)
         target = self.path(record.run_id)
@@ -235,12 +231,17 @@ class Store:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def _move(files: Iterable[Path], folder: Path) -> None:
-    """Move those that exist into a folder, which is made if there are any."""
-    for file in files:
-        if file.exists():
-            folder.mkdir(exist_ok=True)
-            file.rename(folder / file.name)
+def _bring_back(path: Path) -> bool:
+    """Put what an attempt has set aside where it was; returns whether there was anything."""
+    if not (path / BEFORE).is_dir():
+        return False
+    for entry in (path / BEFORE).iterdir():
+        there = path / entry.name
+        if there.is_dir():
+            shutil.rmtree(there)
+        entry.replace(there)
+    (path / BEFORE).rmdir()
+    return True
 
 
 def _read(file: Path, since: float = 0.0) -> RunRecord | None:

@@ -120,8 +120,8 @@ def _first_line(text: str) -> str:
     return (text.splitlines() or ["no reason given"])[0]
 
 
-def fail(resolved: Mapping[str, Any], reason: str) -> RunRecord:
-    """Record a cell as failed on behalf of its process.
+def fail(resolved: Mapping[str, Any], reason: str, details: str = "") -> RunRecord:
+    """Record a cell as failed on behalf of its process, with the traceback that is known of it.
 
     Raises:
         BusyError: the process still counts as alive.
@@ -130,7 +130,7 @@ def fail(resolved: Mapping[str, Any], reason: str) -> RunRecord:
     about = describe(resolved)
     work = store.workspace(about["run_id"])
     try:
-        write_atomically(work.path / ERROR, f"{reason}\n")
+        write_atomically(work.path / ERROR, f"{details.strip() or reason}\n")
         record = RunRecord(status="failed", error=reason, **about)
         store.publish(record, work)
     finally:

@@ -44,7 +44,7 @@ class Scripted:
             fate = "lost"
         if fate in ("ok", "failed"):
             self.record(cell.run_id, fate)
-        return Ended(cell, fate, "the machine is gone" if fate == "lost" else "")
+        return Ended(cell, fate, *(("the machine is gone", "Traceback:\nthe machine is gone\n") * (fate == "lost")))
 
     def stop(self):
         self.stopped = True
@@ -93,7 +93,8 @@ def test_a_lost_cell_is_tried_again_and_the_others_go_on(sweep, capsys):
 def test_a_cell_that_is_lost_too_often_is_recorded_with_the_reason(sweep, tmp_path, capsys):
     _, records = sweep(["lost", "lost"], ["ok"], retries=1)
     assert (records[0].status, records[0].error) == ("failed", "the machine is gone")
-    assert (tmp_path / "results/runs" / records[0].run_id / "error.txt").read_text() == "the machine is gone\n"
+    told = (tmp_path / "results/runs" / records[0].run_id / "error.txt").read_text()
+    assert told == "Traceback:\nthe machine is gone\n"
     assert records[1].status == "ok"
     assert "seed 0: failed, the machine is gone; 0 left" in capsys.readouterr().out
 
@@ -140,6 +141,14 @@ def test_a_machine_that_does_not_see_the_folder_loses_its_cells_with_the_reason(
     status, reason = queues.at_work({}, "x", "/nowhere/to/be/found", 1)
     assert status == "lost"
     assert reason.startswith("/nowhere/to/be/found: no such folder on ")
+
+
+def test_a_cell_that_cannot_even_begin_is_lost_with_a_line(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("no memory:\nall of it is taken")
+
+    monkeypatch.setattr(train, "run", refuse)
+    assert launcher.execute({}, "x") == ("lost", "RuntimeError: no memory:")
 
 
 def test_fail_fast_stops_at_the_first_failure(sweep, capsys):

@@ -157,13 +157,13 @@ def test_the_page_is_written_and_without_plotly_it_is_told_what_to_install(store
 def test_figures_are_written_and_without_matplotlib_it_is_told_what_to_install(store, call, monkeypatch):
     pytest.importorskip("matplotlib")
     (store.root / "figures").mkdir()
-    for name in ("digits-official-curves.png", "mine-cost.pdf"):  # one of runs that are gone; one of the user's own
+    for name in ("digits-official-curves.png", "mine.png"):  # one of runs that are gone; one of the user's own
         (store.root / "figures" / name).touch()
     code, out, _ = call(report.main, f"paths.results={store.root}")
     assert code == 0
     assert str(store.root / "figures") in out.replace("\n", "")
     assert {file.name for file in (store.root / "figures").iterdir()} == {
-        "mine-cost.pdf",
+        "mine.png",
         *(f"{data}-stratified-cost.{kind}" for data in ("digits", "cifar10") for kind in ("svg", "png")),
     }
     there = importlib.util.find_spec

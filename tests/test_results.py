@@ -17,14 +17,16 @@ from bench.store import Store
 
 ROOT = config.PACKAGE.parent
 RESULTS = ROOT / "results"
-STORES = sorted(file.parent for data in ("cifar10", "flowers102") for file in RESULTS.glob(f"{data}/**/runs"))
-"""What is published; a user's own results may lie beside."""
-RECORDS = [(store, record) for store in STORES for record in Store(store).load_all()]
 RECIPES = sorted(
     str(file.relative_to(config.CONF / "experiment"))[:-5]
     for file in config.CONF.glob("experiment/*/*.yaml")
     if file.parent.name != "paper"
 )
+STORES = sorted(
+    file.parent for data in {recipe.partition("/")[0] for recipe in RECIPES} for file in RESULTS.glob(f"{data}/**/runs")
+)
+"""What is published; a user's own results may lie beside."""
+RECORDS = [(store, record) for store in STORES for record in Store(store).load_all()]
 REACHED = re.compile(r"test top-1 ([\d.]+) %(?: \(mean of (\d+) seeds\))?")
 TOOK = re.compile(r"(\d+) minutes")
 BESIDES = re.compile(r"# With ((?:\S+=\S+ ?)+)[,:] .*?test top-1 ([\d.]+) %", re.DOTALL)

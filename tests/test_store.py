@@ -2,6 +2,7 @@ import math
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from common import files, publish
@@ -80,7 +81,7 @@ def test_a_workspace_starts_empty_but_for_what_others_make_there_for_a_moment(tm
     (work.path / "left.txt").write_text("by a crash")
     work.claim.release()
     (work.path / ".claim.json.0123").touch()
-    assert files(store.workspace("a").path) == [".claim.json.0123", "claim.json"]
+    assert files(store.workspace("a").path) == [".before", ".before/left.txt", ".claim.json.0123", "claim.json"]
 
 
 def test_a_cell_that_is_finished_in_the_last_moment_is_not_begun_anew(tmp_path, make_record, monkeypatch):
@@ -111,19 +112,58 @@ def test_a_workspace_keeps_what_can_be_gone_on_from(tmp_path, make_record):
     cut_off()
     work = store.workspace(failed.run_id)
     assert work.checkpoint == work.path / LAST
-    ended = [".before", ".before/error.txt", ".before/record.json"]
+    ended, left = [".before", ".before/error.txt", ".before/record.json"], ["checkpoints", LAST, "metrics.csv"]
     assert files(work.path) == [*ended, "checkpoints", LAST, "claim.json", "metrics.csv"]
     assert store.load_all() == []
     store.discard(work)
-    assert files(work.path) == ["checkpoints", LAST, "error.txt", "metrics.csv", "record.json"]
+    assert files(work.path) == sorted([*left, "error.txt", "record.json"])
     assert store.load_all() == [failed]
     store.publish(failed, store.workspace(failed.run_id))
-    assert files(work.path) == ["checkpoints", LAST, "metrics.csv", "record.json"]
+    assert files(work.path) == [*left, "record.json"]
     cut_off()
     again = store.workspace(failed.run_id, since=time.time() + 60)
-    assert files(again.path) == [*ended, "claim.json"]
-    again.claim.release()  # as if killed: it was cut off then, and has not failed
-    assert files(store.workspace(failed.run_id, since=time.time() + 60).path) == ["claim.json"]
+    aside = [f".before/{name}" for name in left]
+    assert files(again.path) == [*sorted([*ended, *aside]), "claim.json"]
+    (again.path / "checkpoints").mkdir()
+    (again.path / "checkpoints/own").touch()
+    store.discard(again)
+    assert files(work.path) == sorted([*left, "error.txt", "record.json"])
+    store.workspace(failed.run_id).claim.release()  # as if killed: it was cut off then, and has not failed
+    assert files(store.workspace(failed.run_id, since=math.inf).path) == [".before", *aside, "claim.json"]
+
+
+def test_an_earlier_failure_is_lost_neither_in_a_workspace_that_cannot_be_made_nor_on_a_full_disk(
+    tmp_path, make_record, monkeypatch
+):
+    store, failed = Store(tmp_path), make_record(status="failed", error="why")
+    publish(store, failed)
+    there = files(store.path(failed.run_id))
+
+    def refuse(*_):
+        raise OSError("no")
+
+    rename = Path.rename
+    with monkeypatch.context() as within:
+        within.setattr(Path, "rename", lambda file, to: refuse() if file.name == "metrics.csv" else rename(file, to))
+        with pytest.raises(OSError, match="no"):
+            store.workspace(failed.run_id)
+    assert files(store.path(failed.run_id)) == there
+    work = store.workspace(failed.run_id)
+    with monkeypatch.context() as within:
+        within.setattr("bench.store.write_atomically", refuse)
+        with pytest.raises(OSError, match="no"):
+            store.publish(failed, work)
+    store.discard(work)
+    assert store.load_all() == [failed]
+
+
+def test_beside_an_ok_record_a_discarded_attempt_leaves_the_failure_of_the_one_before(tmp_path, make_record):
+    store, ok, failed = Store(tmp_path), make_record(), make_record(status="failed", error="why")
+    publish(store, ok)
+    publish(store, failed)
+    store.discard(store.workspace(ok.run_id))
+    assert store.load_all() == [ok]
+    assert store.outcome(ok.run_id, since=0) == failed
 
 
 def test_a_cell_that_another_process_works_on_is_left_to_it(tmp_path):

@@ -106,7 +106,11 @@ def _choice(before: Settings, after: Settings) -> str | None:
     Adding, removing or replacing one augmentation with its settings is one choice, and so is an optimizer, a schedule
     or a normalisation with its settings.
     """
-    differing = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+    differing = {
+        key
+        for key in before.keys() | after.keys()
+        if before.get(key) != after.get(key) and value_of(before, key) != value_of(after, key)
+    }
     gone: set[str] = set()
     new: set[str] = set()
     if "augment" in differing:

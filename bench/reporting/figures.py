@@ -18,7 +18,8 @@ from bench.reporting.leaderboard import Row, Table
 from bench.reporting.predictions import Predictions, same_samples
 from bench.reporting.tradeoff import cost
 
-NAME = re.compile(r"[\w.-]+-(cost|curves|confusion|reliability|ablation)\.(svg|png)")
+KINDS = ("cost", "curves", "confusion", "reliability", "ablation")
+NAME = re.compile(rf"[\w.-]+-({'|'.join(KINDS)})\.(svg|png)")
 """The names of files that :func:`draw` makes."""
 CURVES = 16
 """Maximum number of curves with their own colour and style; the rest are grey and have no name."""
@@ -42,14 +43,14 @@ def draw(
     files: dict[str, bytes] = {}
     with mpl.rc_context(STYLE):
         for table, found in zip(tables, effects, strict=True):
-            named = {
-                "cost": cost(table),
-                "curves": learning(table, runs),
-                "confusion": confusions(table, predictions),
-                "reliability": reliabilities(table, predictions),
-                "ablation": ablation(table, found),
-            }
-            for name, figure in named.items():
+            made = (
+                cost(table),
+                learning(table, runs),
+                confusions(table, predictions),
+                reliabilities(table, predictions),
+                ablation(table, found),
+            )
+            for name, figure in zip(KINDS, made, strict=True):
                 if figure is not None:
                     stem = re.sub(r"[^\w.-]+", "-", f"{table.dataset}-{table.protocol}-{name}")
                     files |= {f"{stem}.svg": rendered(figure, "svg"), f"{stem}.png": rendered(figure, "png")}

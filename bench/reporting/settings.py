@@ -115,6 +115,8 @@ def told_apart(rows: Sequence[tuple[str, Settings]]) -> tuple[list[str], str]:
     for model, own in rows:
         keys = set(started_from(own))
         for key, value in own.items():
+            if len({form(value_of(other, key)) for _, other in rows}) == 1:  # one size, as image_size or as a number
+                continue
             there = [(name, other) for name, other in rows if key in other or _same_choice(key, own, other)]
             if key.startswith("model.") or key == "optimizer.lr":
                 keys |= {key for name, other in there if name == model and other.get(key) != value}

@@ -13,8 +13,8 @@ train: images/s of training at 32×32 on random images: this project's Trainer w
 loop on batches made before; the reference stack, a plain LightningModule in 32 bits with torchmetrics and torchvision's
 transforms of PIL images in a DataLoader, with the best of 0, 1, 2, 4, 8 and 16 workers, as far as there are cores; one
 large convolution, the machine's ceiling, in bf16 or 32 bits, whichever is faster (networks may pass it in 32 bits,
-where they take fewer multiplications than are counted). The faster the machine, the more images an epoch has. The
-quotients are medians over rounds. Each is a process of its own, and they take turns.
+where they take fewer multiplications than are counted). The faster the machine, the more images an epoch has, up to
+204,800. The quotients are medians over rounds. Each is a process of its own, and they take turns.
 
 growth: images/s and peak memory of this project's training against the size of the batch, of the images and of the data
 set, of LeNet and NiN with batch norm; also as a figure.
@@ -31,7 +31,8 @@ sweep: the wall time of ten cells of LeNet, one after another, over the sum of t
 beside its fit: composing, building, testing, recording.
 
 Prints tables and writes them, with the hardware and versions, to <paths.results>/speed/<subject>.md and .json
-(paths.results=results/local). Let nothing else run meanwhile.
+(paths.results=results/local). What fails, for lack of memory, say, is told there, and ends the command with exit code
+1 after the rest. Let nothing else run meanwhile.
 """
 
 from __future__ import annotations

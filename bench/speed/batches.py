@@ -67,7 +67,7 @@ def measure(arguments: Sequence[str]) -> list[str]:
     title += ", ".join(word for word in how if word)
     values = [each._asdict() for each in points]
     shown = [table(title, sums, points)]
-    folder = publish(resolved, "profile", shown, values, note(points), command="bench-profile --measure")
+    folder = publish(resolved, "profile", shown, values, note(points), failed, command="bench-profile --measure")
     write_atomically(folder / "profile.csv", as_csv(points))
     for kind in ("svg", "png"):
         write_atomically(folder / f"profile.{kind}", draw(points, kind))

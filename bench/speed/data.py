@@ -29,6 +29,7 @@ from bench.data.normalize import ChannelNormalize
 from bench.data.pipeline import Pipeline
 from bench.data.statistics import pixel_statistics
 from bench.errors import MeasureError
+from bench.interrupt import how_ended
 from bench.speed import reference
 from bench.speed.timing import interleaved, publish
 
@@ -74,11 +75,11 @@ def measure(resolved: Mapping[str, Any]) -> None:
         best = max(rate for name, rate in median.items() if name != OURS)
         rows.append(["than the best of the others", "", f"{median[OURS] / best:.1f}"])
         tables.append((title, ["", "images/s", f"{OURS} is × faster"], rows))
-    built, failed = None, None
+    built, failed = None, []
     try:
         built = cache_build(Path(resolved["paths"]["data"]).expanduser())
     except MeasureError as error:  # the rest took minutes
-        failed = error
+        failed.append(str(error))
     if built is not None:
         rows = [
             ["cache of 60,000 image files built", f"{built['build_seconds']:.0f} s"],
@@ -86,9 +87,9 @@ def measure(resolved: Mapping[str, Any]) -> None:
             ["peak memory above the imports, an epoch of batches", f"{built['epoch_bytes'] / 2**20:,.0f} MiB"],
         ]
         tables.append(("CIFAR-10", ["", "measured"], rows))
-    publish(resolved, "data", tables, {"images_per_s": values, "cifar10": built})
-    if failed is not None:
-        raise failed
+    publish(resolved, "data", tables, {"images_per_s": values, "cifar10": built}, failed=failed)
+    if failed:
+        raise MeasureError(failed[0])
 
 
 def rounds(contestants: Contestants) -> dict[str, list[float]]:
@@ -192,6 +193,6 @@ def cache_build(root: Path) -> dict[str, float] | None:
         script = [sys.executable, "-m", "bench.speed.cache_build", str(root), cache]
         done = subprocess.run(script, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise MeasureError(f"building the cache of {root}/cifar10 failed, {said}")
+        said = (done.stderr.strip().splitlines() or [how_ended(done.returncode)])[-1]
+        raise MeasureError(f"building the cache of {root}/cifar10 has failed: {said}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -79,16 +79,13 @@ def measure(resolved: Mapping[str, Any]) -> None:
     values: dict[str, dict[str, dict[int, dict[str, float]]]] = {}
     failed: list[str] = []
     for axis in AXES:
-        values[axis.title] = {}
         for name in list(MODELS)[:1] if axis is AXES[-1] else MODELS:
             console.say(f"{name}, {axis.title}: {', '.join(f'{point[0]:,}' for point in axis.points)}")
             try:
-                values[axis.title][name] = grow(name, axis, shared, faster)
+                values.setdefault(axis.title, {})[name] = grow(name, axis, shared, faster)
             except MeasureError as error:
                 failed.append(f"{name}, {axis.title}: {error}")
                 console.say(f"  {error}")
-        if not values[axis.title]:
-            del values[axis.title]
     if not values:
         raise MeasureError("; ".join(failed))
     axes = [axis for axis in AXES if axis.title in values]
@@ -101,7 +98,7 @@ def measure(resolved: Mapping[str, Any]) -> None:
         for axis in axes
         for name in values[axis.title]
     ]
-    folder = publish(resolved, "growth", tables, values, NOTE)
+    folder = publish(resolved, "growth", tables, values, NOTE, failed)
     for kind in ("svg", "png"):
         write_atomically(folder / f"growth.{kind}", draw(values, kind))
     console.say(f"written: {folder}/growth.svg, {folder}/growth.png")
@@ -154,7 +151,8 @@ def draw(values: Mapping[str, Mapping[str, Mapping[int, Mapping[str, float]]]], 
         panels = figure.subplots(2, len(axes), sharex="col", squeeze=False)
         for column, axis in enumerate(axes):
             above, below = panels[0][column], panels[1][column]
-            for i, (name, points) in enumerate(values[axis.title].items()):
+            for name, points in values[axis.title].items():
+                i = list(MODELS).index(name)
                 per_image = {at: at**2 if axis.unit == "pixels" else 1 for at in points}
                 rates = [point["images_per_s"] * per_image[at] for at, point in points.items()]
                 style: dict[str, Any] = {"color": COLORS[i], "marker": MARKERS[i], "markersize": 4, "label": name}
@@ -169,5 +167,6 @@ def draw(values: Mapping[str, Mapping[str, Mapping[int, Mapping[str, float]]]], 
             ticks = [point.at for point in axis.points]
             below.set_xticks(ticks, [f"{at // 1000}k" if at >= 10_000 else str(at) for at in ticks])
             below.minorticks_off()
-        panels[0][0].legend(frameon=False)
+        shown = {line.get_label(): line for panel in panels[0] for line in panel.lines}
+        panels[0][0].legend(shown.values(), shown.keys(), frameon=False)
         return rendered(figure, kind)

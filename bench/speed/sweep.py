@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.errors import MeasureError
+from bench.interrupt import how_ended
 from bench.speed.timing import publish
 from bench.store import Store
 
@@ -31,8 +32,8 @@ def measure(resolved: Mapping[str, Any]) -> None:
             lines = [(time.perf_counter() - start, line.strip()) for line in process.stdout]
         wall = time.perf_counter() - start
         if process.returncode:
-            said = next((f": {line}" for _, line in lines if "failed" in line), "")
-            raise MeasureError(f"the sweep ended with exit code {process.returncode}{said}")
+            said = next((line for _, line in lines if ": failed, " in line), how_ended(process.returncode))
+            raise MeasureError(f"the sweep has failed: {said}")
         stamps = [at for at, line in lines if "top-1 in" in line]
         records = sorted(Store(results).load_all(), key=lambda record: record.seed)
     fits = [record.fit_seconds or 0.0 for record in records]

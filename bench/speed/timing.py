@@ -38,12 +38,13 @@ def publish(
     tables: Sequence[tuple[str, list[str], list[list[str]]]],
     values: Any,
     note: str = "",
+    failed: Sequence[str] = (),
     command: str = "",
 ) -> Path:
     """Print tables (title, header, rows) and write them as Markdown and the values as JSON, with the machine.
 
     The files are ``<paths.results>/speed/<subject>.md`` and ``.json``; returns their folder. ``note`` is printed below
-    the tables; ``command`` made them, if not bench-speed.
+    the tables, with a line for each measurement that ``failed``; ``command`` made them, if not bench-speed.
     """
     machine.fit_threads()  # as the contestants do in their own processes
     hardware, versions, now = machine.hardware(), machine.versions(), datetime.datetime.now(datetime.UTC)
@@ -57,13 +58,14 @@ def publish(
     cores = f"{hardware['cores']} cores ({vectors})"
     if (threads := hardware["threads"]) != hardware["cores"]:
         cores += f", {threads} thread{'s' * (threads != 1)}"
+    notes = [*([note] * bool(note)), *(f"Not measured: {reason}." for reason in failed)]
     lines = [
         f"# {command or f'bench-speed {subject}'}",
         "",
         f"{hardware['cpu']}, {cores}, GPUs: {', '.join(hardware['gpus']) or 'none'}; "
         f"PyTorch {versions['torch']}, torchvision {versions['torchvision']}; {now.date()}, "
         f"commit {about['git_sha'] or 'unknown'}.",
-        *(["", note] * bool(note)),
+        *(line for told in notes for line in ("", told)),
     ]
     for title, header, rows in tables:
         shown = Table(header[0], title=title, title_justify="left")
@@ -74,11 +76,13 @@ def publish(
             shown.add_row(*row)
         console.out.print(shown)
         lines += ["", f"## {title}", "", *markdown.table(header, rows, left=header[:1])]
-    if note:
-        console.out.print(note)
+    for told in notes:
+        console.out.print(told)
     folder = Path(resolved["paths"]["results"]).expanduser() / "speed"
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"{subject}.md", "\n".join(lines) + "\n")
-    write_atomically(folder / f"{subject}.json", json.dumps({**about, "results": values}, indent=2) + "\n")
+    write_atomically(
+        folder / f"{subject}.json", json.dumps({**about, "failed": list(failed), "results": values}, indent=2) + "\n"
+    )
     console.say(f"written: {folder}/{subject}.md, {folder}/{subject}.json")
     return folder

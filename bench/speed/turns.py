@@ -13,6 +13,7 @@ import torch
 
 from bench import machine
 from bench.errors import MeasureError
+from bench.interrupt import how_ended
 
 CONTEXT = multiprocessing.get_context("spawn")  # no thread, lock or allocator of this process
 
@@ -76,9 +77,8 @@ class Contestant:
             self.last = self.line.recv()
         except (EOFError, OSError) as error:
             self.process.join()
-            code = self.process.exitcode or 0
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            raise MeasureError(f"a process of the comparison {how}") from error
+            how = how_ended(self.process.exitcode or 0)
+            raise MeasureError(f"a process of the comparison was lost: {how}") from error
         return self.last.images
 
     def __enter__(self) -> Contestant:

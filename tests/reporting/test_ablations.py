@@ -90,10 +90,10 @@ def test_a_size_of_training_images_is_one_choice(make_record):
 
 
 def test_a_size_of_images_is_one_choice_and_so_is_a_normalisation(composed, make_record):
-    def told(*choice):
+    def told(before, after, *both):
         records = []
-        for i, override in enumerate(choice):
-            made = resolved(composed("model=lenet", override))
+        for i, override in enumerate((before, after)):
+            made = resolved(composed("model=lenet", override, *both))
             records.append(make_record("lenet", val=0.8 + 0.1 * i, config=made, run_id=f"digits-lenet-s0-{i:010d}"))
         (table,) = leaderboard.tables(records)
         return [row.variant for row in table.rows], [pair.what for pair in ablations.pairs(table, records)]
@@ -103,6 +103,9 @@ def test_a_size_of_images_is_one_choice_and_so_is_a_normalisation(composed, make
     assert pairs == ["data.image_size=28 → 32"]
     _, pairs = told("data.decode_size=32", "data.decode_size=36")
     assert pairs == ["data.decode_size=32 → 36"]
+    rows, pairs = told("data.image_size=24", "data.image_size=32", "data.decode_size=32")  # crops of the same images
+    assert rows == ["data.image_size=32", "data.image_size=24"]
+    assert pairs == ["data.image_size=24 → 32"]
     for names in itertools.combinations(("channel", "pixel_mean", "zca"), 2):
         _, pairs = told(*(f"augment/normalize={name}" for name in names))
         assert len(pairs) == 1

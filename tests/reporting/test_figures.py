@@ -146,7 +146,7 @@ def test_runs_of_other_numbers_of_classes_are_drawn_each_with_its_own(told):
     names = {record.run_id for record in records if record.model == "lenet"}
     few = np.arange(60) % 3
     logits = np.eye(3, dtype=np.float16)[few]
-    other = Predictions(logits, few, few, few.astype(str), np.array(["$a_$", "b", "c"]))
+    other = Predictions(logits, few, few, few.astype(str), np.array(["$a_$", "b", "caf\udce9"]))
     with figures.mpl.rc_context(drawing.STYLE):
         figure = figures.confusions(table, {**predictions, **dict.fromkeys(names, other)})
         assert drawing.rendered(figure, "svg")

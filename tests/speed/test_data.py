@@ -101,7 +101,7 @@ def test_a_cache_that_cannot_be_built_is_told_and_the_rest_is_published(bench_sp
     Image.new("RGB", (32, 32)).save(tmp_path / "cifar10/train/0/0.png")
     code, _, err = bench_speed("data", f"paths.data={tmp_path}")
     assert code == 1
-    assert err.startswith(f"bench-speed: building the cache of {tmp_path}/cifar10 failed, ")
+    assert err.startswith(f"bench-speed: building the cache of {tmp_path}/cifar10 has failed: ")
     assert len(err.splitlines()) == 1
     assert "| other |" in (tmp_path / "results/speed/data.md").read_text()
 

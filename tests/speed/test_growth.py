@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 
 from bench import cli
 from bench.errors import MeasureError
+from bench.reporting.drawing import COLORS
 from bench.speed import growth
 from bench.speed.__main__ import main
 
@@ -53,7 +54,7 @@ def test_a_network_is_the_same_on_all_images_it_is_shown():
 
 def test_what_cannot_be_measured_is_told_and_the_rest_is_published(call, tmp_path, monkeypatch):
     def grow(name, axis, shared, faster):
-        if name == "nin_bn" or axis is growth.AXES[-1]:
+        if axis is growth.AXES[-1] or name == ("nin_bn" if axis is growth.AXES[0] else "lenet"):
             raise MeasureError("killed")
         return {point.at: {"images_per_s": 1000.0, "peak_bytes": 2**30} for point in axis.points}
 
@@ -62,15 +63,19 @@ def test_what_cannot_be_measured_is_told_and_the_rest_is_published(call, tmp_pat
     code, _, err = call(main, "growth", "trainer.accelerator=cpu", f"paths.results={tmp_path}")
     assert code == 1
     assert err == (
-        "bench-speed: nin_bn, batch size: killed; nin_bn, image side, pixels: killed; "
+        "bench-speed: nin_bn, batch size: killed; lenet, image side, pixels: killed; "
         "lenet, images of the data set: killed\n"
     )
     assert list(json.loads((tmp_path / "speed/growth.json").read_text())["results"]) == [
         "batch size", "image side, pixels",
     ]  # fmt: skip
+    told = (tmp_path / "speed/growth.md").read_text()
+    assert "\nNot measured: lenet, image side, pixels: killed.\n" in told
     figure = (tmp_path / "speed/growth.svg").read_text()
     assert "image side, pixels" in figure
     assert "images of the data set" not in figure
+    assert all(figure.count(f"{color};") > 2 for color in COLORS[:2])  # each its own, though one is alone in a panel
+    assert all(f"<!-- {name} -->" in figure for name in growth.MODELS)  # in the legend
 
 
 @pytest.mark.slow

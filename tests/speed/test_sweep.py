@@ -8,14 +8,15 @@ import pytest
 
 from bench.speed import sweep
 from bench.speed.__main__ import main
+from bench.status import cell_line
 
 
-def test_a_sweep_that_fails_is_told_in_a_line(call, tmp_path, monkeypatch):
-    said = "lenet on cifar10, seed 0: failed, a reason"
+def test_a_sweep_that_fails_is_told_in_a_line(call, tmp_path, monkeypatch, make_record):
+    said = cell_line(make_record(status="failed", error="a reason"), None)
     program, start = f"print('a line\\n{said}\\nthe end'); raise SystemExit(1)", subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda _, **how: start([sys.executable, "-c", program], **how))
     code, _, err = call(main, "sweep", f"paths.results={tmp_path}")
-    assert (code, err) == (1, f"bench-speed: the sweep ended with exit code 1: {said}\n")
+    assert (code, err) == (1, f"bench-speed: the sweep has failed: {said}\n")
     assert not (tmp_path / "speed").exists()
 
 

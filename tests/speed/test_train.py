@@ -151,8 +151,10 @@ def test_a_network_that_cannot_be_measured_is_told_and_the_others_are_published(
     if len(failing) == 1:
         text = (tmp_path / "speed/train.md").read_text()
         assert "| lenet |" in text
-        assert "nin_bn" not in text
+        assert "| nin_bn |" not in text
         assert "geometric mean" not in text
+        assert "\nNot measured: nin_bn: killed.\n" in text
+        assert json.loads((tmp_path / "speed/train.json").read_text())["failed"] == ["nin_bn: killed"]
     else:
         assert not (tmp_path / "speed").exists()
 
