@@ -10,8 +10,8 @@ from bench.record import RunRecord
 
 COSTS = "images/s, fit s and peak MiB are not comparable"
 OTHER_MACHINES = f"different machines, numbers of cores, versions or precisions: {COSTS}"
-ODD_ONES = 3
-"""Maximum rows whose machine is told beside that of the others."""
+MOST = 3
+"""Machines that a line tells, at most."""
 
 
 def makers(record: RunRecord) -> list[RunRecord]:
@@ -23,8 +23,8 @@ def machines_of(rows: Mapping[str, Sequence[RunRecord]]) -> tuple[dict[str, str]
     """What each of the ``rows``, by number, was trained on, ``2 cores of AMD EPYC (AVX512), PyTorch 2.14.1,
     bf16-mixed``, and all of that in a line: the most frequent, and which rows are from elsewhere.
 
-    The line is OTHER_MACHINES if the latter are many, or if a row is from several or from one that is not fully known:
-    such rows have no machine. Both are empty if it is not known at all.
+    The line is OTHER_MACHINES if they are more than MOST, or if a row is from several or from one that is not fully
+    known: such rows have no machine. Both are empty if it is not known at all.
     """
 
     def told(record: RunRecord) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ def machines_of(rows: Mapping[str, Sequence[RunRecord]]) -> tuple[dict[str, str]
     alone = {number: there.pop() for number, there in places.items() if len(there) == 1}
     machines = {number: machine for number, machine in alone.items() if machine is not None}
     (usual, _), *others = Counter(machines.values()).most_common() or [("", 0)]
-    if len(machines) < len(rows) or sum(n for _, n in others) > ODD_ONES:
+    if len(machines) < len(rows) or len(others) >= MOST:
         return machines, OTHER_MACHINES
     words = []
     for machine, n in others:

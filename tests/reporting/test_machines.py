@@ -48,11 +48,15 @@ def test_rows_from_another_machine_are_told(make_record):
         assert [row.machine for row in table.rows] == [f"2 cores of A, PyTorch 2.0, {each}" for each in precisions]
         return table.machine
 
-    usual, odd = (f"2 cores of A, PyTorch 2.0, {precision}" for precision in ("bf16", "32"))
+    usual, odd, third = (f"2 cores of A, PyTorch 2.0, {precision}" for precision in ("bf16", "32", "16"))
     assert machine("bf16", "bf16", "bf16") == usual
     assert machine("bf16", "32", "bf16") == f"{usual}; row 2 on {odd}, whose {machines.COSTS}"
     assert machine("32", "bf16", "32", *["bf16"] * 2) == f"{usual}; rows 1, 3 on {odd}, whose {machines.COSTS}"
-    assert machine(*["32"] * 4, *["bf16"] * 5) == machines.OTHER_MACHINES
+    assert (
+        machine("32", "16", "bf16", "32", "bf16", "bf16")
+        == f"{usual}; rows 1, 4 on {odd}; row 2 on {third}, whose {machines.COSTS}"
+    )
+    assert machine("32", "16", "bf16", "64", "bf16") == machines.OTHER_MACHINES
 
 
 def test_a_run_that_was_resumed_elsewhere_has_no_machine(make_record):
