@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bench import profile
+from bench.errors import MeasureError
 from bench.explain import options
 from bench.models.lenet import LeNet
 from bench.profile import main
@@ -119,7 +120,7 @@ class Reading(LeNet):
 @pytest.mark.parametrize("more", [(), ("--measure", "batches=1", "trainer.accelerator=cpu")])
 def test_a_network_that_reads_values_is_counted_too(bench_profile, monkeypatch, more):
     def nobody(*_):
-        raise RuntimeError("nobody")
+        raise MeasureError("nobody")
 
     monkeypatch.setattr(batches, "Contestant", nobody)
     settings = ("data=cifar10", "model=lenet", f"model.net._target_={__name__}.Reading")

@@ -74,8 +74,8 @@ def test_what_cannot_be_measured_is_told_and_the_rest_is_published(call, tmp_pat
     figure = (tmp_path / "speed/growth.svg").read_text()
     assert "image side, pixels" in figure
     assert "images of the data set" not in figure
-    assert all(figure.count(f"{color};") > 2 for color in COLORS[:2])  # each its own, though one is alone in a panel
-    assert all(f"<!-- {name} -->" in figure for name in growth.MODELS)  # in the legend
+    assert all(figure.count(f"stroke: {color.lower()}") > 2 for color in COLORS[:2])  # one is alone in a panel
+    assert all(f">{name}</text>" in figure for name in growth.MODELS)  # in the legend
 
 
 @pytest.mark.slow
