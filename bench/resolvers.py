@@ -93,7 +93,8 @@ def official(sizes: Sequence[int] | None, usual: Sequence[int]) -> str:
 def _train(root: str) -> Path:
     train = Path(root).expanduser() / "train"
     if not train.is_dir():
-        raise ValueError(f"{train}: no such folder; images are read from <paths.data>/<data.name>/train/<class>/*")
+        wanted = "images are read from train/<class>/* of data.source.root, by default <paths.data>/<data.name>"
+        raise ValueError(f"{train}: no such folder; {wanted}")
     return train
 
 
