@@ -40,7 +40,8 @@ HYDRAS = (HydraException, OmegaConfBaseException)
 @contextlib.contextmanager
 def answering(name: str) -> Iterator[None]:
     """Turn what the user did wrong into a line and exit code 2, Ctrl-C into 130, a full disk and its like, or what
-    could not be measured, into 1."""
+    could not be measured, into 1.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that is not in its encoding must not end a command
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

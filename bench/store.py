@@ -156,7 +156,7 @@ class Store:
                 self._put_aside(path)
             for part in path.rglob(".*.part"):  # left by a process that was killed while writing
                 part.unlink()
-            before = {entry for entry in path.iterdir() if not entry.name.startswith((CLAIM, PROBE))}
+            before = {entry for entry in path.iterdir() if entry.name != CLAIM and not entry.name.startswith(PROBE)}
             if work.checkpoint is not None and work.checkpoint.stat().st_mtime >= since:
                 before &= {path / RECORD, path / ERROR}
             if before:

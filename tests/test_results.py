@@ -7,11 +7,12 @@ import re
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench import cli, config, report
 from bench.record import run_id
-from bench.reporting import ablations, leaderboard, markdown, predictions, render
+from bench.reporting import ablations, leaderboard, markdown, predictions, render, stats
 from bench.speed import train
 from bench.store import Store
 
@@ -83,6 +84,30 @@ def test_the_tables_of_the_page_are_made_of_the_records():
             sections |= render.sections(*made(store))
     assert render.marked(text, sections)
     assert render.inject(text, sections) == text
+
+
+@pytest.mark.skipif(not STORES, reason="an installed package comes without")
+@pytest.mark.parametrize(
+    ("data", "better", "other", "told"),
+    [
+        ("cifar10", ("lenet", "SGD"), ("lenet5", "SGD"), "a difference of {:.1f} to {:.1f} points (p = {:.3f}"),
+        ("flowers102", ("googlenet", "AdamW"), ("googlenet", "SGD"), "difference: {:.1f} to {:.1f}, p < 0.0001"),
+    ],
+)
+def test_the_findings_tell_differences_of_pairs_that_no_table_has_as_the_predictions_do(data, better, other, told):
+    def correct(model, optimizer):
+        store = Store(RESULTS / data)
+        names = [
+            record.run_id
+            for record in store.load_all()
+            if record.model == model and record.config["optimizer"]["_target_"] == f"torch.optim.{optimizer}"
+        ]
+        return np.stack([predictions.load(store.path(name)).correct for name in names])
+
+    pair = correct(*better), correct(*other)
+    p, (low, high) = stats.compare(*pair), stats.difference(*pair)
+    assert told.format(100 * low, 100 * high, p) in " ".join((RESULTS / "README.md").read_text().split())
+    assert p < 1e-4 or "p < " not in told
 
 
 @pytest.mark.skipif(not STORES, reason="an installed package comes without")

@@ -23,8 +23,8 @@ def machines_of(rows: Mapping[str, Sequence[RunRecord]]) -> tuple[dict[str, str]
     """What each of the ``rows``, by number, was trained on, ``2 cores of AMD EPYC (AVX512), PyTorch 2.14.1,
     bf16-mixed``, and all of that in a line: the most frequent, and which rows are from elsewhere.
 
-    The line is OTHER_MACHINES if they are more than MOST, or if a row is from several or from one that is not fully
-    known: such rows have no machine. Both are empty if it is not known at all.
+    The line is OTHER_MACHINES if there are more machines than MOST, or if a row is from several or from one that is not
+    fully known: such rows have no machine. Both are empty if it is not known at all.
     """
 
     def told(record: RunRecord) -> tuple[str, ...]:

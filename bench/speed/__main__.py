@@ -13,8 +13,8 @@ train: images/s of training at 32×32 on random images: this project's Trainer w
 loop on batches made before; the reference stack, a plain LightningModule in 32 bits with torchmetrics and torchvision's
 transforms of PIL images in a DataLoader, with the best of 0, 1, 2, 4, 8 and 16 workers, as far as there are cores; one
 large convolution, the machine's ceiling, in bf16 or 32 bits, whichever is faster (networks may pass it in 32 bits,
-where they take fewer multiplications than are counted). The faster the machine, the more images an epoch has, up to
-204,800. The quotients are medians over rounds. Each is a process of its own, and they take turns.
+where they take fewer multiplications than are counted). The faster the machine, the more images an epoch has, up to a
+limit. The quotients are medians over rounds. Each is a process of its own, and they take turns.
 
 growth: images/s and peak memory of this project's training against the size of the batch, of the images and of the data
 set, of LeNet and NiN with batch norm; also as a figure.
@@ -70,7 +70,9 @@ def measure(arguments: list[str]) -> None:
     cifar10 = {"data": ["data=cifar10"], "sweep": ["data=cifar10", "trainer.max_epochs=6"]}  # others: random images
     resolved = config.check(cli.composed([*cifar10.get(subject, []), *arguments[1:]]))
 
-    importlib.import_module(f"bench.speed.{subject}").measure(resolved)  # only now: importing PyTorch takes seconds
+    module = importlib.import_module(f"bench.speed.{subject}")  # only now: importing PyTorch takes seconds
+    if failed := module.measure(resolved):
+        cli.stop("bench-speed", "\n".join(failed), cli.FAILED)
 
 
 if __name__ == "__main__":
